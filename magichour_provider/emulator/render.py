@@ -1,0 +1,317 @@
+"""
+Makes the files: the MP4 of a talking photo and the WAV of a generated voice.
+
+Runs in worker processes of its own (``workers.py`` starts them), so that encoding never delays a
+status look and the server itself never loads a codec. What cannot be rendered ends as
+:class:`RenderError` with the code the vendor would give.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import shutil
+import subprocess
+import wave
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import av
+import numpy as np
+import pillow_heif
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+from .state import RenderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Bytes = NDArray[np.uint8]
+
+RATE = 48_000
+FFT_WINDOW = 2048
+BARS_EACH_SIDE = 14
+ZOOM_LEVELS = 17
+ZOOM_DEPTH = 0.022
+# A longer picture than this, as a ratio, is made smaller instead of ever longer.
+LONGEST_RATIO = 3
+SMALLEST_SIDE = 16
+
+pillow_heif.register_heif_opener()
+
+
+def render_video(spec: dict[str, Any]) -> dict[str, Any]:
+    """Write the MP4 that ``spec`` asks for; answer what became of it."""
+    photo = load_photo(spec["photo"])
+    width, height = frame_size(photo.width, photo.height, spec["short"], spec["long"])
+    start, end = float(spec["start"]), float(spec["end"])
+    sound = load_sound(spec["audio"], start, end)
+    fps = Fraction(str(spec["fps"]))
+    encode(spec["out"], photo, (width, height), sound, fps)
+    seconds = sound.shape[1] / RATE
+    return {"width": width, "height": height, "fps": float(fps), "seconds": seconds}
+
+
+def frame_size(width: int, height: int, short: int, long: int | None) -> tuple[int, int]:
+    """
+    Fit a photo's shape to a preset.
+
+    :param short: the smaller side to reach.
+    :param long: the larger side not to exceed; none: three times the smaller one.
+    """
+    longest = short * LONGEST_RATIO if long is None else long
+    scale = min(short / min(width, height), longest / max(width, height))
+
+    def even(side: int) -> int:
+        fitted = 2 * round(side * scale / 2)
+        return max(SMALLEST_SIDE, min(fitted, longest - longest % 2))
+
+    return even(width), even(height)
+
+
+def load_photo(path: str | None) -> Image.Image:
+    """Open a photo upright, or draw the stand-in when there is none to open."""
+    if path is None:
+        return stand_in_photo()
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2160, 2160))
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RenderError("invalid_file_format", f"The image could not be read: {plain(error)}") from error
+
+
+def stand_in_photo() -> Image.Image:
+    """Draw a friendly face for a library photo that only the vendor has."""
+    size = 720
+    warm = Image.linear_gradient("L").resize((size, size))
+    image = ImageOps.colorize(warm, "#27406b", "#e79a6b").convert("RGB")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((130, 560, 590, 1000), fill="#2f3a55")
+    draw.ellipse((200, 130, 520, 560), fill="#f1c9a5")
+    draw.pieslice((190, 100, 530, 480), 180, 360, fill="#3d2b24")
+    for x in (290, 430):
+        draw.ellipse((x - 16, 318, x + 16, 350), fill="#2b2320")
+    draw.arc((290, 390, 430, 480), 20, 160, fill="#8d4a3f", width=12)
+    return image.filter(ImageFilter.GaussianBlur(1.2))
+
+
+def load_sound(path: str | None, start: float, end: float) -> Floats:
+    """Decode the clip from ``start`` to ``end`` as two channels; less when the file ends before."""
+    if path is None:
+        return np.stack([babble(end - start, pitch=150.0)] * 2)
+    first, last = round(start * RATE), round(end * RATE)
+    chunks: list[Floats] = []
+    position = 0
+    try:
+        for chunk in decoded(path):
+            skip = max(0, first - position)
+            if skip < chunk.shape[1]:
+                chunks.append(chunk[:, skip : max(skip, last - position)])
+            position += chunk.shape[1]
+            if position >= last:
+                break
+    except (av.FFmpegError, OSError, ValueError, StopIteration) as error:
+        raise RenderError("invalid_file_format", f"The audio could not be read: {plain(error)}") from error
+    if position == 0:
+        raise RenderError("invalid_file_format", "The audio file holds no sound")
+    # A frame's worth is the shortest clip that makes a video.
+    if position - first < RATE // 100:
+        raise RenderError(
+            "invalid_parameters",
+            f"start_seconds is {start:g} but the audio ends at {position / RATE:.2f} seconds",
+        )
+    return np.concatenate(chunks, axis=1)
+
+
+def decoded(path: str) -> Iterator[Floats]:
+    with av.open(path) as source:
+        if not source.streams.audio:
+            raise RenderError("invalid_file_format", "The audio file has no audio stream")
+        resampler = av.AudioResampler(format="fltp", layout="stereo", rate=RATE)
+        for frame in source.decode(audio=0):
+            # Some containers give time stamps that the resampler would fill up with silence.
+            frame.pts = None
+            for part in resampler.resample(frame):
+                yield cast("Floats", part.to_ndarray())
+        for part in resampler.resample(None):
+            yield cast("Floats", part.to_ndarray())
+
+
+def plain(error: BaseException) -> str:
+    """The reason without the path: a message that leaves the machine names no local file."""
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def encode(out: str, photo: Image.Image, size: tuple[int, int], sound: Floats, fps: Fraction) -> None:
+    width, height = size
+    samples = sound.shape[1]
+    frames = max(1, round(samples * fps / RATE))
+    with av.open(out, "w", format="mp4", options={"movflags": "+faststart"}) as file:
+        video = file.add_stream("libx264", rate=fps)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.options = {"preset": "veryfast", "crf": "22", "g": str(round(fps * 2)), "bf": "0"}
+        # Two leave a status look on a small machine its turn; the colours are those of HD video.
+        video.codec_context.thread_count = 2
+        video.codec_context.color_range = 1
+        video.codec_context.colorspace = 1
+        video.codec_context.color_primaries = 1
+        video.codec_context.color_trc = 1
+        audio = file.add_stream("aac", rate=RATE, layout="stereo")
+        audio.bit_rate = 128_000
+
+        done = 0
+        for index, picture in enumerate(pictures(photo, size, sound, fps, frames)):
+            image = av.VideoFrame.from_ndarray(picture, format="yuv420p")
+            image.pts, image.time_base = index, 1 / fps
+            file.mux(video.encode(image))
+            until = samples if index == frames - 1 else min(samples, round((index + 1) * RATE / fps))
+            if until > done:
+                part = np.ascontiguousarray(sound[:, done:until])
+                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="stereo")
+                frame.sample_rate, frame.pts, frame.time_base = RATE, done, Fraction(1, RATE)
+                file.mux(audio.encode(frame))
+                done = until
+        file.mux(video.encode(None))
+        file.mux(audio.encode(None))
+
+
+def pictures(
+    photo: Image.Image, size: tuple[int, int], sound: Floats, fps: Fraction, frames: int
+) -> Iterator[Bytes]:
+    """The photo, leaning in a little with the voice, above a row of level bars."""
+    layers = zoomed(photo, size)
+    bars = LevelBars(*size)
+    mono = np.pad(sound.mean(axis=0), FFT_WINDOW // 2)
+    step = RATE / float(fps)
+    lean = 0.0
+    heights: Floats = np.zeros(BARS_EACH_SIDE, np.float32)
+    for index in range(frames):
+        at = min(int((index + 0.5) * step), sound.shape[1])
+        level, bands = loudness(mono[at : at + FFT_WINDOW])
+        # Quick to rise, slow to fall: what a level meter does, and easy on the eye.
+        rise = np.where(bands > heights, 0.65, 0.28).astype(np.float32)
+        heights = heights + (bands - heights) * rise
+        lean += (level - lean) * (0.35 if level > lean else 0.15)
+        picture = layers[round(lean * (ZOOM_LEVELS - 1))].copy()
+        bars.draw(picture, heights)
+        yield picture
+
+
+def loudness(window: Floats) -> tuple[float, Floats]:
+    """How loud a moment is (0 to 1), and how that is spread over the bars."""
+    rms = float(np.sqrt(np.mean(np.square(window)) + 1e-12))
+    level = min(1.0, max(0.0, (20 * math.log10(rms) + 52) / 40))
+    spectrum = np.abs(np.fft.rfft(window * np.hanning(FFT_WINDOW)))
+    edges = np.geomspace(90, 6500, BARS_EACH_SIDE + 1) * FFT_WINDOW / RATE
+    bins = np.ceil(edges).astype(int)
+    bands = np.array([spectrum[low : max(low + 1, high)].max() for low, high in itertools.pairwise(bins)])
+    shape = np.clip((20 * np.log10(bands + 1e-9) + 12) / 54, 0, 1)
+    return level, (level**1.4 * (0.25 + 0.75 * shape)).astype(np.float32)
+
+
+def zoomed(photo: Image.Image, size: tuple[int, int]) -> list[Bytes]:
+    """The photo at each degree of leaning in, ready to be encoded."""
+    width, height = size
+    # Shrunk once, with room for the closest look, so that each degree is a cheap resize.
+    room = (math.ceil(width * (1 + ZOOM_DEPTH)), math.ceil(height * (1 + ZOOM_DEPTH)))
+    close = photo.resize(room, Image.Resampling.LANCZOS)
+    shade = shading(size)
+    layers = []
+    for degree in range(ZOOM_LEVELS):
+        factor = 1 + ZOOM_DEPTH * degree / (ZOOM_LEVELS - 1)
+        wide, high = room[0] / factor, room[1] / factor
+        # Towards the face, which in a portrait is above the middle.
+        left, top = (room[0] - wide) * 0.5, (room[1] - high) * 0.42
+        view = close.resize(size, Image.Resampling.BICUBIC, (left, top, left + wide, top + high))
+        pixels = (np.asarray(view, np.float32) * shade).astype(np.uint8)
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        layers.append(cast("Bytes", frame.reformat(format="yuv420p", dst_colorspace="ITU709").to_ndarray()))
+    return layers
+
+
+def shading(size: tuple[int, int]) -> Floats:
+    """A soft shadow along the bottom, on which white bars can be seen on any photo."""
+    width, height = size
+    depth = np.clip((np.arange(height) / height - 0.74) / 0.26, 0, 1)
+    column = 1 - 0.5 * depth * depth * (3 - 2 * depth)
+    return np.broadcast_to(column[:, None, None], (height, width, 1)).astype(np.float32)
+
+
+class LevelBars:
+    """White rounded bars, mirrored about the middle, drawn into the planes of a YUV picture."""
+
+    WHITE = 232.0
+    OPACITY = 0.92
+
+    def __init__(self, width: int, height: int) -> None:
+        self.height = height
+        count = 2 * BARS_EACH_SIDE - 1
+        pitch = min(width * 0.62 / count, height * 0.03)
+        self.radius = max(0.8, pitch * 0.27)
+        self.reach = max(self.radius, height * 0.065)
+        middle = height * 0.9
+        self.top = max(0, int(middle - self.reach - 2) // 2 * 2)
+        self.bottom = min(height, int(middle + self.reach + 3) // 2 * 2)
+        left = int(width / 2 - pitch * count / 2 - 2)
+        self.left = max(0, left // 2 * 2)
+        self.right = min(width, int(width / 2 + pitch * count / 2 + 3) // 2 * 2)
+        columns = np.arange(self.left, self.right) + 0.5
+        nearest = np.clip(np.round((columns - width / 2) / pitch), 1 - BARS_EACH_SIDE, None)
+        nearest = np.minimum(nearest, BARS_EACH_SIDE - 1)
+        self.bar = np.abs(nearest).astype(int)
+        self.across = np.abs(columns - width / 2 - nearest * pitch)[None, :]
+        self.away = np.abs(np.arange(self.top, self.bottom) + 0.5 - middle)[:, None]
+        # Shorter towards the sides: the row reads as one voice, not as a fence.
+        self.taper = np.cos(np.linspace(0, 1.25, BARS_EACH_SIDE)).astype(np.float32)
+
+    def draw(self, picture: Bytes, heights: Floats) -> None:
+        stem = (heights * self.taper)[self.bar] * (self.reach - self.radius)
+        distance = np.hypot(self.across, np.maximum(self.away - stem[None, :], 0))
+        ink = np.clip(self.radius + 0.5 - distance, 0, 1) * self.OPACITY
+        luma = picture[self.top : self.bottom, self.left : self.right]
+        luma[:] = luma + (self.WHITE - luma) * ink
+        half = ink.reshape(ink.shape[0] // 2, 2, ink.shape[1] // 2, 2).mean(axis=(1, 3))
+        chroma = picture[self.height :].reshape(2, self.height // 2, -1)
+        for plane in chroma:
+            under = plane[self.top // 2 : self.bottom // 2, self.left // 2 : self.right // 2]
+            under[:] = under + (128.0 - under) * half
+
+
+def render_voice(spec: dict[str, Any]) -> dict[str, Any]:
+    """Speak a text into a WAV: with espeak-ng where it is installed, otherwise in tones."""
+    text, name = str(spec["text"]), str(spec["voice"])
+    # One name, one voice: the same each time, and different from most others.
+    seed = hashlib.sha256(name.encode()).digest()
+    program = shutil.which("espeak-ng") if spec["engine"] in ("auto", "espeak-ng") else None
+    if program:
+        pitch, variant = 20 + seed[0] % 60, ("m" if seed[1] % 2 else "f") + str(1 + seed[2] % 4)
+        command = [program, "-v", f"en+{variant}", "-p", str(pitch), "-w", str(spec["out"])]
+        spoken = subprocess.run(  # noqa: S603 - the text is input, not an argument
+            [*command, "--stdin"], input=text.encode(), capture_output=True, timeout=120, check=False
+        )
+        if spoken.returncode == 0 and Path(spec["out"]).stat().st_size > 44:
+            return {"engine": "espeak-ng"}
+    tones = babble(max(0.3, len(text) * 0.065), pitch=95.0 + seed[0] / 2)
+    with wave.open(str(spec["out"]), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(RATE // 2)
+        out.writeframes((tones[::2] * 32_000).astype("<i2").tobytes())
+    return {"engine": "tones"}
+
+
+def babble(seconds: float, pitch: float) -> Floats:
+    """Tones in the rhythm of speech: syllables at four a second, a breath now and then."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    phrase = pitch * (1 + 0.12 * np.sin(2 * np.pi * 0.7 * time) + 0.05 * np.sin(2 * np.pi * 2.3 * time))
+    phase = 2 * np.pi * np.cumsum(phrase) / RATE
+    voice = sum(np.sin(phase * harmonic) / harmonic**1.4 for harmonic in range(1, 7))
+    syllables = np.clip(np.sin(2 * np.pi * 4 * time), 0, None) ** 0.6
+    breath = np.clip(1.6 + 2 * np.sin(2 * np.pi * time / 3.1 + 0.6), 0, 1)
+    return cast("Floats", (0.3 * voice * syllables * breath).astype(np.float32))

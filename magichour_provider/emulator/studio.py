@@ -1,0 +1,181 @@
+"""
+From an accepted request to a file: finds the inputs, has equal requests rendered once, keeps count
+of who uses which file so that the disk stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from .state import Output, RenderError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from .rules import Asset, Speech, TalkingPhoto
+    from .state import Job, Jobs
+    from .storage import Storage
+    from .workers import Workers
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+FETCH_SECONDS = 30
+STUB = Path(__file__).with_name("stub.mp4")
+STUB_VOICE = Path(__file__).with_name("stub.wav")
+STUB_SIZE = 64
+RESULT = {"video": "output.mp4", "audio": "output.wav"}
+NO_FILE = "stand-in"
+
+
+class Studio:
+    """Turns requests into files."""
+
+    def __init__(self, folder: Path, storage: Storage, jobs: Jobs, workers: Workers, **options: Any) -> None:
+        self.folder = folder
+        self.storage = storage
+        self.jobs = jobs
+        self.workers = workers
+        self.stub: bool = options["stub"]
+        self.fps: float = options["fps"]
+        self.voice: str = options["voice"]
+        self.fetch: str = options["fetch"]
+        self._renders: dict[str, asyncio.Task[Output]] = {}
+        self._users: dict[Path, set[str]] = {}
+        self._bytes = 0
+
+    async def film(self, job: Job, wanted: TalkingPhoto) -> Output:
+        """The MP4 of a talking photo."""
+        if self.stub:
+            return self._publish(job, Output(STUB, STUB_SIZE, STUB_SIZE, self.fps))
+        async with self._input(wanted.image) as image, self._input(wanted.audio) as audio:
+            spec = {
+                "task": "video",
+                "start": wanted.start,
+                "end": wanted.end,
+                "short": wanted.short,
+                "long": wanted.long,
+                "fps": self.fps,
+            }
+            key = digest(spec, image[1], audio[1])
+            spec |= {"photo": image[0], "audio": audio[0]}
+            return self._publish(job, await self._once(key, spec, ".mp4"))
+
+    async def speak(self, job: Job, wanted: Speech) -> Output:
+        """The WAV of a text."""
+        spec = {"task": "voice", "text": wanted.text, "voice": wanted.voice, "engine": self.voice}
+        if self.stub:
+            return self._publish(job, Output(STUB_VOICE, engine="stub"))
+        return self._publish(job, await self._once(digest(spec), spec, ".wav"))
+
+    def release(self, job: Job) -> None:
+        """A job gave up its file: delete it with its last user."""
+        path = self.storage.results.pop(f"{job.id}/{RESULT[job.kind]}", None)
+        if path is None:
+            return
+        self._users[path].discard(job.id)
+        if not self._users[path] and path.parent == self.folder:
+            del self._users[path]
+            self._bytes -= path.stat().st_size
+            self._renders.pop(path.stem, None)
+            path.unlink(missing_ok=True)
+
+    def _publish(self, job: Job, output: Output) -> Output:
+        self.storage.results[f"{job.id}/{RESULT[job.kind]}"] = output.path
+        if output.path not in self._users:
+            self._bytes += output.path.stat().st_size
+        self._users.setdefault(output.path, set()).add(job.id)
+        self._make_room(job)
+        return output
+
+    def _make_room(self, newest: Job) -> None:
+        for job in list(self.jobs.all.values()):
+            if self._bytes <= self.storage.limit:
+                return
+            if job is not newest and not job.active:
+                self.jobs.drop(job)
+
+    async def _once(self, key: str, spec: dict[str, Any], suffix: str) -> Output:
+        task = self._renders.get(key)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = asyncio.create_task(self._make(self.folder / f"{key}{suffix}", spec))
+            self._renders[key] = task
+        return await asyncio.shield(task)
+
+    async def _make(self, path: Path, spec: dict[str, Any]) -> Output:
+        made = await self.workers.run(spec | {"out": str(path)})
+        return Output(
+            path,
+            made.get("width", -1),
+            made.get("height", -1),
+            made.get("fps", 30.0),
+            made.get("engine"),
+        )
+
+    @asynccontextmanager
+    async def _input(self, asset: Asset) -> AsyncIterator[tuple[str | None, str]]:
+        """An input as a local path and a digest of its content, for as long as it is needed."""
+        if asset.source == "upload":
+            upload = self.storage.uploaded(asset.where)
+            if upload is None:
+                raise RenderError("invalid_parameters", f"{asset.where} is no longer kept")
+            use = self.storage.in_use
+            use[asset.where] = use.get(asset.where, 0) + 1
+            try:
+                yield str(upload.path), str(upload.digest)
+            finally:
+                use[asset.where] -= 1
+        elif asset.source == "library":
+            # Only the vendor has the library; of ours there is what this emulator made itself.
+            job = self.jobs.all.get(asset.where)
+            own = job.output.path if job and job.kind == "audio" and job.output else None
+            yield str(own) if own else None, own.stem if own else NO_FILE
+        else:
+            path = self.folder / f"fetched-{secrets.token_hex(8)}"
+            try:
+                yield str(path), await self._download(asset.where, path)
+            finally:
+                path.unlink(missing_ok=True)
+
+    async def _download(self, url: str, path: Path) -> str:
+        if self.fetch == "loopback" and urlsplit(url).hostname not in LOOPBACK:
+            raise RenderError(
+                "invalid_file_format",
+                "The file could not be fetched: this emulator asks only hosts on this machine"
+                " (start it with --fetch any to change that)",
+            )
+        sha, size = hashlib.sha256(), 0
+        timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(url, allow_redirects=self.fetch == "any") as answer,
+            ):
+                if answer.status != 200:
+                    raise RenderError(
+                        "invalid_file_format", f"The file could not be fetched: HTTP {answer.status}"
+                    )
+                with path.open("wb") as file:
+                    async for chunk in answer.content.iter_chunked(1 << 16):
+                        size += len(chunk)
+                        if size > self.storage.largest:
+                            raise RenderError("file_too_large", "The file is too large")
+                        sha.update(chunk)
+                        file.write(chunk)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise RenderError(
+                "invalid_file_format", f"The file could not be fetched: {type(error).__name__}"
+            ) from error
+        return sha.hexdigest()
+
+
+def digest(spec: dict[str, Any], *inputs: str) -> str:
+    """What makes two renders the same."""
+    return hashlib.sha256(json.dumps([spec, inputs], sort_keys=True).encode()).hexdigest()
