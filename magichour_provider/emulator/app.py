@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import json
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from . import rules
 from .admin import add_admin
-from .faults import spoil
+from .faults import ENDS, spoil
 from .rules import ApiError
 from .storage import PREFIX, StorageError, xml
 from .world import World
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 WORLD = web.AppKey("world", World)
 LARGEST_JSON = 1 << 20
+# The record of the request that is being answered.
+NOTE: ContextVar[dict[str, Any] | None] = ContextVar("NOTE")
 
 
 def make_app(world: World) -> web.Application:
@@ -45,6 +48,7 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
     world = request.app[WORLD]
     resource = request.match_info.route.resource
     call = CALL_OF.get((request.method, resource.canonical if resource else ""))
+    NOTE.set(None)
     if request.path == "/" or request.path.startswith("/_emulator/"):
         return await handler(request)
 
@@ -58,7 +62,7 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
         "status": 0,
         "bytes": request.content_length or 0,
     }
-    request["note"] = note
+    NOTE.set(note)
     world.requests.append(note)
 
     async def act() -> web.StreamResponse:
@@ -76,13 +80,15 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
             return refusal(405, "Method Not Allowed", allow)
         except web.HTTPNotFound:
             return refusal(404, "Not Found")
-        except web.HTTPRequestEntityTooLarge:
-            return refusal(413, f"The request body is larger than {LARGEST_JSON} bytes")
 
     if call is None:
         return await act()
-    names = await names_of(request, world, note)
+    try:
+        names = await names_of(request, world, note)
+    except web.HTTPRequestEntityTooLarge:
+        return refusal(413, f"The request body is larger than {LARGEST_JSON} bytes")
     rule = world.faults.pick(call, names)
+    ENDS.set(rule.ends if rule else None)
     return await (spoil(rule, request, call, act) if rule else act())
 
 
@@ -91,7 +97,7 @@ async def names_of(request: web.Request, world: World, note: dict[str, Any]) -> 
     if request.method == "POST":
         try:
             note["json"] = json.loads(await request.read())
-        except (ValueError, RecursionError, web.HTTPRequestEntityTooLarge):
+        except (ValueError, RecursionError):
             return []
         name = note["json"].get("name") if isinstance(note["json"], dict) else None
         return [name] if isinstance(name, str) else []
@@ -102,7 +108,7 @@ async def names_of(request: web.Request, world: World, note: dict[str, Any]) -> 
 
 async def note_answer(request: web.Request, response: web.StreamResponse) -> None:
     """Complete the record just before the answer leaves."""
-    note = request.get("note")
+    note = NOTE.get()
     if note is not None and response.status != 499:
         note["status"] = response.status
         if note["call"] == "download":
@@ -126,7 +132,7 @@ async def create(request: web.Request) -> web.Response:
     world = request.app[WORLD]
     body = rules.parse(await request.read())
     job = world.talking_photo(rules.check_talking_photo(body, world.settings.tier), body)
-    job.ends = request.get("ends")
+    job.ends = ENDS.get()
     return web.json_response(
         {
             "id": job.id,
@@ -141,7 +147,7 @@ async def create_voice(request: web.Request) -> web.Response:
     world = request.app[WORLD]
     body = rules.parse(await request.read())
     job = world.voice(rules.check_voice(body), body)
-    job.ends = request.get("ends")
+    job.ends = ENDS.get()
     return web.json_response({"id": job.id, "credits_charged": job.credits_charged})
 
 

@@ -12,16 +12,16 @@ import asyncio
 import itertools
 import socket
 import struct
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .storage import StorageError, xml
+from .storage import Result, StorageError, xml
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
 CALLS = (
     "create",
@@ -37,6 +37,8 @@ CALLS = (
 )
 STORAGE_CALLS = ("put", "download")
 SLOW_STEPS = 20
+# How a fault wants the job to end that is being created.
+ENDS: ContextVar[str | None] = ContextVar("ENDS")
 
 PHRASES = {
     400: "Invalid request",
@@ -147,7 +149,6 @@ async def spoil(
         # The client gave up before anything happened: then nothing does.
         if request.transport is None or request.transport.is_closing():
             return web.Response(status=499)
-    request["ends"] = rule.ends
     answer: web.StreamResponse | None = None
     if acts:
         answer = await act()
@@ -217,9 +218,8 @@ async def send_badly(rule: Fault, request: web.Request, answer: web.StreamRespon
 
 
 async def content_of(answer: web.StreamResponse) -> bytes:
-    if "path" in answer:
-        path: Path = answer["path"]
-        return await asyncio.to_thread(path.read_bytes)
+    if isinstance(answer, Result):
+        return await asyncio.to_thread(answer.source.read_bytes)
     body = answer.body if isinstance(answer, web.Response) else None
     if isinstance(body, bytes | bytearray):
         return bytes(body)

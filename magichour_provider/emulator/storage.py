@@ -53,6 +53,15 @@ class StorageError(Exception):
         self.message = message
 
 
+class Result(web.FileResponse):
+    """A finished file on its way out."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__(source, chunk_size=CHUNK)
+        self.source = source
+        self.content_type = MEDIA_TYPES[source.suffix]
+
+
 class Storage:
     """Uploads on disk, results by their public path, and the signatures of both."""
 
@@ -145,10 +154,7 @@ class Storage:
         path = self.results.get(self.authorize(request))
         if path is None or not path.exists():
             raise StorageError(404, "NoSuchKey", "The specified key does not exist.")
-        response = web.FileResponse(path, chunk_size=CHUNK)
-        response.content_type = MEDIA_TYPES[path.suffix]
-        response["path"] = path
-        return response
+        return Result(path)
 
     def add(self, extension: str, content: bytes) -> str:
         """An upload without the HTTP, for tests."""

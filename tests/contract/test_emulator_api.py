@@ -1,0 +1,308 @@
+"""Right: what the vendor accepts is accepted, what it refuses is refused and said why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from magichour_provider.emulator import Emulator
+
+CREATE = "/v1/ai-talking-photo"
+UPLOADS = "/v1/files/upload-urls"
+VOICE = "/v1/ai-voice-generator"
+
+
+def changed(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """``body`` with one leaf set, or removed."""
+    *parents, leaf = path.split(".")
+    inner = body
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    if value is MISSING:
+        del inner[leaf]
+    else:
+        inner[leaf] = value
+    return body
+
+
+MISSING = object()
+LIBRARY = "https://magichour.ai/my-library"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "Ünïcødé 🎬"),
+        ("name", MISSING),
+        ("start_seconds", 0.25),
+        ("end_seconds", 300),
+        ("style", {}),
+        ("style.prompt", "smiling"),
+        ("style.generation_mode", "realistic"),
+        ("style.generation_mode", "prompted"),
+        ("style.generation_mode", "pro"),
+        ("style.generation_mode", "standard"),
+        ("style.generation_mode", "stable"),
+        ("style", {"generation_mode": "expressive", "intensity": 1.55}),
+        ("style", {"generation_mode": "expressive", "intensity": 2}),
+        ("resolution", "480p"),
+        ("resolution", "720p"),
+        ("max_resolution", 640),
+        ("max_resolution", 1_000_000),
+        ("assets.image_file_path", "https://example.com/a/b.JPEG?token=1"),
+        ("assets.audio_file_path", "http://example.com/voice%2Emp3"),
+        ("assets.image_file_path", f"{LIBRARY}?imageId=cm123"),
+        ("assets.audio_file_path", f"{LIBRARY}?audioId=cm123"),
+    ],
+)
+def test_accepts(api: Any, field: str, value: Any) -> None:
+    answer = api("POST", CREATE, json=changed(api.body(), field, value))
+    assert answer.status_code == 200, answer.text
+    # Deprecated, and still demanded by the vendor's own SDK.
+    assert answer.json()["estimated_frame_cost"] == answer.json()["credits_charged"]
+
+
+NOT_NUMBERS = ["1", True, None, [], {}]
+NOT_TEXTS = [1, True, None, [], {}]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(field, value) for field in ("start_seconds", "end_seconds") for value in NOT_NUMBERS],
+        *[("name", value) for value in NOT_TEXTS],
+        *[("style.prompt", value) for value in NOT_TEXTS],
+        *[("style.generation_mode", value) for value in [*NOT_TEXTS, "Realistic", ""]],
+        *[("style.intensity", value) for value in NOT_NUMBERS],
+        *[("assets.image_file_path", value) for value in [*NOT_TEXTS, "", " ", MISSING]],
+        *[("assets.audio_file_path", value) for value in [*NOT_TEXTS, "", MISSING]],
+        *[("assets", value) for value in (None, [], "x", MISSING)],
+        *[("style", value) for value in (None, [], "x")],
+        ("start_seconds", MISSING),
+        ("end_seconds", MISSING),
+        ("start_seconds", -0.1),
+        ("start_seconds", 10**400),
+        ("end_seconds", 0.09),
+        ("end_seconds", 0),
+        ("end_seconds", 300.01),
+        ("resolution", "1080p"),
+        ("resolution", 720),
+        ("resolution", None),
+        ("max_resolution", "640"),
+        ("max_resolution", 640.5),
+        ("max_resolution", 0),
+        ("max_resolution", True),
+        ("max_resolution", None),
+        ("extra", 1),
+        ("style.extra", 1),
+        ("assets.extra", "x"),
+        ("assets.image_file_path", "photo.png"),
+        ("assets.image_file_path", "s3://bucket/photo.png"),
+        ("assets.image_file_path", "https://example.com/photo"),
+        ("assets.image_file_path", "https://example.com/photo.gif"),
+        ("assets.image_file_path", "https:///photo.png"),
+        ("assets.image_file_path", "https://[/photo.png"),
+        ("assets.image_file_path", f"{LIBRARY}?audioId=cm1"),
+        ("assets.image_file_path", "api-assets/1/never.png"),
+        ("assets.image_file_path", "api-assets/../../etc/passwd.png"),
+        ("assets.audio_file_path", "api-assets/1/never.mp3"),
+        ("assets.audio_file_path", "api-assets/1/never.png"),
+        ("assets.audio_file_path", f"{LIBRARY}?imageId=cm1"),
+    ],
+)
+def test_refuses_a_talking_photo(api: Any, field: str, value: Any) -> None:
+    answer = api("POST", CREATE, json=changed(api.body(), field, value))
+    assert answer.status_code == 422, answer.text
+    assert field.split(".")[-1] in answer.json()["message"]
+    assert api.emulator.charges() == 0
+
+
+@pytest.mark.parametrize(
+    ("style", "says"),
+    [
+        ({"intensity": 1}, "expressive"),
+        ({"generation_mode": "prompted", "intensity": 1}, "expressive"),
+        ({"generation_mode": "expressive", "intensity": 1.123}, "2 decimal"),
+    ],
+)
+def test_intensity_is_for_expressive_and_has_two_decimals(api: Any, style: dict[str, Any], says: str) -> None:
+    answer = api("POST", CREATE, json=api.body(style=style))
+    assert answer.status_code == 422
+    assert "style.intensity" in answer.json()["message"]
+    assert says in answer.json()["message"]
+
+
+def test_the_clip_is_what_counts_and_not_where_it_lies(api: Any) -> None:
+    inside = api.body(start_seconds=1000, end_seconds=1045, style={"generation_mode": "prompted"})
+    assert api("POST", CREATE, json=inside).status_code == 200
+    outside = api("POST", CREATE, json=inside | {"end_seconds": 1045.1})
+    assert outside.status_code == 422
+    assert "45" in outside.json()["message"]
+    backwards = api("POST", CREATE, json=inside | {"end_seconds": 1000})
+    assert backwards.status_code == 422
+    assert "end_seconds" in backwards.json()["message"]
+
+
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_in_json(api: Any, bad: str) -> None:
+    content = api.http.build_request("POST", CREATE, json=api.body()).content
+    answer = api("POST", CREATE, content=content.replace(b'"end_seconds":1', f'"end_seconds":{bad}'.encode()))
+    assert answer.status_code == 422
+    assert "end_seconds" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("path", [CREATE, UPLOADS, VOICE])
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"  ", 400),
+        (b"{", 400),
+        (b"{'a': 1}", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 400),
+        (b"[]", 422),
+        (b'"text"', 422),
+        (b"null", 422),
+        (b" " * (1 << 21), 413),
+    ],
+)
+def test_bodies_that_are_no_object(api: Any, path: str, content: bytes, status: int) -> None:
+    answer = api("POST", path, content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("items", {}),
+        ("items", {"items": None}),
+        ("items", {"items": {}}),
+        ("items", {"items": []}),
+        ("items[0]", {"items": ["png"]}),
+        ("items[0].type", {"items": [{"extension": "png"}]}),
+        ("items[0].type", {"items": [{"type": "gif", "extension": "gif"}]}),
+        ("items[0].type", {"items": [{"type": 1, "extension": "png"}]}),
+        ("items[0].extension", {"items": [{"type": "image"}]}),
+        ("items[0].extension", {"items": [{"type": "image", "extension": None}]}),
+        ("items[0].extension", {"items": [{"type": "image", "extension": ".png"}]}),
+        ("items[0].extension", {"items": [{"type": "image", "extension": "PNG"}]}),
+        ("items[0].extension", {"items": [{"type": "audio", "extension": "mp4"}]}),
+        ("items[0].size", {"items": [{"type": "image", "extension": "png", "size": 1}]}),
+        ("more", {"items": [{"type": "image", "extension": "png"}], "more": 1}),
+    ],
+)
+def test_refuses_upload_urls(api: Any, field: str, body: dict[str, Any]) -> None:
+    answer = api("POST", UPLOADS, json=body)
+    assert answer.status_code == 422, answer.text
+    assert field in answer.json()["message"]
+
+
+def test_an_invalid_extension_is_refused_in_the_vendors_words(api: Any) -> None:
+    answer = api("POST", UPLOADS, json={"items": [{"type": "audio", "extension": "mp4"}]})
+    assert (
+        "'mp4' is an invalid audio extension. Possible extensions are"
+        " 'mp3, wav, aac, flac, webm, weba, m4a, opus, ogg, oga, aiff, amr'"
+    ) in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("style", {}),
+        ("style", {"style": None}),
+        ("style.prompt", {"style": {"voice_name": "Elon Musk"}}),
+        ("style.prompt", {"style": {"voice_name": "Elon Musk", "prompt": ""}}),
+        ("style.prompt", {"style": {"voice_name": "Elon Musk", "prompt": "x" * 1001}}),
+        ("style.voice_name", {"style": {"prompt": "x"}}),
+        ("style.voice_name", {"style": {"prompt": "x", "voice_name": "Nobody At All"}}),
+        ("name", {"name": None, "style": {"prompt": "x", "voice_name": "Elon Musk"}}),
+        ("style.speed", {"style": {"prompt": "x", "voice_name": "Elon Musk", "speed": 2}}),
+    ],
+)
+def test_refuses_a_voice(api: Any, field: str, body: dict[str, Any]) -> None:
+    answer = api("POST", VOICE, json=body)
+    assert answer.status_code == 422, answer.text
+    assert field in answer.json()["message"]
+    assert api.emulator.charges() == 0
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer wrong", "Basic {key}", "{key}", "Token {key}"]
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", CREATE), ("GET", "/v1/account"), ("GET", "/v1/video-projects/x"), ("POST", UPLOADS)],
+)
+def test_only_the_key_opens(
+    stub: Emulator, validate: Any, method: str, path: str, header: str | None
+) -> None:
+    headers = {} if header is None else {"Authorization": header.format(key=stub.api_key)}
+    answer = httpx.request(method, stub.url + path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.json() == {"message": "Unauthorized"}
+    validate(method, path, answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/video-projects/unknown", 404),
+        ("DELETE", "/v1/video-projects/unknown", 404),
+        ("GET", "/v1/audio-projects/unknown", 404),
+        ("GET", "/v1/video-projects/", 404),
+        ("GET", "/v1/video-projects/..%2F..%2Fx", 404),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v2/account", 404),
+        ("GET", CREATE, 405),
+        ("PUT", CREATE, 405),
+        ("POST", "/v1/account", 405),
+        ("POST", "/v1/video-projects/x", 405),
+        ("POST", "/v1/lip-sync", 501),
+        ("GET", "/v1/image-projects/x", 501),
+        ("POST", "/v1/face-detection", 501),
+    ],
+)
+def test_routes(api: Any, method: str, path: str, status: int) -> None:
+    answer = api(method, path)
+    assert answer.status_code == status
+    message = answer.json()["message"]
+    assert message == "Not Found" if status == 404 else message
+    assert ("Allow" in answer.headers) == (status == 405)
+
+
+def test_a_voice_is_no_video(api: Any) -> None:
+    voice = api("POST", VOICE, json={"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}).json()
+    assert api("GET", f"/v1/video-projects/{voice['id']}").status_code == 404
+    assert api("GET", f"/v1/audio-projects/{api.create()}").status_code == 404
+
+
+def test_account(api: Any) -> None:
+    api.create(end_seconds=1)
+    account = api("GET", "/v1/account").json()
+    assert account["credits"] == 100_000 - 48
+    assert account["tier"] == "business"
+
+
+def test_a_plan_without_the_resolution_is_refused(validate: Any) -> None:
+    with Emulator(render="stub", tier="free") as emulator:
+        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+        assert httpx.get(f"{emulator.url}/v1/account", headers=headers).json()["subscription"] is None
+        body = {
+            "start_seconds": 0,
+            "end_seconds": 1,
+            "resolution": "720p",
+            "assets": {
+                "image_file_path": emulator.put_asset(b"x", "png"),
+                "audio_file_path": emulator.put_asset(b"x", "mp3"),
+            },
+        }
+        answer = httpx.post(emulator.url + CREATE, headers=headers, json=body)
+        assert answer.status_code == 403
+        assert "resolution" in answer.json()["message"]
+        body["resolution"] = "480p"
+        assert httpx.post(emulator.url + CREATE, headers=headers, json=body).status_code == 200

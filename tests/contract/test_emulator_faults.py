@@ -1,0 +1,182 @@
+"""Provokable: what a network, a gateway and a busy service do to a client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, TYPE_CHECKING
+
+import httpx
+import pytest
+
+
+if TYPE_CHECKING:
+    from magichour_provider.emulator import Emulator
+
+CREATE = "/v1/ai-talking-photo"
+
+
+def test_a_status_instead_of_an_effect(api: Any) -> None:
+    body = api.body()
+    fault = api.emulator.fault("create", status=503, headers={"Retry-After": "7"}, times=2)
+    for _ in range(2):
+        answer = api("POST", CREATE, json=body)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "7"
+        assert answer.json()["message"]
+    assert api("POST", CREATE, json=body).status_code == 200
+    assert fault.hits == 2
+    assert api.emulator.charges() == 1
+
+
+def test_retry_after_as_a_date(api: Any) -> None:
+    date = "Wed, 21 Oct 2026 07:28:00 GMT"
+    api.emulator.fault("account", status=429, headers={"Retry-After": date})
+    answer = api("GET", "/v1/account")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, date)
+
+
+def test_a_lost_answer_after_the_charge(api: Any) -> None:
+    api.emulator.fault("create", status=500, effect=True)
+    assert api("POST", CREATE, json=api.body()).status_code == 500
+    assert api.emulator.charges() == 1
+
+
+@pytest.mark.parametrize(("when", "charges"), [("before", 0), ("after", 1)])
+def test_resets(api: Any, when: str, charges: int) -> None:
+    api.emulator.fault("create", reset=when)
+    body = api.body()
+    with pytest.raises(httpx.NetworkError):
+        api("POST", CREATE, json=body)
+    assert api.emulator.charges() == charges
+    assert api.emulator.requests("create")[-1]["status"] == 0
+    assert api("POST", CREATE, json=body).status_code == 200
+
+
+@pytest.mark.parametrize(("effect", "charges"), [(False, 0), (True, 1)])
+def test_a_hang_that_outlasts_the_client(api: Any, effect: bool, charges: int) -> None:
+    api.emulator.fault("create", hang=0.4, effect=effect)
+    with pytest.raises(httpx.ReadTimeout):
+        api("POST", CREATE, json=api.body(), timeout=0.15)
+    # The second waits longer than the first one had left to hang.
+    api.emulator.fault("account", hang=0.5)
+    assert api("GET", "/v1/account").status_code == 200
+    assert api.emulator.charges() == charges
+
+
+def test_a_gateways_page(api: Any) -> None:
+    api.emulator.fault("get_video", html=True)
+    answer = api("GET", f"/v1/video-projects/{api.create()}")
+    assert answer.status_code == 502
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_a_body_of_ones_own(api: Any) -> None:
+    api.emulator.fault("account", status=418, body={"message": "teapot"})
+    api.emulator.fault("account", body="no json")
+    assert api("GET", "/v1/account").json() == {"message": "teapot"}
+    answer = api("GET", "/v1/account")
+    assert (answer.status_code, answer.text) == (200, "no json")
+
+
+def test_a_truncated_answer_after_the_charge(api: Any) -> None:
+    api.emulator.fault("create", truncate=12)
+    answer = api.http.post(CREATE, json=api.body())
+    assert answer.status_code == 200
+    assert len(answer.content) == 12
+    with pytest.raises(json.JSONDecodeError):
+        answer.json()
+    assert api.emulator.charges() == 1
+
+
+def test_a_cut_download(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    api.emulator.fault("download", cut=1000)
+    got = b""
+    with httpx.stream("GET", url) as answer:
+        assert int(answer.headers["content-length"]) > 1000
+        with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012 - what came before counts
+            for chunk in answer.iter_raw():
+                got += chunk
+    assert len(got) == 1000
+    assert httpx.get(url).status_code == 200
+
+
+def test_a_short_download(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    api.emulator.fault("download", truncate=1000)
+    assert len(httpx.get(url).content) == 1000
+
+
+def test_a_slow_download(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    api.emulator.fault("download", slow=0.4)
+    answer = httpx.get(url)
+    assert answer.elapsed.total_seconds() >= 0.35
+    assert answer.content == httpx.get(url).content
+
+
+def test_an_expired_download(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    api.emulator.fault("download", status=403)
+    answer = httpx.get(url)
+    assert answer.status_code == 403
+    assert "<Message>Request has expired</Message>" in answer.text
+
+
+def test_rules_wait_for_their_name_and_their_turn(api: Any) -> None:
+    fault = api.emulator.fault("get_video", status=500, name="bad", skip=1, times=None)
+    bad, good = api.create(name="a bad one"), api.create(name="good")
+    path = "/v1/video-projects/"
+    codes = [api("GET", path + job).status_code for job in (bad, good, bad, bad, good)]
+    assert codes == [200, 200, 500, 500, 200]
+    assert fault.hits == 2
+    fault.remove()
+    assert api("GET", path + bad).status_code == 200
+
+
+def test_a_rule_for_every_call(api: Any) -> None:
+    job = api.create()
+    api.emulator.fault("*", status=401, times=None)
+    assert api("GET", "/v1/account").json() == {"message": "Unauthorized"}
+    assert api("GET", f"/v1/video-projects/{job}").status_code == 401
+    api.emulator.clear_faults()
+    assert api("GET", "/v1/account").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("call", "rule", "says"),
+    [
+        ("nothing", {}, "choose create"),
+        ("create", {"reset": "during"}, "choose before or after"),
+        ("create", {"explode": True}, "explode"),
+        ("create", {"ends": "badly"}, "choose error"),
+    ],
+)
+def test_a_mistaken_rule_is_explained(stub: Emulator, call: str, rule: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        stub.fault(call, **rule)
+
+
+async def test_one_hanging_call_holds_up_no_other(api: Any) -> None:
+    api.emulator.fault("account", hang=30)
+    headers = {"Authorization": f"Bearer {api.emulator.api_key}"}
+    async with httpx.AsyncClient(base_url=api.emulator.url, headers=headers) as http:
+        hanging = asyncio.create_task(http.get("/v1/account"))
+        while not api.emulator.faults()[0]["hits"]:  # noqa: ASYNC110 - it is elsewhere
+            await asyncio.sleep(0)
+        assert (await http.get("/v1/account")).status_code == 200
+        hanging.cancel()
+
+
+def test_a_put_that_is_reset_leaves_no_file(api: Any) -> None:
+    items = {"items": [{"type": "image", "extension": "png"}]}
+    item = api("POST", "/v1/files/upload-urls", json=items).json()["items"][0]
+    api.emulator.fault("put", reset="before")
+    with pytest.raises(httpx.TransportError):
+        httpx.put(item["upload_url"], content=b"x" * 5_000_000)
+    body = api.body()
+    body["assets"]["image_file_path"] = item["file_path"]
+    assert api("POST", CREATE, json=body).status_code == 422
+    assert httpx.put(item["upload_url"], content=b"x").status_code == 200
+    assert api("POST", CREATE, json=body).status_code == 200

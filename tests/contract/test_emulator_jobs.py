@@ -1,0 +1,372 @@
+"""A job's way: time, credits, files, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import httpx
+import pytest
+
+from magichour_provider.emulator import Emulator
+
+DAY = 24 * 3600
+
+
+def statuses(api: Any, job_id: str, looks: int) -> list[str]:
+    return [api.get(job_id)["status"] for _ in range(looks)]
+
+
+def test_instant_is_complete_at_the_first_look(api: Any) -> None:
+    job = api.get(api.create())
+    assert job["status"] == "complete"
+    assert len(job["downloads"]) == 1
+    assert job["download"] == job["downloads"][0]
+
+
+def test_looks(api: Any) -> None:
+    api.emulator.moves = "looks:5"
+    walk = ["queued", "queued", "rendering", "rendering", "complete", "complete"]
+    assert statuses(api, api.create(), 6) == walk
+
+
+def test_seconds_pass_when_the_tester_says(api: Any) -> None:
+    api.emulator.moves = "seconds:100"
+    job_id = api.create()
+    assert api.get(job_id)["status"] == "queued"
+    api.emulator.advance(50)
+    assert api.get(job_id)["status"] == "rendering"
+    assert api.get(job_id)["downloads"] == []
+    api.emulator.advance(51)
+    assert api.get(job_id)["status"] == "complete"
+
+
+def test_manual(api: Any) -> None:
+    api.emulator.moves = "manual"
+    job_id = api.create()
+    assert statuses(api, job_id, 3) == ["queued"] * 3
+    api.emulator.move(job_id, "rendering")
+    assert statuses(api, job_id, 2) == ["rendering"] * 2
+    api.emulator.move(job_id, "complete")
+    assert api.get(job_id)["status"] == "complete"
+    with pytest.raises(ValueError, match="complete"):
+        api.emulator.move(job_id, "rendering")
+
+
+def test_realistic_times_have_the_real_median(validate: Any) -> None:
+    with Emulator(render="stub", moves="realistic", seed=7) as emulator:
+        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+        body = {
+            "start_seconds": 0,
+            "end_seconds": 1,
+            "assets": {
+                "image_file_path": emulator.put_asset(b"x", "png"),
+                "audio_file_path": emulator.put_asset(b"x", "mp3"),
+            },
+        }
+        with httpx.Client(base_url=emulator.url, headers=headers) as http:
+            for _ in range(200):
+                http.post("/v1/ai-talking-photo", json=body)
+        emulator.advance(174)
+        done = sum(job["status"] == "complete" for job in emulator.jobs())
+        assert 70 <= done <= 130
+
+
+def test_a_change_of_moves_is_for_jobs_under_way_too(api: Any) -> None:
+    api.emulator.moves = "manual"
+    job_id = api.create()
+    api.emulator.moves = "instant"
+    assert api.emulator.job(job_id)["status"] == "complete"
+
+
+@pytest.mark.parametrize("moves", ["soon", "looks", "seconds:x", "looks:1.5", ""])
+def test_unknown_moves_are_explained(stub: Emulator, moves: str) -> None:
+    with pytest.raises(ValueError, match="choose instant"):
+        stub.moves = moves
+
+
+@pytest.mark.parametrize(
+    ("mode", "price"),
+    [
+        (None, 48),
+        ("realistic", 48),
+        ("pro", 48),
+        ("stable", 48),
+        ("prompted", 20),
+        ("standard", 20),
+        ("expressive", 20),
+    ],
+)
+def test_prices(api: Any, mode: str | None, price: int) -> None:
+    style = {"generation_mode": mode} if mode else {}
+    # 1.1 - 0.1 is a little more than one in binary: it still costs one second.
+    job_id = api.create(style=style, start_seconds=0.1, end_seconds=1.1)
+    assert api.get(job_id)["credits_charged"] == price
+    assert api.emulator.credits == 100_000 - price
+    assert api.emulator.charges() == 1
+    assert api.emulator.ledger() == [
+        {
+            "kind": "charge",
+            "job_id": job_id,
+            "job_kind": "video",
+            "name": "test",
+            "credits": price,
+            "at": api.emulator.ledger()[0]["at"],
+        }
+    ]
+
+
+def test_the_estimate_is_corrected_by_the_frame_rate(photo: Any, voice: Any) -> None:
+    with Emulator(render="stub", fps=25, moves="manual") as emulator:
+        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+        body = {
+            "start_seconds": 0,
+            "end_seconds": 1,
+            "assets": {
+                "image_file_path": emulator.put_asset(photo, "png"),
+                "audio_file_path": emulator.put_asset(voice, "wav"),
+            },
+        }
+        with httpx.Client(base_url=emulator.url, headers=headers) as http:
+            created = http.post("/v1/ai-talking-photo", json=body).json()
+            job = http.get(f"/v1/video-projects/{created['id']}").json()
+            assert (job["credits_charged"], job["fps"]) == (48, 30)
+            emulator.move(created["id"], "complete")
+            job = http.get(f"/v1/video-projects/{created['id']}").json()
+        assert (job["credits_charged"], job["fps"]) == (40, 25)
+        assert [(one["kind"], one["credits"]) for one in emulator.ledger()] == [
+            ("charge", 48),
+            ("correction", -8),
+        ]
+        assert emulator.credits == 100_000 - 40
+
+
+def test_without_credits_there_is_no_job(api: Any) -> None:
+    api.emulator.credits = 48
+    api.create()
+    answer = api("POST", "/v1/ai-talking-photo", json=api.body())
+    assert answer.status_code == 402
+    assert len(api.emulator.jobs()) == 1
+
+
+def test_a_failed_job_is_refunded(api: Any) -> None:
+    api.emulator.moves = "manual"
+    job_id = api.create()
+    api.emulator.fail(job_id, "no_source_face")
+    job = api.get(job_id)
+    assert job["status"] == "error"
+    assert job["error"]["code"] == "no_source_face"
+    assert "detectable face" in job["error"]["message"]
+    assert job["credits_charged"] == 0
+    assert api.emulator.credits == 100_000
+    assert [one["kind"] for one in api.emulator.ledger()] == ["charge", "refund"]
+
+
+def test_a_canceled_job_is_refunded(api: Any) -> None:
+    api.emulator.moves = "manual"
+    job_id = api.create()
+    api.emulator.cancel(job_id)
+    assert api.get(job_id)["status"] == "canceled"
+    assert api.emulator.credits == 100_000
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [("error:processing_timeout", "error"), ("canceled", "canceled"), ("deleted", "complete")],
+)
+def test_a_rule_says_how_jobs_end(api: Any, ends: str, status: str) -> None:
+    api.emulator.fault("create", ends=ends, name="doomed")
+    doomed, spared = api.create(name="doomed 1"), api.create()
+    job = api.get(doomed)
+    assert job["status"] == status
+    assert job["downloads"] == []
+    assert job["enabled"] is (ends != "deleted")
+    assert api.get(spared)["downloads"]
+
+
+def test_delete(api: Any) -> None:
+    job_id = api.create()
+    url = api.get(job_id)["downloads"][0]["url"]
+    answer = api("DELETE", f"/v1/video-projects/{job_id}")
+    assert answer.status_code == 204
+    assert answer.content == b""
+    job = api.get(job_id)
+    assert job["enabled"] is False
+    assert job["downloads"] == []
+    assert job["credits_charged"] == 48
+    assert httpx.get(url).status_code == 404
+
+
+def test_delete_is_not_a_cancel(api: Any) -> None:
+    api.emulator.moves = "manual"
+    job_id = api.create()
+    api("DELETE", f"/v1/video-projects/{job_id}")
+    api.emulator.move(job_id, "complete")
+    job = api.get(job_id)
+    assert (job["status"], job["enabled"], job["downloads"]) == ("complete", False, [])
+    assert job["credits_charged"] == 48
+
+
+def upload(api: Any, content: bytes, extension: str = "png") -> tuple[str, str]:
+    kind = "image" if extension == "png" else "audio"
+    items = [{"type": kind, "extension": extension}]
+    item = api("POST", "/v1/files/upload-urls", json={"items": items}).json()["items"][0]
+    assert item["file_path"].startswith("api-assets/")
+    return item["upload_url"], item["file_path"]
+
+
+def test_upload_urls_come_in_order(api: Any) -> None:
+    wanted = ["png", "mp3", "mp4", "wav"]
+    types = {"png": "image", "mp3": "audio", "wav": "audio", "mp4": "video"}
+    items = [{"type": types[extension], "extension": extension} for extension in wanted]
+    answer = api("POST", "/v1/files/upload-urls", json={"items": items}).json()
+    assert [item["file_path"].rpartition(".")[2] for item in answer["items"]] == wanted
+
+
+def test_an_upload_counts_once_its_bytes_came(api: Any) -> None:
+    url, path = upload(api, b"")
+    body = api.body()
+    body["assets"]["image_file_path"] = path
+    answer = api("POST", "/v1/ai-talking-photo", json=body)
+    assert answer.status_code == 422
+    assert "never uploaded" in answer.json()["message"]
+    stored = httpx.put(url, content=b"picture")
+    assert stored.status_code == 200
+    assert stored.headers["etag"] == f'"{hashlib.md5(b"picture").hexdigest()}"'
+    assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 200
+    assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 200
+
+
+def test_uploads_are_kept_for_seven_days(api: Any) -> None:
+    body = api.body()
+    api.emulator.advance(7 * DAY - 60)
+    assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 200
+    api.emulator.advance(120)
+    assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 422
+
+
+def test_upload_urls_expire(api: Any) -> None:
+    url, _ = upload(api, b"")
+    api.emulator.advance(DAY + 1)
+    answer = httpx.put(url, content=b"x")
+    assert answer.status_code == 403
+    assert "<Code>AccessDenied</Code><Message>Request has expired</Message>" in answer.text
+
+
+def test_download_urls_expire_and_a_new_look_gives_a_fresh_one(api: Any) -> None:
+    job_id = api.create()
+    old = api.get(job_id)["downloads"][0]["url"]
+    assert httpx.get(old).status_code == 200
+    api.emulator.advance(DAY + 1)
+    assert httpx.get(old).status_code == 403
+    new = api.get(job_id)["downloads"][0]["url"]
+    assert new != old
+    assert httpx.get(new).status_code == 200
+
+
+def test_storage_refuses_a_key(api: Any) -> None:
+    put, _ = upload(api, b"")
+    get = api.get(api.create())["downloads"][0]["url"]
+    headers = {"Authorization": f"Bearer {api.emulator.api_key}"}
+    for answer in (httpx.put(put, content=b"x", headers=headers), httpx.get(get, headers=headers)):
+        assert answer.status_code == 400
+        assert "Only one auth mechanism allowed" in answer.text
+    for call in ("put", "download"):
+        assert "authorization" in api.emulator.requests(call)[-1]["headers"]
+
+
+@pytest.mark.parametrize("spoil", ["X-Amz-Expires", "X-Amz-Nonce", "X-Amz-Signature", "path"])
+def test_a_signature_is_for_one_file_until_one_moment(api: Any, spoil: str) -> None:
+    url = httpx.URL(api.get(api.create())["downloads"][0]["url"])
+    if spoil == "path":
+        other = httpx.URL(api.get(api.create())["downloads"][0]["url"])
+        url = url.copy_with(path=other.path, query=url.query)
+    else:
+        url = url.copy_merge_params({spoil: "9" + url.params[spoil][1:] + "0"})
+    answer = httpx.get(url)
+    assert answer.status_code == 403
+    assert "SignatureDoesNotMatch" in answer.text
+    assert httpx.get(url.copy_with(query=None)).status_code == 403
+
+
+def test_a_url_for_get_is_not_one_for_put(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    assert httpx.put(url, content=b"x").status_code == 403
+    put, _ = upload(api, b"")
+    assert httpx.get(put).status_code == 403
+
+
+def test_an_upload_must_say_its_length(api: Any) -> None:
+    url, _ = upload(api, b"")
+    answer = httpx.put(url, content=iter([b"a", b"b"]))
+    assert answer.status_code == 411
+    assert "MissingContentLength" in answer.text
+
+
+def test_downloads_in_ranges(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    whole = httpx.get(url)
+    assert whole.headers["content-type"] == "video/mp4"
+    assert int(whole.headers["content-length"]) == len(whole.content)
+    assert whole.content[4:8] == b"ftyp"
+    head = httpx.head(url)
+    assert head.headers["content-length"] == whole.headers["content-length"]
+    assert head.content == b""
+    part = httpx.get(url, headers={"Range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    size = len(whole.content)
+    assert part.headers["content-range"] == f"bytes 4-7/{size}"
+    assert httpx.get(url, headers={"Range": f"bytes={size}-"}).status_code == 416
+    assert api.emulator.requests("download")[-1]["status"] == 416
+
+
+def test_old_jobs_are_dropped_and_those_under_way_are_not() -> None:
+    with Emulator(render="stub", max_jobs=3, moves="manual") as emulator:
+        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+        body = {"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}
+        with httpx.Client(base_url=emulator.url, headers=headers) as http:
+
+            def create(name: str) -> None:
+                http.post("/v1/ai-voice-generator", json={"name": name, **body})
+
+            for name in "abcde":
+                create(name)
+            assert [job["name"] for job in emulator.jobs()] == list("abcde")
+            for job in emulator.jobs()[1:]:
+                emulator.move(job["id"], "complete")
+            create("f")
+            assert [job["name"] for job in emulator.jobs()] == list("aef")
+
+
+def test_results_are_bounded_on_disk(photo: Any) -> None:
+    with Emulator(voice="tones", max_disk_mb=1) as emulator:
+        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+        with httpx.Client(base_url=emulator.url, headers=headers) as http:
+            for number in range(6):
+                # Ten seconds of speech, half a megabyte.
+                style = {"prompt": f"{number}" * 150, "voice_name": "Elon Musk"}
+                job = http.post("/v1/ai-voice-generator", json={"style": style}).json()
+                assert http.get(f"/v1/audio-projects/{job['id']}").json()["status"] == "complete"
+        assert 1 <= len(emulator.jobs()) <= 3
+
+
+def test_the_record_of_requests(api: Any) -> None:
+    job_id = api.create()
+    api.get(job_id)
+    create, look = api.emulator.requests()
+    assert create["call"] == "create"
+    assert create["status"] == 200
+    assert create["json"]["name"] == "test"
+    assert create["headers"]["authorization"] == f"Bearer {api.emulator.api_key}"
+    assert (look["call"], look["method"]) == ("get_video", "GET")
+    assert look["path"] == f"/v1/video-projects/{job_id}"
+    assert api.emulator.requests("get_video") == [look]
+
+
+def test_names_select(api: Any) -> None:
+    api.create(name="red 1")
+    api.create(name="red 2")
+    api.create(name="blue")
+    assert api.emulator.charges("red") == 2
+    assert [job["name"] for job in api.emulator.jobs("blue")] == ["blue"]
+    assert api.emulator.charges("green") == 0

@@ -1,0 +1,305 @@
+"""The MP4 itself: opened and measured."""
+
+from __future__ import annotations
+
+import struct
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from magichour_provider.emulator import Emulator
+
+av = pytest.importorskip("av")
+np = pytest.importorskip("numpy")
+
+
+def film(emulator: Emulator, **changes: Any) -> dict[str, Any]:
+    """Create a talking photo and answer its end."""
+    headers = {"Authorization": f"Bearer {emulator.api_key}"}
+    body = {"start_seconds": 0, "end_seconds": 2} | changes
+    with httpx.Client(base_url=emulator.url, headers=headers, timeout=30) as http:
+        created = http.post("/v1/ai-talking-photo", json=body)
+        assert created.status_code == 200, created.text
+        job = http.get(f"/v1/video-projects/{created.json()['id']}").json()
+    return dict(job)
+
+
+def assets(emulator: Emulator, photo: Path, voice: Path) -> dict[str, str]:
+    return {
+        "image_file_path": emulator.put_asset(photo, photo.suffix[1:]),
+        "audio_file_path": emulator.put_asset(voice, voice.suffix[1:]),
+    }
+
+
+def fetch(job: dict[str, Any], folder: Path) -> Path:
+    assert job["status"] == "complete", job["error"]
+    path = folder / f"{job['id']}.mp4"
+    path.write_bytes(httpx.get(job["downloads"][0]["url"]).content)
+    return path
+
+
+def test_a_playable_video_of_the_clip(real: Emulator, photo: Path, voice: Path, tmp_path: Path) -> None:
+    job = film(real, assets=assets(real, photo, voice), start_seconds=0.25, end_seconds=1.75, name="x")
+    path = fetch(job, tmp_path)
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat"), "not ready to stream"
+    with av.open(str(path)) as file:
+        video, audio = file.streams.video[0], file.streams.audio[0]
+        assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
+        assert video.codec_context.pix_fmt == "yuv420p"
+        assert (video.width, video.height) == (job["width"], job["height"])
+        assert float(video.average_rate) == 30 == job["fps"]
+        assert float(video.duration * video.time_base) == pytest.approx(1.5, abs=0.001)
+        assert float(audio.duration * audio.time_base) == pytest.approx(1.5, abs=0.03)
+        assert video.frames == 45
+
+
+def test_the_sound_is_the_clip_and_the_picture_moves_with_it(
+    real: Emulator, photo: Path, voice: Path, tmp_path: Path
+) -> None:
+    path = fetch(film(real, assets=assets(real, photo, voice)), tmp_path)
+    with av.open(str(path)) as file:
+        sound = np.concatenate([f.to_ndarray()[0] for f in file.decode(audio=0)])
+    with av.open(str(path)) as file:
+        pictures = [f.to_ndarray(format="gray").astype(float) for f in file.decode(video=0)]
+    quiet, loud = sound[: 48_000 // 3], sound[48_000 * 2 // 3 : 48_000 * 4 // 3]
+    assert np.abs(quiet).max() < 0.02
+    assert np.sqrt(np.mean(loud**2)) == pytest.approx(0.6 * 32_000 / 32_768 / 2**0.5, rel=0.1)
+
+    def differs(one: int, other: int) -> float:
+        return float(np.abs(pictures[one] - pictures[other]).mean())
+
+    still = differs(2, 10)
+    assert differs(2, 30) > 5 * still + 0.2, "the voice moves nothing"
+    assert differs(2, 59) < differs(2, 30) / 2, "silence does not come to rest"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size"),
+    [
+        ({"resolution": "480p"}, (640, 480)),
+        ({"resolution": "720p"}, (960, 720)),
+        ({"resolution": "480p", "max_resolution": 200}, (640, 480)),
+        ({"max_resolution": 320}, (320, 240)),
+        ({"max_resolution": 321}, (320, 240)),
+        ({"max_resolution": 100_000}, (960, 720)),
+        ({"style": {"generation_mode": "prompted"}}, (640, 480)),
+        ({}, (960, 720)),
+    ],
+)
+def test_dimensions(
+    real: Emulator, photo: Path, voice: Path, wanted: dict[str, Any], size: tuple[int, int]
+) -> None:
+    clip = {"start_seconds": 0.6, "end_seconds": 0.8}
+    job = film(real, assets=assets(real, photo, voice), **clip, **wanted)
+    assert (job["width"], job["height"]) == size
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((30, 40), (480, 640)), ((333, 1001), (480, 1440)), ((2, 900), (16, 1440))],
+)
+def test_odd_shapes(
+    real: Emulator, voice: Path, tmp_path: Path, shape: tuple[int, int], size: tuple[int, int]
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", shape, "teal").save(tmp_path / "odd.bmp")
+    clip = {"start_seconds": 0.6, "end_seconds": 0.8, "resolution": "480p"}
+    job = film(real, assets=assets(real, tmp_path / "odd.bmp", voice), **clip)
+    assert (job["status"], job["width"], job["height"]) == ("complete", *size)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "heic", "both.heic", "png", "webp", "tiff"])
+def test_phone_photos_stand_upright(real: Emulator, voice: Path, tmp_path: Path, extension: str) -> None:
+    import pillow_heif
+    from PIL import Image
+
+    pillow_heif.register_heif_opener()
+    # Lying on its side, red at the left: the tag says that red is to be on top.
+    image = Image.new("RGB", (400, 300), "blue")
+    image.paste("red", (0, 0, 200, 300))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"phone.{extension}"
+    # As bytes, the orientation goes into the HEIC container too, as phones write it.
+    image.save(path, exif=exif.tobytes() if extension == "both.heic" else exif)
+    clip = {"start_seconds": 0.6, "end_seconds": 0.8, "resolution": "480p"}
+    job = film(real, assets=assets(real, path, voice), **clip)
+    assert (job["width"], job["height"]) == (480, 640)
+    with av.open(str(fetch(job, tmp_path))) as file:
+        picture = next(file.decode(video=0)).to_ndarray(format="rgb24")
+    top, bottom = picture[100, 240], picture[420, 240]
+    assert top[0] > 150 > top[2]
+    assert bottom[2] > 150 > bottom[0]
+
+
+READABLE_IMAGES = ["png", "jpg", "jpeg", "jfif", "heic", "heif", "webp", "avif", "jp2", "tiff", "tif", "bmp"]
+READABLE_AUDIO = {
+    "mp3": ("mp3", "mp3"),
+    "wav": ("wav", "pcm_s16le"),
+    "aac": ("adts", "aac"),
+    "flac": ("flac", "flac"),
+    "webm": ("webm", "libopus"),
+    "weba": ("webm", "libopus"),
+    "m4a": ("mp4", "aac"),
+    "opus": ("ogg", "libopus"),
+    "ogg": ("ogg", "libvorbis"),
+    "oga": ("ogg", "flac"),
+    "aiff": ("aiff", "pcm_s16be"),
+}
+
+
+@pytest.mark.parametrize("extension", READABLE_IMAGES)
+def test_every_image_format_of_the_vendor_is_read(
+    real: Emulator, voice: Path, tmp_path: Path, extension: str
+) -> None:
+    import pillow_heif
+    from PIL import Image
+
+    pillow_heif.register_heif_opener()
+    path = tmp_path / f"photo.{extension}"
+    kind = {"jfif": "JPEG", "heif": "HEIF", "heic": "HEIF", "jp2": "JPEG2000"}.get(extension)
+    Image.linear_gradient("L").convert("RGB").save(path, kind)
+    clip = {"start_seconds": 0.6, "end_seconds": 0.7, "max_resolution": 64}
+    job = film(real, assets=assets(real, path, voice), **clip)
+    assert job["status"] == "complete", job["error"]
+
+
+def transcode(voice: Path, path: Path, container: str, codec: str) -> Path:
+    with av.open(str(voice)) as source, av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=48_000)
+        resampler = av.AudioResampler(
+            format=stream.codec_context.format or "s16", layout="stereo", rate=48_000
+        )
+        for frame in [*source.decode(audio=0), None]:
+            for part in resampler.resample(frame):
+                out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("extension", READABLE_AUDIO)
+def test_every_audio_format_of_the_vendor_is_read(
+    real: Emulator, photo: Path, voice: Path, tmp_path: Path, extension: str
+) -> None:
+    container, codec = READABLE_AUDIO[extension]
+    try:
+        path = transcode(voice, tmp_path / f"voice.{extension}", container, codec)
+    except (av.FFmpegError, ValueError) as error:
+        pytest.skip(f"this build of FFmpeg cannot write {codec}: {error}")
+    clip = {"start_seconds": 0.6, "end_seconds": 1.1, "max_resolution": 64}
+    job = film(real, assets=assets(real, photo, path), **clip)
+    with av.open(str(fetch(job, tmp_path))) as file:
+        assert file.streams.video[0].frames == 15
+
+
+def test_amr_is_read(real: Emulator, photo: Path, tmp_path: Path) -> None:
+    # Frames of 4.75 kbit/s, 20 ms each; what is said in them does not matter.
+    path = tmp_path / "voice.amr"
+    path.write_bytes(b"#!AMR\n" + (b"\x04" + bytes(12)) * 50)
+    clip = {"start_seconds": 0, "end_seconds": 0.5, "max_resolution": 64}
+    job = film(real, assets=assets(real, photo, path), **clip)
+    assert job["status"] == "complete", job["error"]
+
+
+def test_audio_that_ends_early_makes_a_shorter_video(
+    real: Emulator, photo: Path, voice: Path, tmp_path: Path
+) -> None:
+    job = film(real, assets=assets(real, photo, voice), start_seconds=1, end_seconds=60)
+    with av.open(str(fetch(job, tmp_path))) as file:
+        assert file.duration / av.time_base == pytest.approx(1, abs=0.05)
+
+
+def test_a_clip_beyond_the_end_of_the_audio(real: Emulator, photo: Path, voice: Path) -> None:
+    job = film(real, assets=assets(real, photo, voice), start_seconds=2, end_seconds=3)
+    assert job["status"] == "error"
+    assert job["error"]["code"] == "invalid_parameters"
+    assert job["credits_charged"] == 0
+
+
+@pytest.mark.parametrize("broken", ["image", "audio"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not media", b"\x89PNG\r\n\x1a\n" + bytes(50), b"RIFF" + struct.pack("<I", 4) + b"WAVE"],
+)
+def test_files_that_cannot_be_decoded(
+    real: Emulator, photo: Path, voice: Path, broken: str, content: bytes
+) -> None:
+    before = real.credits
+    files = assets(real, photo, voice)
+    extension = "png" if broken == "image" else "wav"
+    files[f"{broken}_file_path"] = real.put_asset(content, extension)
+    job = film(real, assets=files)
+    assert job["status"] == "error"
+    assert job["error"]["code"] == "invalid_file_format"
+    assert "/" not in job["error"]["message"], "names a path of this machine"
+    assert real.credits == before
+
+
+def test_equal_requests_render_once(real: Emulator, photo: Path, voice: Path) -> None:
+    files = assets(real, photo, voice)
+    first = film(real, assets=files, end_seconds=1.9)
+    second = film(real, assets=assets(real, photo, voice), end_seconds=1.9)
+    one, two = (httpx.get(job["downloads"][0]["url"]) for job in (first, second))
+    assert one.headers["etag"] == two.headers["etag"]
+    # The one does not lose its file with the other.
+    real.delete(first["id"])
+    assert httpx.get(two.url).status_code == 200
+
+
+@pytest.fixture
+def web(photo: Path, voice: Path) -> Iterator[str]:
+    """A web server with the two files, and nothing else."""
+
+    class Files(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert "Authorization" not in self.headers
+            path = {".png": photo, ".wav": voice}.get(self.path[-4:])
+            self.send_response(200 if path and "missing" not in self.path else 404)
+            self.end_headers()
+            if path:
+                self.wfile.write(path.read_bytes())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_assets_by_url(real: Emulator, web: str) -> None:
+    files = {"image_file_path": f"{web}/photo.png", "audio_file_path": f"{web}/voice.wav"}
+    assert film(real, assets=files)["status"] == "complete"
+    files["image_file_path"] = f"{web}/missing.png"
+    assert film(real, assets=files)["error"]["code"] == "invalid_file_format"
+
+
+def test_other_machines_are_not_asked(real: Emulator, voice: Path) -> None:
+    files = {
+        "image_file_path": "https://example.com/photo.png",
+        "audio_file_path": real.put_asset(voice, "wav"),
+    }
+    job = film(real, assets=files)
+    assert job["error"]["code"] == "invalid_file_format"
+    assert "--fetch any" in job["error"]["message"]
+
+
+def test_library_assets_have_stand_ins(real: Emulator, tmp_path: Path) -> None:
+    library = "https://magichour.ai/my-library"
+    files = {
+        "image_file_path": f"{library}?imageId=cm1",
+        "audio_file_path": f"{library}?audioId=cm2",
+    }
+    with av.open(str(fetch(film(real, assets=files), tmp_path))) as file:
+        assert file.duration / av.time_base == pytest.approx(2, abs=0.05)

@@ -1,0 +1,123 @@
+"""The vendor's own SDKs, unchanged, from upload to playable file."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from magichour_provider.emulator import Emulator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+av = pytest.importorskip("av")
+magic_hour = pytest.importorskip("magic_hour", reason="the vendor's SDK is not installed")
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGIC_HOUR_POLL_INTERVAL", "0.01")
+
+
+def playable(path: str) -> float:
+    with av.open(path) as file:
+        assert sum(1 for _ in file.decode(video=0))
+        return float(file.duration / av.time_base)
+
+
+def test_generate(photo: Path, voice: Path, tmp_path: Path) -> None:
+    with Emulator(moves="looks:3") as emulator:
+        client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
+        done = client.v1.ai_talking_photo.generate(
+            assets={"image_file_path": str(photo), "audio_file_path": str(voice)},
+            start_seconds=0,
+            end_seconds=1.5,
+            name="from the SDK",
+            style={"generation_mode": "expressive", "intensity": 1.5, "prompt": "smile"},
+            resolution="480p",
+            download_directory=str(tmp_path),
+        )
+        assert done.status == "complete"
+        assert done.credits_charged == done.total_frame_cost == 30
+        assert playable(done.downloaded_paths[0]) == pytest.approx(1.5, abs=0.05)
+        assert emulator.charges("from the SDK") == 1
+        assert all("authorization" not in one["headers"] for one in emulator.requests("put"))
+
+        assert client.v1.account.list().credits == emulator.credits
+        client.v1.video_projects.delete(id=done.id)
+        assert client.v1.video_projects.get(id=done.id).enabled is False
+
+
+async def test_generate_async(photo: Path, voice: Path, tmp_path: Path) -> None:
+    with Emulator() as emulator:
+        client = magic_hour.AsyncClient(token=emulator.api_key, base_url=emulator.url)
+        done = await client.v1.ai_talking_photo.generate(
+            assets={"image_file_path": str(photo), "audio_file_path": str(voice)},
+            start_seconds=0.5,
+            end_seconds=1.5,
+            download_directory=str(tmp_path),
+        )
+        assert playable(done.downloaded_paths[0]) == pytest.approx(1, abs=0.05)
+        assert (await client.v1.account.list()).tier == "business"
+
+
+def test_voice(tmp_path: Path) -> None:
+    with Emulator() as emulator:
+        client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
+        done = client.v1.ai_voice_generator.generate(
+            style={"prompt": "Hello, how are you?", "voice_name": "A$AP Rocky"},
+            download_directory=str(tmp_path),
+        )
+        assert done.status == "complete"
+        assert done.credits_charged == 2
+        with av.open(done.downloaded_paths[0]) as file:
+            assert file.streams.audio[0].codec_context.name == "pcm_s16le"
+        client.v1.audio_projects.delete(id=done.id)
+
+
+def test_errors_reach_the_sdk() -> None:
+    with Emulator(render="stub") as emulator:
+        client = magic_hour.Client(token="wrong", base_url=emulator.url)
+        with pytest.raises(Exception, match="401"):
+            client.v1.account.list()
+
+
+NODE = """
+const { default: Client } = require(process.argv[2] + "/node_modules/magic-hour");
+(async () => {
+  const client = new Client({ baseUrl: process.argv[3], token: process.argv[4] });
+  const done = await client.v1.aiTalkingPhoto.generate(
+    {
+      assets: { imageFilePath: process.argv[5], audioFilePath: process.argv[6] },
+      startSeconds: 0, endSeconds: 1, name: "from Node",
+    },
+    { waitForCompletion: true, downloadOutputs: true, downloadDirectory: process.argv[7] },
+  );
+  console.log(JSON.stringify({ status: done.status, paths: done.downloadedPaths }));
+})().catch((error) => { console.error(error); process.exit(1); });
+"""
+
+
+def test_generate_in_node(photo: Path, voice: Path, tmp_path: Path) -> None:
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if not npm or not node:
+        pytest.skip("Node is not installed")
+    install = [npm, "install", "--silent", "--no-audit", "--prefix", str(tmp_path), "magic-hour"]
+    if subprocess.run(install, capture_output=True, check=False, timeout=120).returncode:
+        pytest.skip("the vendor's npm package cannot be installed here")
+    with Emulator() as emulator:
+        (tmp_path / "run.js").write_text(NODE)
+        given = [tmp_path, emulator.url, emulator.api_key, photo, voice, tmp_path]
+        ran = subprocess.run(
+            [node, str(tmp_path / "run.js"), *map(str, given)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert playable(str(next(tmp_path.glob("*.mp4")))) == pytest.approx(1, abs=0.05)
+        assert emulator.charges("from Node") == 1
