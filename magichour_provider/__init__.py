@@ -1,0 +1,66 @@
+"""An Apache Airflow provider for Magic Hour: a photo and a voice become a video, paid for once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """What Airflow discovers: plain data, so that looking costs no import."""
+    return {
+        "package-name": "airflow-provider-magichour",
+        "name": "Magic Hour",
+        "description": "Talking-photo videos from data pipelines, with `Magic Hour <https://magichour.ai>`__.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": "Magic Hour",
+                "external-doc-url": "https://docs.magichour.ai",
+                "tags": ["service"],
+            }
+        ],
+        "operators": _modules("operators"),
+        "sensors": _modules("sensors"),
+        "hooks": _modules("hooks"),
+        "triggers": _modules("triggers"),
+        "extra-links": ["magichour_provider.links.MagicHourJobLink"],
+        "connection-types": [
+            {
+                "connection-type": "magichour",
+                "hook-name": "Magic Hour",
+                "hook-class-name": "magichour_provider.hooks.MagicHourHook",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "port", "schema"],
+                    "relabeling": {"password": "API key", "host": "Base URL"},
+                    "placeholders": {
+                        "password": "mhk_live_…",
+                        "host": "https://api.magichour.ai",
+                    },
+                },
+                "conn-fields": {
+                    "timeout": _field(
+                        "Timeout (s)", ["number", "null"], "Seconds for one API call in all. Default 60."
+                    ),
+                    "poll_interval": _field(
+                        "Poll interval (s)",
+                        ["number", "null"],
+                        "Seconds between two looks at a job. Empty: timed from usual render times.",
+                    ),
+                    "proxy": _field("Proxy", ["string", "null"], "URL of a proxy for API and storage."),
+                    "verify": _field(
+                        "Verify TLS", ["string", "null"], "true, false, or the path of a CA bundle."
+                    ),
+                },
+            }
+        ],
+    }
+
+
+def _modules(name: str) -> list[dict[str, Any]]:
+    return [{"integration-name": "Magic Hour", "python-modules": [f"magichour_provider.{name}"]}]
+
+
+def _field(label: str, types: list[str], description: str) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": types}}

@@ -1,0 +1,492 @@
+"""
+The API over httpx: the flows of ``flows.py``, run by two thin drivers. No Airflow here.
+
+Three rules stand above all others:
+
+- A call that pays goes out on a connection of its own (a kept-alive one that the server has closed looks
+  like a lost answer) and is repeated only when no byte of it was sent, or after HTTP 429, which makes no job.
+- Every API call ends within ``timeout`` seconds in all, however slowly an answer drips.
+- The key goes to the API's host alone: signed URLs are used through a second httpx client that holds no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Self, TypeVar, cast
+
+import httpx
+import tenacity
+
+from magichour_provider import __version__, flows, wire
+from magichour_provider.exceptions import (
+    MagicHourError,
+    RateLimited,
+    RequestFailed,
+    TransferFailed,
+    Unavailable,
+)
+from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target
+from magichour_provider.inputs import TalkingPhotoInputs
+from magichour_provider.schedule import Schedule
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1 << 20
+LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is left to whoever called
+MOST_CONNECTIONS = 16
+
+_CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL)
+_IDENTITY = {"Accept-Encoding": "identity"}  # so that Content-Length is the video's
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    How to reach the API.
+
+    :param timeout: seconds for one API call in all, and for one silence within a transfer.
+    :param proxy: URL of a proxy for everything; without it the usual environment variables count.
+    :param verify: check TLS certificates: True, False, or the path of a CA bundle.
+    :param poll_interval: seconds between two looks at a job; without it the schedule decides.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str = wire.BASE_URL
+    timeout: float = 60.0
+    proxy: str | None = field(default=None, repr=False)
+    verify: bool | str = True
+    poll_interval: float | None = None
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Loading CA certificates blocks for 0.1-0.4 s: do it once, and off the event loop."""
+        if isinstance(self.verify, str):
+            return ssl.create_default_context(cafile=self.verify)
+        return httpx.create_ssl_context(verify=self.verify)
+
+    def schedule(self, poll_interval: float | None) -> Schedule:
+        return Schedule(self.poll_interval if poll_interval is None else poll_interval)
+
+    def for_storage(self, tls: ssl.SSLContext) -> dict[str, Any]:
+        """Arguments of an httpx client for signed URLs, without the key."""
+        return {
+            "verify": tls,
+            "proxy": self.proxy,
+            "timeout": httpx.Timeout(self.timeout, connect=min(10.0, self.timeout), pool=None),
+            "follow_redirects": True,
+        }
+
+    def for_api(self, tls: ssl.SSLContext) -> dict[str, Any]:
+        """Arguments of an httpx client that speaks to the API, with the key."""
+        return {
+            **self.for_storage(tls),
+            "base_url": self.base_url,
+            "headers": {
+                "Authorization": f"Bearer {self.api_key}",
+                "User-Agent": f"airflow-provider-magichour/{__version__}",
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+            },
+            "follow_redirects": False,
+        }
+
+
+class MagicHourClient:
+    """
+    The API, blocking. Close it, or use it in a ``with``.
+
+    :raises RequestFailed: from every method; the subclass says why; nothing was charged.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        _silence_httpx()
+        self._settings = settings
+        tls = settings.ssl_context()
+        # Nothing is kept alive: blocking polls are so far apart that a kept connection is mostly a stale one.
+        self._api = httpx.Client(**settings.for_api(tls), limits=httpx.Limits(max_keepalive_connections=0))
+        self._storage = httpx.Client(**settings.for_storage(tls))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._api.close()
+        self._storage.close()
+
+    def submit(self, inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str) -> wire.Submission:
+        """
+        Start a paid render and return at once.
+
+        :param image: the photo's URL or ``api-assets/`` path; likewise ``audio``.
+        :param name: by which a person finds the job in the vendor's library.
+        :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
+        :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
+        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+
+        Source: POST /v1/ai-talking-photo.
+        """
+        call = wire.create_talking_photo(inputs, image=image, audio=audio, name=name)
+        return self._perform(lambda: flows.just(call), _ONLY_UNPAID)
+
+    def get(self, job_id: str) -> wire.Job:
+        """
+        The job as it is now; free.
+
+        :raises NotFound: the account does not know the job.
+
+        Source: GET /v1/video-projects/{id}.
+        """
+        return self._perform(lambda: flows.just(wire.get_job(job_id)))
+
+    def wait(
+        self, job_id: str, *, deadline: float, poll_interval: float | None = None, **how: Any
+    ) -> wire.Job:
+        """
+        Look until the job has ended, well or not; free.
+
+        :param deadline: seconds since the epoch.
+        :param poll_interval: seconds between two looks, rather than the connection's or the schedule's.
+        :param how: see ``flows.wait``.
+        :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
+        """
+        schedule = self._settings.schedule(poll_interval)
+        return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
+
+    def upload(self, sources: Sequence[Source]) -> list[str]:
+        """
+        Put files into Magic Hour's storage, where they are kept for 7 days; free.
+
+        :returns: their ``api-assets/`` paths, in the order of ``sources``.
+        :raises UploadFailed: nothing was charged; retryable.
+
+        Source: POST /v1/files/upload-urls, then PUT.
+        """
+        done: dict[int, str] = {}
+        return self._perform(lambda: flows.upload(sources, done))
+
+    def download(self, job_id: str, target: Target) -> wire.Job:
+        """
+        Bring the video of a complete job to ``target``, whole or not at all; free.
+
+        :raises DownloadFailed: the video is paid for and stays at Magic Hour; retryable.
+        :raises JobEnded: the job has no video.
+        """
+        return self._perform(lambda: flows.download(job_id, target))
+
+    def delete(self, job_id: str) -> None:
+        """
+        Delete the rendered video for ever. Not a cancel: nothing is refunded.
+
+        Source: DELETE /v1/video-projects/{id}.
+        """
+        self._perform(lambda: flows.just(wire.delete_job(job_id)))
+
+    def account(self) -> wire.Account:
+        """
+        The key's account: its tier and the credits left; free.
+
+        Source: GET /v1/account.
+        """
+        return self._perform(lambda: flows.just(wire.get_account()))
+
+    def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] | None = None) -> T:
+        return tenacity.Retrying(**policy or _ALL_FREE)(lambda: self._run(attempt()))
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = self._do(step)
+                except MagicHourError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+    def _do(self, step: object) -> object:
+        match step:
+            case wire.Call():
+                return self._call(step)
+            case Put():
+                self._put(step)
+            case Fetch():
+                self._fetch(step)
+            case Sleep(seconds):
+                time.sleep(seconds)
+        return None
+
+    def _call(self, call: wire.Call[T]) -> T:
+        watch = _Watch()
+        try:
+            with watch.limit(self._settings.timeout):
+                response = self._api.request(
+                    call.method, call.path, content=call.body, extensions={"trace": watch.note}
+                )
+        except _CANNOT_TALK as error:
+            _not_answered(call, watch, error)
+        return call.answer(response.status_code, response.headers, response.content)
+
+    def _put(self, put: Put) -> None:
+        length = {"Content-Length": str(put.source.size)}
+        try:
+            response = self._storage.put(put.url, content=put.source.chunks(), headers=length)
+        except _CANNOT_TALK as error:
+            raise flows.upload_failed(put.source, _why(error)) from error
+        _check_put(put, response)
+
+    def _fetch(self, fetch: Fetch) -> None:
+        try:
+            with self._storage.stream("GET", fetch.url, headers=_IDENTITY) as response:
+                arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers)
+                with fetch.target.writing() as write:
+                    for chunk in response.iter_raw():
+                        write(arrival.check(chunk))
+                    arrival.finish()
+        except _CANNOT_TALK as error:
+            raise flows.download_failed(fetch.job_id, _why(error)) from error
+
+
+class AsyncMagicHourClient:
+    """
+    The API for an event loop: the same methods, errors and promises as ``MagicHourClient``.
+
+    :param tls: from ``Settings.ssl_context``, which blocks: call it off the loop.
+    """
+
+    def __init__(self, settings: Settings, tls: ssl.SSLContext) -> None:
+        _silence_httpx()
+        self._settings = settings
+        kept = httpx.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=60)
+        fresh = httpx.Limits(max_keepalive_connections=0)
+        self._api = httpx.AsyncClient(**settings.for_api(tls), limits=kept)
+        self._paying_api = httpx.AsyncClient(**settings.for_api(tls), limits=fresh)
+        self._storage = httpx.AsyncClient(**settings.for_storage(tls))
+        # Waiting here for a free connection is not yet time without an answer.
+        self._gate = asyncio.Semaphore(MOST_CONNECTIONS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for http in (self._api, self._paying_api, self._storage):
+            await http.aclose()
+
+    async def submit(
+        self, inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str
+    ) -> wire.Submission:
+        """See ``MagicHourClient.submit``."""
+        call = wire.create_talking_photo(inputs, image=image, audio=audio, name=name)
+        return await self._perform(lambda: flows.just(call), _ONLY_UNPAID)
+
+    async def get(self, job_id: str) -> wire.Job:
+        """See ``MagicHourClient.get``."""
+        return await self._perform(lambda: flows.just(wire.get_job(job_id)))
+
+    async def wait(
+        self, job_id: str, *, deadline: float, poll_interval: float | None = None, **how: Any
+    ) -> wire.Job:
+        """See ``MagicHourClient.wait``."""
+        schedule = self._settings.schedule(poll_interval)
+        return await self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
+
+    async def upload(self, sources: Sequence[Source]) -> list[str]:
+        """See ``MagicHourClient.upload``."""
+        done: dict[int, str] = {}
+        return await self._perform(lambda: flows.upload(sources, done))
+
+    async def download(self, job_id: str, target: Target) -> wire.Job:
+        """See ``MagicHourClient.download``."""
+        return await self._perform(lambda: flows.download(job_id, target))
+
+    async def delete(self, job_id: str) -> None:
+        """See ``MagicHourClient.delete``."""
+        await self._perform(lambda: flows.just(wire.delete_job(job_id)))
+
+    async def account(self) -> wire.Account:
+        """See ``MagicHourClient.account``."""
+        return await self._perform(lambda: flows.just(wire.get_account()))
+
+    async def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] | None = None) -> T:
+        async def once() -> T:
+            return await self._run(attempt())
+
+        return await tenacity.AsyncRetrying(**policy or _ALL_FREE)(once)
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = await self._do(step)
+                except MagicHourError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+    async def _do(self, step: object) -> object:
+        match step:
+            case wire.Call():
+                return await self._call(step)
+            case Put():
+                await self._put(step)
+            case Fetch():
+                await self._fetch(step)
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+        return None
+
+    async def _call(self, call: wire.Call[T]) -> T:
+        watch = _Watch()
+        api = self._paying_api if call.pays else self._api
+        try:
+            async with self._gate, asyncio.timeout(self._settings.timeout):
+                response = await api.request(
+                    call.method, call.path, content=call.body, extensions={"trace": watch.anote}
+                )
+        except (TimeoutError, *_CANNOT_TALK) as error:
+            _not_answered(call, watch, error)
+        return call.answer(response.status_code, response.headers, response.content)
+
+    async def _put(self, put: Put) -> None:
+        length = {"Content-Length": str(put.source.size)}
+        chunks = _off_the_loop(put.source.chunks())
+        try:
+            response = await self._storage.put(put.url, content=chunks, headers=length)
+        except _CANNOT_TALK as error:
+            raise flows.upload_failed(put.source, _why(error)) from error
+        _check_put(put, response)
+
+    async def _fetch(self, fetch: Fetch) -> None:
+        try:
+            async with self._storage.stream("GET", fetch.url, headers=_IDENTITY) as response:
+                arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers)
+                with fetch.target.writing() as write:
+                    async for chunk in response.aiter_raw(CHUNK_BYTES):
+                        await asyncio.to_thread(write, arrival.check(chunk))
+                    arrival.finish()
+        except _CANNOT_TALK as error:
+            raise flows.download_failed(fetch.job_id, _why(error)) from error
+
+
+async def _off_the_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk
+
+
+# --- what both drivers hold to ---
+
+
+def _may_repeat(error: BaseException) -> bool:
+    """May the same thing be done again at once, by us?"""
+    return (
+        isinstance(error, RequestFailed | TransferFailed)
+        and error.retryable
+        and (getattr(error, "retry_after", None) or 0.0) <= LONGEST_PAUSE
+    )
+
+
+def _may_pay_again(error: BaseException) -> bool:
+    """Only when it is certain that no job was made. (502 and 503 are left to Airflow's retries.)"""
+    certain = isinstance(error, RateLimited) or (isinstance(error, Unavailable) and not error.sent)
+    return certain and _may_repeat(error)
+
+
+_backoff = tenacity.wait_exponential_jitter(initial=0.5, max=8, jitter=0.5)
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    return max(_backoff(state), getattr(error, "retry_after", None) or 0.0)
+
+
+def _policy(may_repeat: Callable[[BaseException], bool]) -> dict[str, Any]:
+    return {
+        "retry": tenacity.retry_if_exception(may_repeat),
+        "stop": tenacity.stop_after_attempt(4),
+        "wait": _pause,
+        "reraise": True,
+    }
+
+
+_ALL_FREE = _policy(_may_repeat)
+_ONLY_UNPAID = _policy(_may_pay_again)
+
+
+class _Watch:
+    """
+    What httpx does not tell by itself: whether a byte of the request was sent, and which socket it uses, so
+    that an answer which drips can be ended from outside.
+    """
+
+    def __init__(self) -> None:
+        self.sent = False
+        self.expired_after: float | None = None
+        self._socket: socket.socket | None = None
+
+    def note(self, event: str, info: dict[str, Any]) -> None:
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._socket = info["return_value"].get_extra_info("socket")
+        elif event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            self.sent = True
+
+    async def anote(self, event: str, info: dict[str, Any]) -> None:
+        self.note(event, info)
+
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        def end() -> None:
+            self.expired_after = seconds
+            if self._socket is not None:
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _not_answered(call: wire.Call[Any], watch: _Watch, error: Exception) -> NoReturn:
+    if isinstance(error, TimeoutError) or watch.expired_after is not None:
+        why = "no whole answer in time"
+    else:
+        why = _why(error)
+    call.no_answer(why if watch.sent else f"could not be sent: {why}", sent=watch.sent, cause=error)
+
+
+def _check_put(put: Put, response: httpx.Response) -> None:
+    # The body is the storage host's and may repeat the signature: it is not shown.
+    if not response.is_success:
+        raise flows.upload_failed(put.source, f"the storage host answered HTTP {response.status_code}")
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _silence_httpx() -> None:
+    """httpx logs whole URLs, signatures included, at INFO; httpcore logs headers at DEBUG."""
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)

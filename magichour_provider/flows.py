@@ -1,0 +1,182 @@
+"""
+What has to be done, in which order: each rule of the API once, for the blocking and the async client alike.
+
+A flow is a generator that yields a step (a ``wire.Call``, a ``Put``, a ``Fetch``, a ``Sleep``) and is given
+its outcome, or has its error thrown in. No sockets here; ``client.py`` runs the steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from magichour_provider import wire
+from magichour_provider.exceptions import DownloadFailed, RequestFailed, UploadFailed, WaitTimeout
+from magichour_provider.inputs import MediaKind
+from magichour_provider.schedule import Schedule
+
+T = TypeVar("T")
+Flow = Generator[Any, Any, T]
+
+
+class Source(Protocol):
+    """A file to upload; ``size`` in bytes. ``storage.Source`` is one."""
+
+    @property
+    def kind(self) -> MediaKind: ...
+    @property
+    def extension(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def chunks(self) -> Iterator[bytes]: ...
+
+
+class Target(Protocol):
+    """Where a video goes: whole, or, when the block raises, not at all. ``storage.Target`` is one."""
+
+    def writing(self) -> AbstractContextManager[Callable[[bytes], object]]: ...
+
+
+@dataclass(frozen=True)
+class Put:
+    """Send a file to a signed URL."""
+
+    url: str = field(repr=False)
+    source: Source
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Bring a video from a signed URL."""
+
+    url: str = field(repr=False)
+    target: Target
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Sleep:
+    seconds: float
+
+
+def just(call: wire.Call[T]) -> Flow[T]:
+    """One call, and its answer."""
+    answer: T = yield call
+    return answer
+
+
+def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
+    """One call for all upload URLs, then the files. What is in ``done`` already is not sent again."""
+    missing = [number for number in range(len(sources)) if number not in done]
+    slots: list[wire.UploadSlot] = yield wire.create_upload_slots(
+        [(sources[number].kind, sources[number].extension) for number in missing]
+    )
+    for number, slot in zip(missing, slots, strict=True):
+        yield Put(slot.upload_url, sources[number])
+        done[number] = slot.file_path
+    return [done[number] for number in range(len(sources))]
+
+
+def download(job_id: str, target: Target) -> Flow[wire.Job]:
+    """Ask for the job, and so for a URL that has not expired; then bring the video."""
+    job: wire.Job = yield wire.get_job(job_id)
+    job.raise_unless_complete()
+    if job.download is None:
+        raise download_failed(job_id, f"the job is {job.status}, but the API gives no download URL (yet)")
+    yield Fetch(job.download.url, target, job_id)
+    return job
+
+
+def wait(
+    job_id: str,
+    *,
+    deadline: float,
+    schedule: Schedule,
+    submitted_at: float | None = None,
+    on_change: Callable[[wire.Job], object] = lambda _: None,
+    on_failed_look: Callable[[RequestFailed], object] = lambda _: None,
+    clock: Callable[[], float] = time.time,
+) -> Flow[wire.Job]:
+    """
+    Look until the job has ended. A failed look is not a failed job: keep looking until the deadline.
+
+    :param deadline: seconds since the epoch; the last look is made then.
+    :param submitted_at: likewise; with it, the first look waits for the schedule.
+    :param on_change: told the job whenever its status is another than at the last look.
+    :param on_failed_look: told why a look failed, once for each kind of failure in a row.
+    """
+    status: str | None = None
+    problem: RequestFailed | None = None
+    if submitted_at is not None and (now := clock()) < deadline:
+        yield Sleep(min(schedule.next_look(now - submitted_at), deadline - now))
+    while True:
+        pause = 0.0
+        try:
+            job: wire.Job = yield wire.get_job(job_id)
+        except RequestFailed as failed:
+            if problem is None or (type(failed), failed.status_code) != (type(problem), problem.status_code):
+                on_failed_look(failed)
+            problem = failed
+            pause = failed.retry_after or 0.0
+        else:
+            problem = None
+            if job.status != status:
+                status = job.status
+                on_change(job)
+            if job.ended:
+                return job
+        now = clock()
+        if now >= deadline:
+            raise WaitTimeout(
+                f"job {job_id} has not ended in time; its last known status is {status or 'not known'}"
+                + (f", and the last look failed ({problem})" if problem else "")
+                + ". It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with "
+                "this job id, picks it up free of charge",
+                job_id=job_id,
+            ) from problem
+        age = float("inf") if submitted_at is None else now - submitted_at
+        yield Sleep(min(max(schedule.next_look(age), pause), deadline - now))
+
+
+class Arrival:
+    """Checks a video while it comes in: the HTTP status, the MP4 signature, and at the end the length."""
+
+    def __init__(self, job_id: str, status: int, headers: Mapping[str, str]) -> None:
+        self._job_id = job_id
+        if status == 403:
+            raise download_failed(job_id, "the signed URL has expired")
+        if status != 200:
+            raise download_failed(job_id, f"the storage host answered HTTP {status}")
+        length = headers.get("content-length")
+        self._expected = int(length) if length and length.isdigit() else None
+        self._head = b""
+        self._size = 0
+
+    def check(self, chunk: bytes) -> bytes:
+        self._size += len(chunk)
+        if len(self._head) < 8:
+            self._head += chunk[:8]
+            if len(self._head) >= 8 and self._head[4:8] != b"ftyp":
+                raise download_failed(self._job_id, "what came is not an MP4")
+        return chunk
+
+    def finish(self) -> None:
+        if len(self._head) < 8 or self._expected not in (None, self._size):
+            raise download_failed(self._job_id, f"only {self._size} of {self._expected or 'its'} bytes came")
+
+
+def upload_failed(source: Source, why: str) -> UploadFailed:
+    return UploadFailed(
+        f"the {source.kind} ({source.size} bytes) was not uploaded: {why}; nothing was charged"
+    )
+
+
+def download_failed(job_id: str, why: str) -> DownloadFailed:
+    return DownloadFailed(
+        f"the video of job {job_id} did not arrive: {why}. It is paid for and stays at Magic Hour; "
+        "trying again is free",
+        job_id=job_id,
+    )

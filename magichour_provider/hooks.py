@@ -1,0 +1,285 @@
+"""The one room that knows Airflow connections, and keeps one async client per event loop and connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, Connection
+
+from magichour_provider import get_provider_info, wire
+from magichour_provider.client import AsyncMagicHourClient, MagicHourClient, Settings
+from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError
+from magichour_provider.inputs import ASSET_FIELDS, EXTENSIONS, TalkingPhotoInputs, extension_of, is_remote
+from magichour_provider.storage import Source, Target
+
+
+class MagicHourHook(BaseHook):
+    """
+    Magic Hour through an Airflow connection: API key in the password, base URL in the host.
+
+    Extras: ``timeout`` and ``poll_interval`` (seconds), ``proxy`` (URL), ``verify`` (true, false, or the path
+    of a CA bundle).
+
+    :param magichour_conn_id: the connection.
+    """
+
+    conn_name_attr = "magichour_conn_id"
+    default_conn_name = "magichour_default"
+    conn_type = "magichour"
+    hook_name = "Magic Hour"
+
+    def __init__(self, magichour_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.magichour_conn_id = magichour_conn_id
+
+    @cached_property
+    def settings(self) -> Settings:
+        """
+        :raises InvalidConnection: names what is wrong with the connection, and the remedy.
+        """
+        try:
+            return settings_of(self.get_connection(self.magichour_conn_id))
+        except AirflowNotFoundException as error:
+            raise _no_such_connection(self.magichour_conn_id) from error
+
+    @cached_property
+    def client(self) -> MagicHourClient:
+        """The blocking client; its methods are this hook's, without Airflow."""
+        return MagicHourClient(self.settings)
+
+    def get_conn(self) -> MagicHourClient:
+        return self.client
+
+    def submit(self, *, name: str = "Talking Photo", **inputs: Any) -> wire.Submission:
+        """
+        Start a paid render and return at once.
+
+        :param inputs: the vendor's fields, flat: see ``TalkingPhotoInputs``. Files must be URLs or have been
+            uploaded: see ``upload``.
+        :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
+        :raises InvalidInput: nothing was sent.
+        :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
+        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+
+        Source: POST /v1/ai-talking-photo.
+        """
+        checked = TalkingPhotoInputs.checked({"name": name, **inputs})
+        for field in checked.uploads():
+            raise InvalidInput.of(field, getattr(checked, field), "is a file; upload() it first")
+        for warning in checked.warnings():
+            self.log.warning(warning)
+        return self.client.submit(
+            checked,
+            image=str(checked.image_file_path),
+            audio=str(checked.audio_file_path),
+            name=checked.name or name,
+        )
+
+    def get(self, job_id: str) -> wire.Job:
+        """The job as it is now; free. See ``MagicHourClient.get``."""
+        return self.client.get(job_id)
+
+    def wait(self, job_id: str, *, timeout: float = 3600, poll_interval: float | None = None) -> wire.Job:
+        """
+        Look until the job has ended, well or not; free.
+
+        :param timeout: seconds.
+        :param poll_interval: seconds between two looks, rather than the connection's or the schedule's.
+        :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
+        """
+        return self.client.wait(job_id, deadline=time.time() + timeout, poll_interval=poll_interval)
+
+    def upload(self, *paths: str) -> list[str]:
+        """
+        Put photos and voices (local or in object storage) into Magic Hour's storage for 7 days; free.
+
+        :returns: their ``api-assets/`` paths, in order; URLs and ``api-assets/`` paths come back as they are.
+        :raises InvalidInput: a file that is missing, empty, or of a kind the vendor does not take.
+        :raises UploadFailed: nothing was charged; retryable.
+        """
+        given = [str(path) for path in paths]
+        sources = {path: _source(path) for path in given if not is_remote(path)}
+        uploaded = (
+            dict(zip(sources, self.client.upload(list(sources.values())), strict=True)) if sources else {}
+        )
+        return [uploaded.get(path, path) for path in given]
+
+    def download(self, job_id: str, output_path: str, *, replace: bool = False) -> str:
+        """
+        Bring the video of a complete job to ``output_path``, whole or not at all; free.
+
+        :param output_path: local or object storage; ending in ``/`` it is a folder.
+        :returns: where the video is.
+        :raises TargetExists: a file is there already, and ``replace`` is False.
+        :raises DownloadFailed: the video is paid for and stays at Magic Hour; retryable.
+        """
+        target = Target(str(output_path), replace).of_job(job_id)
+        target.check()
+        self.client.download(job_id, target)
+        return target.uri
+
+    def delete(self, job_id: str) -> None:
+        """Delete the rendered video for ever; no refund. See ``MagicHourClient.delete``."""
+        self.client.delete(job_id)
+
+    def account(self) -> wire.Account:
+        """The key's account: tier and credits left; free. See ``MagicHourClient.account``."""
+        return self.client.account()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for the account; spends nothing."""
+        try:
+            account = self.account()
+        except MagicHourError as error:
+            return False, f"{type(error).__name__}: {error}"
+        return True, f"Account tier {account.tier or 'not known'}, {account.credits} credits left."
+
+    @asynccontextmanager
+    async def async_client(self) -> AsyncIterator[AsyncMagicHourClient]:
+        """
+        The async client that everybody on this event loop and connection shares; closed after the last user.
+
+        :raises InvalidConnection: names what is wrong with the connection, and the remedy.
+        """
+        clients = _shared.setdefault(asyncio.get_running_loop(), {})
+        shared = clients.get(self.magichour_conn_id)
+        if shared is None:
+            opening = asyncio.ensure_future(_open(self.magichour_conn_id))
+            shared = clients[self.magichour_conn_id] = _Shared(opening)
+        shared.users += 1
+        try:
+            # Shielded: the one who began to open it may be canceled, the others still wait for it.
+            yield await asyncio.shield(shared.opening)
+        finally:
+            shared.users -= 1
+            if not shared.users:
+                del clients[self.magichour_conn_id]
+                await shared.close()
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """For Airflow 3.0 and 3.1; newer ones read ``get_provider_info``, as this does."""
+        behaviour = _connection_type()["ui-field-behaviour"]
+        return {key.replace("-", "_"): value for key, value in behaviour.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """For Airflow 3.0 and 3.1; newer ones read ``get_provider_info``, as this does."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from wtforms import StringField
+
+        return {
+            name: StringField(field["label"], description=field["description"], widget=BS3TextFieldWidget())
+            for name, field in _connection_type()["conn-fields"].items()
+        }
+
+
+def settings_of(connection: Connection) -> Settings:
+    """
+    :raises InvalidConnection: names field, value (but never the key) and remedy.
+    """
+    conn_id = connection.conn_id
+
+    def bad(field: str, value: object, remedy: str) -> InvalidConnection:
+        return InvalidConnection(f"connection {conn_id!r}, {field}={value!r}: {remedy}")
+
+    key = (connection.password or "").strip()
+    if not key:
+        raise bad("password", connection.password, "holds no API key; put the key of Magic Hour's API there")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise bad("password", "***", "holds what cannot be an API key (a space or a special character)")
+
+    host = (connection.host or "").strip().rstrip("/") or wire.BASE_URL
+    if "://" not in host and connection.schema in ("http", "https"):
+        host = f"{connection.schema}://{host}"
+    address = urlsplit(host)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise bad("host", connection.host, f"has no scheme; write https://{host.rpartition('://')[2]}")
+    if connection.port and address.port is None:
+        host = address._replace(netloc=f"{address.netloc}:{connection.port}").geturl()
+
+    # Not connection.extra_dejson: it masks with a blocking call, which an event loop must not make.
+    try:
+        extra = json.loads(connection.extra or "{}")
+    except ValueError as error:
+        raise bad("extra", "…", f"is not JSON ({error})") from error
+
+    def seconds(field: str) -> float | None:
+        value = extra.get(field)
+        if value in (None, ""):
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = 0.0
+        if not 0 < number < float("inf"):
+            raise bad(field, value, "must be a number of seconds above 0")
+        return number
+
+    verify = extra.get("verify", True)
+    if isinstance(verify, str):
+        verify = {"true": True, "false": False, "": True}.get(verify.strip().lower(), verify)
+    return Settings(
+        api_key=key,
+        base_url=host,
+        timeout=seconds("timeout") or Settings.timeout,
+        proxy=extra.get("proxy") or None,
+        verify=verify,
+        poll_interval=seconds("poll_interval"),
+    )
+
+
+@dataclass
+class _Shared:
+    opening: asyncio.Future[AsyncMagicHourClient]
+    users: int = 0
+
+    async def close(self) -> None:
+        if self.opening.cancel():
+            return
+        if not self.opening.cancelled() and self.opening.exception() is None:
+            await self.opening.result().close()
+
+
+# Keyed by loop: dag.test() makes a new one for each trigger.
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
+
+
+async def _open(conn_id: str) -> AsyncMagicHourClient:
+    try:
+        settings = settings_of(await get_async_connection(conn_id))
+    except AirflowNotFoundException as error:
+        raise _no_such_connection(conn_id) from error
+    return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context))
+
+
+def _no_such_connection(conn_id: str) -> InvalidConnection:
+    return InvalidConnection(
+        f"magichour_conn_id={conn_id!r}: there is no such connection; create it, for example with "
+        f"airflow connections add {conn_id} --conn-type magichour --conn-password <your API key>"
+    )
+
+
+def _source(path: str) -> Source:
+    for field, kind in ASSET_FIELDS.items():
+        if extension_of(path) in EXTENSIONS[kind]:
+            return Source.find(field, kind, path)
+    known = [extension for extensions in EXTENSIONS.values() for extension in extensions]
+    raise InvalidInput.of(
+        "path", path, f"is no file that Magic Hour takes; use one that ends in .{', .'.join(known)}"
+    )
+
+
+def _connection_type() -> dict[str, Any]:
+    found: dict[str, Any] = get_provider_info()["connection-types"][0]
+    return found

@@ -1,0 +1,267 @@
+"""
+What a talking photo is made from, checked before anything is paid.
+
+The vendor's limits change (its clip limit rose from 30 s to 300 s within two years), and its refusal is free:
+so a dated limit gives a warning here, and only what can never work is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from magichour_provider.exceptions import InvalidInput
+
+GenerationMode = Literal["realistic", "prompted", "pro", "standard", "stable", "expressive"]
+Resolution = Literal["480p", "720p"]
+MediaKind = Literal["image", "audio"]
+
+# POST /v1/files/upload-urls, 2026-08.
+EXTENSIONS: dict[MediaKind, tuple[str, ...]] = {
+    "image": (
+        *(
+            "png",
+            "jpg",
+            "jpeg",
+            "jfif",
+            "heic",
+            "heif",
+            "webp",
+            "avif",
+            "jp2",
+            "tiff",
+            "tif",
+            "bmp",
+        ),
+    ),
+    "audio": (*("mp3", "wav", "aac", "flac", "webm", "weba", "m4a", "opus", "ogg", "oga", "aiff", "amr"),),
+}
+PROMPTED_MODES = ("prompted", "standard", "expressive")
+# Vendor's SDK 0.90.0, 2026-10. Longest clip in seconds.
+MAX_CLIP_SECONDS = {"realistic": 300, "prompted": 45}
+# Vendor's models page, 2026-07. Credits for a second of output, at 30 frames a second.
+CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
+
+ASSET_FIELDS: dict[str, MediaKind] = {"image_file_path": "image", "audio_file_path": "audio"}
+
+
+def _plain_number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("is not a number; give a number")  # noqa: TRY004 (pydantic reads ValueError)
+    return value
+
+
+def _not_blank(value: object) -> object:
+    if isinstance(value, os.PathLike) or hasattr(value, "fs"):  # also an ObjectStoragePath
+        value = str(value)
+    if isinstance(value, str) and value.strip() in ("", "None"):
+        raise ValueError("is empty; if it is a template, it rendered to nothing")
+    return value.strip() if isinstance(value, str) else value
+
+
+def _two_decimals(value: float) -> float:
+    if round(value, 2) != value:
+        raise ValueError(f"has more than 2 decimals; use {round(value, 2)}")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_not_blank)]
+Seconds = Annotated[
+    float, BeforeValidator(_plain_number), BeforeValidator(_not_blank), Field(allow_inf_nan=False)
+]
+
+
+class TalkingPhotoInputs(BaseModel):
+    """
+    The vendor's request with its leaves side by side; None is "not given", and is not sent.
+
+    Source: POST /v1/ai-talking-photo, seed to SDK 0.90.0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    image_file_path: Text | None = None
+    audio_file_path: Text | None = None
+    start_seconds: Annotated[Seconds, Field(ge=0)] | None = None
+    end_seconds: Annotated[Seconds, Field(ge=0.1)] | None = None
+    name: Text | None = None
+    generation_mode: Annotated[GenerationMode, BeforeValidator(_not_blank)] | None = None
+    intensity: Seconds | None = None
+    prompt: Text | None = None
+    resolution: Annotated[Resolution, BeforeValidator(_not_blank)] | None = None
+    max_resolution: (
+        Annotated[int, BeforeValidator(_plain_number), BeforeValidator(_not_blank), Field(gt=0)] | None
+    ) = None
+
+    @classmethod
+    def checked(cls, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> TalkingPhotoInputs:
+        """
+        The inputs, or one clear error.
+
+        :param values: what is known, by field name.
+        :param unknown: fields whose values will only be known at run time (templates, XComs): a rule that
+            needs one of them is left for then.
+        :raises InvalidInput: names field, value and remedy; nothing was sent.
+        """
+        try:
+            inputs = cls.model_validate({k: v for k, v in values.items() if k not in unknown})
+        except ValidationError as error:
+            raise _as_invalid_input(values, error) from None
+        inputs._check_together(unknown)
+        return inputs
+
+    def _check_together(self, unknown: Collection[str]) -> None:
+        for field, kind in ASSET_FIELDS.items():
+            if field not in unknown:
+                _check_asset(field, kind, getattr(self, field))
+        if "end_seconds" not in unknown and self.end_seconds is None:
+            raise InvalidInput.of(
+                "end_seconds", None, "is needed: the second at which the clip ends in the audio"
+            )
+        if (
+            not {"start_seconds", "end_seconds"} & set(unknown)
+            and self.end_seconds is not None
+            and self.end_seconds <= self.start
+        ):
+            raise InvalidInput.of(
+                "end_seconds", self.end_seconds, f"must be greater than start_seconds={self.start}"
+            )
+        if self.intensity is not None:
+            if "generation_mode" not in unknown and self.generation_mode != "expressive":
+                raise InvalidInput.of(
+                    "intensity",
+                    self.intensity,
+                    "works only with generation_mode='expressive'; leave it out or change the mode",
+                )
+            try:
+                _two_decimals(self.intensity)
+            except ValueError as problem:
+                raise InvalidInput.of("intensity", self.intensity, str(problem)) from None
+
+    @property
+    def start(self) -> float:
+        """Where the clip starts in the audio, in seconds."""
+        return self.start_seconds or 0.0
+
+    @property
+    def price_class(self) -> str:
+        return "prompted" if self.generation_mode in PROMPTED_MODES else "realistic"
+
+    @property
+    def clip_seconds(self) -> float:
+        return (self.end_seconds or 0.0) - self.start
+
+    @property
+    def estimated_credits(self) -> int:
+        """The price of the clip by the vendor's table of 2026-07; the vendor has the last word."""
+        return math.ceil(round(self.clip_seconds * CREDITS_PER_SECOND[self.price_class], 6))
+
+    def warnings(self) -> list[str]:
+        """What will likely not do what was meant, but is the vendor's to judge, free of charge."""
+        found = []
+        longest = MAX_CLIP_SECONDS[self.price_class]
+        if self.clip_seconds > longest:
+            found.append(
+                f"end_seconds - start_seconds = {self.clip_seconds:g} s is above {longest} s, the longest "
+                f"{self.price_class} clip as of 2026-10; Magic Hour may refuse it (free of charge)"
+            )
+        if self.prompt is not None and self.generation_mode not in PROMPTED_MODES:
+            found.append(f"prompt={self.prompt!r} is ignored by Magic Hour unless generation_mode='prompted'")
+        if self.resolution is not None and self.max_resolution is not None:
+            found.append(
+                f"max_resolution={self.max_resolution} is ignored by Magic Hour "
+                f"since resolution={self.resolution!r} is given"
+            )
+        return found
+
+    def uploads(self) -> dict[str, MediaKind]:
+        """The fields whose files must first be uploaded, with their kind."""
+        return {
+            field: kind for field, kind in ASSET_FIELDS.items() if not is_remote(getattr(self, field) or "")
+        }
+
+    def fingerprint(self) -> dict[str, str]:
+        """
+        What makes two submissions "the same input": a short digest of each field that was given.
+
+        Not the name, not what a file contains, and not the query of a URL (signatures change), but for
+        library URLs, whose query is the asset.
+        """
+        values = self.model_dump(exclude_none=True, exclude={"name"})
+        values["start_seconds"] = self.start
+        for field in ASSET_FIELDS:
+            value = str(values.get(field, ""))
+            if _is_url(value) and not _is_library_url(value):
+                values[field] = urlsplit(value)._replace(query="", fragment="").geturl()
+        return {
+            field: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+            for field, value in sorted(values.items())
+        }
+
+
+def is_remote(asset: str) -> bool:
+    """Is this something Magic Hour reads by itself: a URL, or a file that it holds already?"""
+    return _is_url(asset) or asset.startswith("api-assets/")
+
+
+def extension_of(path: str) -> str:
+    """The lower-case extension of a path or URL without its dot, or an empty string."""
+    return os.path.splitext(urlsplit(path).path if _is_url(path) else path)[1].lstrip(".").lower()  # noqa: PTH122
+
+
+def _is_url(asset: str) -> bool:
+    return asset.lower().startswith(("http://", "https://"))
+
+
+def _is_library_url(asset: str) -> bool:
+    parts = urlsplit(asset)
+    return parts.path.rstrip("/").endswith("/my-library") and bool(
+        {"imageId", "audioId"} & set(parse_qs(parts.query))
+    )
+
+
+def _without_query(asset: str) -> str:
+    return urlsplit(asset)._replace(query="", fragment="").geturl() if _is_url(asset) else asset
+
+
+def _check_asset(field: str, kind: MediaKind, asset: str | None) -> None:
+    if asset is None:
+        raise InvalidInput.of(field, asset, "is needed: a URL, an api-assets/ path, or a file")
+    if asset.startswith("api-assets/") or (_is_url(asset) and _is_library_url(asset)):
+        return
+    if extension_of(asset) not in EXTENSIONS[kind]:
+        raise InvalidInput.of(
+            field,
+            _without_query(asset),
+            f"is not a known {kind} file; use one that ends in .{', .'.join(EXTENSIONS[kind])}",
+        )
+
+
+# pydantic's words for what our users get wrong, with the remedy; anything else keeps pydantic's own.
+_REMEDIES = {
+    "finite_number": "must be a finite number",
+    "float_parsing": "is not a number; give seconds, such as 7.5",
+    "float_type": "is not a number; give seconds, such as 7.5",
+    "int_parsing": "is not a whole number; give pixels, such as 1024",
+    "int_from_float": "is not a whole number; give pixels, such as 1024",
+    "literal_error": "is not known; use one of {expected}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "string_type": "must be text",
+}
+
+
+def _as_invalid_input(values: Mapping[str, object], error: ValidationError) -> InvalidInput:
+    first: Any = error.errors()[0]
+    field = str(first["loc"][0])
+    text = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    remedy = _REMEDIES.get(first["type"], text).format(**first.get("ctx", {}))
+    value = values.get(field)
+    return InvalidInput.of(field, _without_query(value) if isinstance(value, str) else value, remedy)

@@ -1,0 +1,121 @@
+"""``TalkingPhotoSensor``: waits for a job that exists already, whoever submitted it. Never submits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from magichour_provider.exceptions import InvalidInput, RequestFailed, WaitTimeout
+from magichour_provider.waiting import WaitsForJob, as_airflow_errors
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
+    """
+    Wait until a job has ended, and bring its video to ``output_path``.
+
+    It takes a job id from anywhere (an XCom, a person) and costs nothing, so every paid job can be picked up.
+    Modes ``poke`` and ``reschedule`` and ``deferrable=True`` end alike. A job that failed fails the sensor at
+    once; a failed look does not, until the timeout.
+
+    :param job_id: the job.
+    :param output_path: where the video goes, local or object storage; ending in ``/`` it is a folder and the
+        file is ``{job_id}.mp4``. Without it the result holds a signed URL that expires.
+    :param replace: overwrite a file at ``output_path``.
+    :param magichour_conn_id: the Airflow connection.
+    :param deferrable: wait in the triggerer; default: Airflow's ``[operators] default_deferrable``.
+    :param timeout: seconds until the sensor gives up. The job goes on.
+    :param poke_interval: seconds between two looks; default: the connection's, or timed from render times.
+    :returns: the same as ``TalkingPhotoOperator``.
+    :raises AirflowFailException: the job failed, was canceled or deleted.
+    :raises AirflowSensorTimeout: it had not ended in time.
+    """
+
+    template_fields: Sequence[str] = ("job_id", "output_path", "magichour_conn_id")
+    ui_color = "#efe7fb"
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        output_path: str | None = None,
+        replace: bool = False,
+        magichour_conn_id: str = "magichour_default",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        timeout: float | timedelta = 3600,
+        poke_interval: float | timedelta | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if poke_interval is not None:
+            kwargs["poke_interval"] = poke_interval
+        super().__init__(timeout=timeout, **kwargs)
+        self.job_id = job_id
+        self.output_path = output_path
+        self.replace = replace
+        self.magichour_conn_id = magichour_conn_id
+        self.deferrable = deferrable
+        self.fixed_interval = poke_interval is not None
+
+    def execute(self, context: Context) -> Any:
+        if not self.deferrable:
+            return super().execute(context)
+        try:
+            seen = self.poke(context)
+        except AirflowFailException as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"Skipped, since the sensor may not fail: {error}") from error
+            raise
+        if seen:
+            return seen.xcom_value
+        now = time.time()
+        return self.defer_until_ended(
+            self.job_id,
+            deadline=now + self.timeout,
+            submitted_at=now,
+            poll_interval=self.poke_interval if self.fixed_interval else None,
+        )
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        with as_airflow_errors():
+            if str(self.job_id).strip() in ("", "None"):
+                raise InvalidInput.of(
+                    "job_id", self.job_id, "is empty; if it is a template, it rendered to nothing"
+                )
+            if self._job_id is None:
+                self.announce(context, self.job_id)
+            try:
+                job = self.hook.get(self.job_id)
+            except RequestFailed as why:
+                self.telling["on_failed_look"](why)
+                return PokeReturnValue(is_done=False)
+            self.log.info("Job %s is %s", job.job_id, job.status)
+            if not job.ended:
+                return PokeReturnValue(is_done=False)
+            return PokeReturnValue(is_done=True, xcom_value=self.deliver(context, self.job_id))
+
+    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
+        """Resumed by the trigger's one event; a wait that was too long ends as a sensor's does."""
+        if isinstance(event, dict) and event.get("error_type") == WaitTimeout.__name__:
+            raise AirflowSensorTimeout(event.get("error"))
+        return super().execute_complete(context, event)
+
+    def job_name(self, context: Context) -> str:
+        return f"job {self.job_id}"
+
+    def _get_next_poke_interval(self, *args: Any) -> float:
+        if self.fixed_interval:
+            return float(super()._get_next_poke_interval(*args))
+        return self.hook.settings.schedule(None).next_look(float("inf"))

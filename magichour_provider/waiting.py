@@ -1,0 +1,186 @@
+"""What operator and sensor share once a job exists: wait for it, bring its video home, say how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+)
+
+try:
+    from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
+except ImportError:  # Airflow 3.0
+    from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef]
+
+from magichour_provider import exceptions
+from magichour_provider.exceptions import MagicHourError
+from magichour_provider.links import MagicHourJobLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from magichour_provider.hooks import MagicHourHook
+    from magichour_provider.wire import Job
+
+# Beyond our own deadline, in case the triggerer is too busy to keep it.
+GRACE = timedelta(minutes=2)
+
+
+@contextmanager
+def as_airflow_errors() -> Iterator[None]:
+    """What a retry can mend uses Airflow's retries; what none can mend ends the task at once."""
+    try:
+        yield
+    except MagicHourError as error:
+        kind = AirflowException if error.retryable else AirflowFailException
+        raise kind(f"{type(error).__name__}: {error}") from error
+
+
+class WaitsForJob:
+    """To be mixed into an operator or a sensor."""
+
+    magichour_conn_id: str
+    output_path: str | None
+    replace: bool
+    log: Any
+
+    if TYPE_CHECKING:
+
+        def defer(self, **kwargs: Any) -> NoReturn: ...
+
+    operator_extra_links: Any = (MagicHourJobLink(),)
+    _job_id: str | None = None
+
+    @cached_property
+    def hook(self) -> MagicHourHook:
+        from magichour_provider.hooks import MagicHourHook
+
+        return MagicHourHook(self.magichour_conn_id)
+
+    def announce(self, context: Context, job_id: str) -> None:
+        """From now on the UI has its button, and ``on_kill`` knows the job."""
+        from magichour_provider.wire import library_url
+
+        self._job_id = job_id
+        context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=library_url(job_id))
+
+    def defer_until_ended(
+        self, job_id: str, *, deadline: float, submitted_at: float | None, poll_interval: float | None
+    ) -> NoReturn:
+        from magichour_provider.triggers import JobTrigger
+
+        self.defer(
+            trigger=JobTrigger(
+                job_id=job_id,
+                magichour_conn_id=self.magichour_conn_id,
+                deadline=deadline,
+                submitted_at=submitted_at,
+                poll_interval=poll_interval,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=max(0.0, deadline - time.time())) + GRACE,
+        )
+
+    @property
+    def telling(self) -> dict[str, Any]:
+        """One line in the log for each change, none for each look."""
+        return {
+            "on_change": lambda job: self.log.info("Job %s is %s", job.job_id, job.status),
+            "on_failed_look": lambda why: self.log.warning("A look at the job failed, going on: %s", why),
+        }
+
+    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
+        """Resumed by the trigger's one event."""
+        with as_airflow_errors():
+            job_id = event_job_id(event)
+            if "error" in event:
+                kind = getattr(exceptions, str(event.get("error_type")), MagicHourError)
+                raise kind(event["error"], job_id=job_id, retryable=bool(event.get("retryable")))
+            return self.deliver(context, job_id)
+
+    def deliver(self, context: Context, job_id: str) -> dict[str, Any]:
+        """
+        The video to its place, and what the next task wants to know.
+
+        :raises JobEnded: there is no video.
+        :raises TransferFailed: it is paid for and stays at Magic Hour; a retry is free.
+        """
+        if self.output_path:
+            job, place = self._download(context, job_id, self.output_path)
+        else:
+            job = self.hook.get(job_id)
+            job.raise_unless_complete()
+            download = job.download
+            place = {
+                "download_url": download.url if download else None,
+                "download_url_expires_at": download.expires_at if download else None,
+            }
+        self.log.info("Job %s is complete, %s credits charged", job_id, job.credits_charged)
+        return {
+            "job_id": job_id,
+            "status": job.status,
+            "credits_charged": job.credits_charged,
+            **place,
+            "duration_seconds": job.clip_seconds,
+            "width": _pixels(job.width),
+            "height": _pixels(job.height),
+            "fps": job.fps,
+        }
+
+    def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
+        from magichour_provider.journal import Journal
+        from magichour_provider.storage import Target
+
+        target = Target(str(output_path), self.replace).of_job(job_id)
+        if not target.replace:
+            # A file that this very task instance was bringing when it died is its own, and is replaced.
+            journal = Journal.of(context)
+            if journal.is_delivering(job_id, target.uri):
+                target = Target(target.uri, replace=True)
+            else:
+                target.check()
+                journal.delivering(job_id, target.uri)
+        self.log.info("Downloading the video of job %s to %s", job_id, target.uri)
+        return self.hook.client.download(job_id, target), {"output_path": target.uri}
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """As Airflow's, but a trigger that crashed or timed out still says what became of the job."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
+        except (TaskDeferralError, TaskDeferralTimeout, AirflowSensorTimeout) as error:
+            raise type(error)(
+                f"{error}: waiting for {self.job_name(context)} ended before the job "
+                "did. It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, picks it up free "
+                "of charge"
+            ) from error
+
+    def job_name(self, context: Context) -> str:
+        raise NotImplementedError
+
+    def on_kill(self) -> None:
+        """A paid job is never destroyed: say which one goes on, and how to stop it by hand."""
+        if self._job_id:
+            self.log.warning(
+                "The task was killed; job %s goes on at Magic Hour. Only its web app can stop it, and "
+                "clearing this task picks it up free of charge",
+                self._job_id,
+            )
+
+
+def _pixels(value: int | None) -> int | None:
+    return value if value and value > 0 else None  # -1 is the vendor's "not known"
+
+
+def event_job_id(event: Any) -> str:
+    """The trigger's event is checked before it is believed."""
+    if not isinstance(event, dict) or not isinstance(event.get("job_id"), str):
+        raise MagicHourError(f"the trigger's event {event!r} names no job", retryable=True)
+    return str(event["job_id"])

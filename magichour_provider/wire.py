@@ -1,0 +1,342 @@
+"""
+Magic Hour's JSON, and nothing else's: the one room that knows paths, field names, statuses and error bodies.
+
+A ``Call`` says what to send and how to read the answer; ``client.py`` does the sending. The vendor's
+"project" is a *job* from here on. Answers are read leniently: unknown fields and statuses are no error, and
+fields that the vendor has deprecated are never needed.
+
+Source: the vendor's OpenAPI of 2026-08 and its Python SDK 0.90.0 of 2026-10.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic, NoReturn, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from magichour_provider import exceptions as errors
+from magichour_provider.inputs import MediaKind, TalkingPhotoInputs
+
+T = TypeVar("T")
+
+BASE_URL = "https://api.magichour.ai"
+LIBRARY_URL = "https://magichour.ai/my-library"
+
+# Job errors that the same input would meet again. The vendor's list is open: what is not here may be tried
+# again (the vendor refunds a job that ends in error).
+PERMANENT_JOB_ERRORS = frozenset(
+    {
+        "no_source_face",
+        "invalid_file_format",
+        "file_too_large",
+        "insufficient_credits",
+        "invalid_parameters",
+        "invalid_video_file",
+        "content_policy_violation",
+    }
+)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Submission(_Answer):
+    """An accepted, paid job. ``credits_charged`` is an estimate until the job is complete."""
+
+    job_id: str = Field(alias="id", min_length=1)
+    credits_charged: int | float | None = None
+
+
+class Download(_Answer):
+    """A signed URL of the video; whoever has it can read the video until ``expires_at``."""
+
+    url: str = Field(repr=False)
+    expires_at: str | None = None
+
+
+class JobError(_Answer):
+    """Why the vendor gave up."""
+
+    code: str | None = None
+    message: str | None = None
+
+
+class Job(_Answer):
+    """A job as the vendor sees it now. Times in seconds, sizes in pixels, ``fps`` in frames a second."""
+
+    job_id: str = Field(alias="id", min_length=1)
+    status: str
+    name: str | None = None
+    created_at: str | None = None
+    enabled: bool = True
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    fps: int | float | None = None
+    credits_charged: int | float | None = None
+    error: JobError | None = None
+    downloads: list[Download] | None = Field(default=None, repr=False)
+
+    @property
+    def ended(self) -> bool:
+        """Will it never change again? A status that is not known counts as going on."""
+        return self.status in ("complete", "error", "canceled") or not self.enabled
+
+    @property
+    def clip_seconds(self) -> float | None:
+        if self.start_seconds is None or self.end_seconds is None:
+            return None
+        return round(self.end_seconds - self.start_seconds, 3)
+
+    @property
+    def download(self) -> Download | None:
+        return self.downloads[0] if self.downloads else None
+
+    def raise_unless_complete(self) -> None:
+        """
+        :raises JobFailed: status ``error``; refunded; retryable unless the code is known to be permanent.
+        :raises JobCanceled: stopped in the vendor's web app; refunded.
+        :raises JobDeleted: its video was deleted; what was charged stays charged.
+        """
+        if not self.enabled:
+            raise errors.JobDeleted(
+                f"job {self.job_id} was deleted, in the vendor's web app or through its API: "
+                "its video cannot be had any more",
+                job_id=self.job_id,
+            )
+        if self.status == "canceled":
+            raise errors.JobCanceled(
+                f"job {self.job_id} was canceled: somebody stopped it in the vendor's web app "
+                "(the API has no cancel); the vendor refunds it",
+                job_id=self.job_id,
+            )
+        if self.status == "error":
+            reason = self.error or JobError()
+            code = reason.code or "unknown_error"
+            permanent = code in PERMANENT_JOB_ERRORS
+            failed = errors.JobFailed(
+                f"job {self.job_id} failed with {code}: {reason.message or 'no reason given'}; "
+                "the vendor refunds it"
+                + ("; mend the input, the same one would fail again" if permanent else ""),
+                job_id=self.job_id,
+                retryable=not permanent,
+            )
+            failed.code = code
+            raise failed
+
+
+class UploadSlot(_Answer):
+    """Where to put one file, and the path by which the API then knows it."""
+
+    upload_url: str = Field(repr=False)
+    file_path: str
+    expires_at: str | None = None
+
+
+class _UploadSlots(_Answer):
+    items: list[UploadSlot]
+
+
+class Account(_Answer):
+    """The account that a key belongs to."""
+
+    account_id: str = Field(alias="id")
+    credits: int | None = None
+    tier: str | None = None
+    email: str | None = Field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request and how to read its answer. ``pays`` means: after a byte was sent, never send it again."""
+
+    name: str
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    body: bytes | None = None
+    pays: bool = False
+    job_id: str | None = None
+
+    def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> T:
+        """
+        The answer as ours, or the error that it stands for.
+
+        :raises RequestFailed: the subclass says why; nothing was charged.
+        :raises SubmissionUncertain: only when ``pays``: a job may have been made.
+        """
+        if not 200 <= status < 300:
+            self._refused(status, headers, body)
+        try:
+            return self.read(body)
+        except (ValidationError, ValueError) as error:
+            self.no_answer(f"HTTP {status} with {_describe(body)}", status=status, cause=error)
+
+    def no_answer(
+        self, what: str, *, sent: bool = True, status: int | None = None, cause: Exception | None = None
+    ) -> NoReturn:
+        """The request went out and nothing that can be read came back (or it never went out)."""
+        if self.pays and sent:
+            raise errors.SubmissionUncertain(
+                f"the paid call {self.method} {self.path} was sent, but its outcome is not known: {what}. "
+                "A job may have been made and charged",
+                status_code=status,
+            ) from cause
+        failed = errors.Unavailable(
+            f"{self.method} {self.path}: {what}", status_code=status, job_id=self.job_id
+        )
+        failed.sent = sent
+        raise failed from cause
+
+    def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
+        message = _message(body)
+        kind = _REFUSALS.get(status, errors.Unavailable)
+        # 502 and 503 mean "no job was made" by the vendor's word, which is only a gateway's guess unless
+        # the body is the vendor's own. 404 and the like stand for themselves whoever says them.
+        if kind is errors.Unavailable and not (status in (502, 503) and message is not None):
+            self.no_answer(f"HTTP {status} with {_describe(body)}", status=status)
+        failed = kind(
+            f"{self.method} {self.path}: HTTP {status}, {message or _describe(body)}"
+            + _ADVICE.get(status, ""),
+            status_code=status,
+            job_id=self.job_id,
+        )
+        failed.retry_after = _retry_after(headers)
+        raise failed
+
+
+_REFUSALS: dict[int, type[errors.RequestFailed]] = {
+    400: errors.InvalidRequest,
+    401: errors.Unauthorized,
+    402: errors.InsufficientCredits,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    405: errors.InvalidRequest,
+    413: errors.InvalidRequest,
+    415: errors.InvalidRequest,
+    422: errors.InvalidRequest,
+    429: errors.RateLimited,
+}
+_ADVICE = {
+    401: "; check the API key in the connection's password",
+    402: "; buy credits, or wait for the plan's next ones",
+    403: "; the account's plan does not include this",
+    404: "; check the job id, the account that the key belongs to, and the connection's host",
+}
+
+
+def create_talking_photo(
+    inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str
+) -> Call[Submission]:
+    """``POST /v1/ai-talking-photo``: spends credits. What was not given is left out: null is a 422."""
+    style = {
+        "generation_mode": inputs.generation_mode,
+        "intensity": inputs.intensity,
+        "prompt": inputs.prompt,
+    }
+    body = {
+        "name": name,
+        "assets": {"image_file_path": image, "audio_file_path": audio},
+        "start_seconds": inputs.start,
+        "end_seconds": inputs.end_seconds,
+        "style": _given(style) or None,
+        "resolution": inputs.resolution,
+        "max_resolution": inputs.max_resolution,
+    }
+    return Call(
+        "submit",
+        "POST",
+        "/v1/ai-talking-photo",
+        Submission.model_validate_json,
+        body=json.dumps(_given(body)).encode(),
+        pays=True,
+    )
+
+
+def get_job(job_id: str) -> Call[Job]:
+    """``GET /v1/video-projects/{id}``: free."""
+    return Call(
+        "get", "GET", f"/v1/video-projects/{_segment(job_id)}", Job.model_validate_json, job_id=job_id
+    )
+
+
+def delete_job(job_id: str) -> Call[None]:
+    """``DELETE /v1/video-projects/{id}``: irreversible; not a cancel, and no refund."""
+    return Call("delete", "DELETE", f"/v1/video-projects/{_segment(job_id)}", lambda _: None, job_id=job_id)
+
+
+def create_upload_slots(files: Sequence[tuple[MediaKind, str]]) -> Call[list[UploadSlot]]:
+    """``POST /v1/files/upload-urls``: free; ``files`` are (kind, extension); answers in their order."""
+
+    def read(body: bytes) -> list[UploadSlot]:
+        slots = _UploadSlots.model_validate_json(body).items
+        if len(slots) != len(files):
+            raise ValueError(f"{len(slots)} upload URLs for {len(files)} files")
+        return slots
+
+    items = [{"type": kind, "extension": extension} for kind, extension in files]
+    return Call(
+        "upload_urls", "POST", "/v1/files/upload-urls", read, body=json.dumps({"items": items}).encode()
+    )
+
+
+def get_account() -> Call[Account]:
+    """``GET /v1/account``: free."""
+    return Call("account", "GET", "/v1/account", Account.model_validate_json)
+
+
+def library_url(job_id: str) -> str:
+    """The job in the vendor's web app, for a person who is logged in there."""
+    return f"{LIBRARY_URL}?videoId={quote(job_id, safe='')}"
+
+
+def _segment(job_id: str) -> str:
+    if not isinstance(job_id, str) or not job_id.strip():
+        raise errors.InvalidInput.of(
+            "job_id", job_id, "is empty; if it is a template, it rendered to nothing"
+        )
+    return quote(job_id.strip(), safe="")
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def _message(body: bytes) -> str | None:
+    """The vendor's ``message``, if the body is the vendor's at all."""
+    try:
+        message = json.loads(body)["message"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return message[:500] if isinstance(message, str) else None
+
+
+def _describe(body: bytes) -> str:
+    """A body that is not the vendor's JSON, in words: its content may hold anything, so it is not shown."""
+    start = body[:200].lstrip().lower()
+    if not start:
+        return "an empty body"
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
+        return "an HTML page, so it came from something between us and Magic Hour"
+    return f"a body of {len(body)} bytes that is not what the API promises"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """``Retry-After`` in seconds, from either of its forms."""
+    value = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
