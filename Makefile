@@ -1,0 +1,61 @@
+# One command each: demo, test, check. Python 3.11 or newer, git and make are all that must be there.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help demo test check format lock package clean
+
+help:
+	@echo "make demo     a photo and a voice become a video, in real Airflow, without a key"
+	@echo "              PHOTO=me.jpg AUDIO=hello.mp3 take your own; V=1 shows Airflow's log;"
+	@echo "              REAL=1 uses the real API with MAGICHOUR_API_KEY, and spends credits"
+	@echo "make test     the tests           make check    ruff and mypy"
+	@echo "make format   tidy the code       make package  build the wheel, try it in a clean Airflow"
+	@echo "make lock     renew requirements/ make clean    remove what make has made"
+
+demo: $(VENV)/demo-ready
+	@$(BIN)/python tools/demo.py $(if $(PHOTO),--photo '$(PHOTO)') $(if $(AUDIO),--audio '$(AUDIO)') \
+		$(if $(filter-out 0,$(REAL)),--real) $(if $(filter-out 0,$(V)),-v)
+
+test: $(VENV)/dev-ready
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev-ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+package: $(VENV)/dev-ready
+	sh tools/try_wheel.sh
+
+# The pins carry no address: pip takes them from whatever index it is set up for.
+lock: $(VENV)/bin/python
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
+		--no-annotate --upgrade --extra emulator pyproject.toml -o requirements/demo.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
+		--no-annotate --constraint requirements/demo.txt --extra emulator --group test --group check \
+		pyproject.toml -o requirements/dev.txt
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Try: make PYTHON=python3.12 …" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo-ready: requirements/demo.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the package and Airflow into $(VENV) (once; a minute or two)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/demo.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/dev-ready: requirements/dev.txt $(VENV)/demo-ready
+	@echo "Installing the tools for tests and checks"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist demo_output .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,197 @@
+"""
+``make demo``: the example DAG in real Airflow, against the emulator, with one line for each step.
+
+Airflow runs in a process of its own, whose log is followed here: with ``-v`` all of it is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent.parent
+MEDIA = HERE / "example_dags" / "media"
+RESULT = "DEMO-RESULT "
+
+# What the operator and its trigger say in the task's log, as steps.
+STEPS = {
+    r"Uploading (.+)": "uploading",
+    r"Submitted job (\S+ \[\S+\])": "submitted",
+    r"Job \S+ is queued": "queued",
+    r"Job \S+ is rendering": "rendering",
+    r"Downloading the video": "downloading",
+    r"Job \S+ is complete, (\S+ credits)": "complete",
+    r"(A look at the job failed.*)": "looking again",
+}
+MESSAGE = re.compile(r"\[\w+ *\] (.+?) +\[[\w.]+\]")  # of a line in Airflow's log
+
+
+def main() -> int:
+    options = _options()
+    photo, audio = options.photo.resolve(), options.audio.resolve()
+    for path in (photo, audio):
+        if not path.is_file():
+            sys.exit(f"{path}: there is no such file")
+    seconds = _duration_of_audio(audio)
+    options.output.mkdir(parents=True, exist_ok=True)
+    params = {
+        "photo": str(photo),
+        "voice": str(audio),
+        "end_seconds": seconds,
+        "output_path": f"{options.output.resolve()}/",
+    }
+    with _magic_hour(options.real, seconds) as connection:
+        result = _run_airflow(connection, params, verbose=options.verbose)
+    if result is None:
+        return 1
+    _show(result)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make demo", description="A photo and a voice become a video.")
+    parser.add_argument("--photo", type=Path, default=MEDIA / "ada.jpg")
+    parser.add_argument("--audio", type=Path, default=MEDIA / "ada.mp3")
+    parser.add_argument("--output", type=Path, default=HERE / "demo_output")
+    parser.add_argument("--real", action="store_true", help="the real API: spends credits")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show Airflow's log")
+    return parser.parse_args()
+
+
+def _duration_of_audio(path: Path) -> float:
+    """In seconds, rounded down to a tenth."""
+    import av
+
+    try:
+        with av.open(str(path)) as media:
+            stream = media.streams.audio[0]
+            exact = sum(frame.samples / frame.sample_rate for frame in media.decode(stream))
+    except (av.error.FFmpegError, IndexError) as error:
+        sys.exit(f"{path}: not an audio file that can be read ({error})")
+    return int(exact * 10) / 10
+
+
+@contextmanager
+def _magic_hour(real: bool, seconds: float) -> Iterator[str]:
+    """The Airflow connection, as JSON."""
+    if real:
+        key = os.environ.get("MAGICHOUR_API_KEY") or sys.exit("REAL=1 needs MAGICHOUR_API_KEY")
+        print(f"The real Magic Hour: this spends credits, about {48 * seconds:.0f} of your account's.\n")
+        yield json.dumps({"conn_type": "magichour", "password": key})
+        return
+    from magichour_provider.emulator import Emulator
+
+    with Emulator(moves="seconds:3") as emulator:
+        print(f"Magic Hour's emulator at {emulator.url}: no key, no credits, no network.\n")
+        yield emulator.connection_json
+
+
+def _run_airflow(connection: str, params: dict[str, Any], *, verbose: bool) -> dict[str, Any] | None:
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(HERE / ".venv" / "demo-airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "example_dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_MAGICHOUR_DEFAULT": connection,
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [sys.executable, __file__, "--in-airflow", json.dumps(params)]
+    airflow = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    progress, result, tail = _Progress(), None, []
+    progress.step("starting Airflow")
+    for line in airflow.stdout or ():
+        if line.startswith(RESULT):
+            result = json.loads(line.removeprefix(RESULT))
+            continue
+        tail = [*tail[-40:], line]
+        if verbose:
+            print(line, end="")
+        message = MESSAGE.search(line)
+        for pattern, step in STEPS.items():
+            if message and (found := re.match(pattern, message.group(1))):
+                progress.step(step, " ".join(Path(word).name for word in " ".join(found.groups()).split()))
+    airflow.wait()
+    progress.end(ok=result is not None)
+    if result is None and not verbose:
+        print("".join(tail), "\nThe demo did not end well; the end of Airflow's log is above.", sep="")
+    return result
+
+
+class _Progress:
+    """A line for each step, with the seconds it took."""
+
+    def __init__(self) -> None:
+        self._current: tuple[str, str] | None = None
+        self._since = time.monotonic()
+
+    def step(self, name: str, detail: str = "") -> None:
+        if self._current is not None and self._current[0] == name:
+            return
+        self.end()
+        self._current, self._since = (name, detail), time.monotonic()
+        if sys.stdout.isatty():
+            print(f"  … {name}", end="\r", flush=True)
+
+    def end(self, *, ok: bool = True) -> None:
+        if self._current is not None:
+            name, detail = self._current
+            took = time.monotonic() - self._since
+            print(f"  {'✓' if ok else '✗'} {name:<18}{took:6.1f} s  {detail}".rstrip(), flush=True)
+        self._current = None
+
+
+def _in_airflow(params: dict[str, Any]) -> None:
+    """In a process of its own: a migrated database, the DAG, and its result as the last line."""
+    from airflow.utils.db import initdb
+
+    initdb()
+    sys.path.insert(0, str(HERE / "example_dags"))
+    from one_photo import dag
+
+    run = dag.test(run_conf=params)
+    if run.state == "success":
+        from airflow.models.xcom import XComModel
+        from airflow.settings import Session
+
+        with Session() as session:
+            rows = XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, key="return_value")
+            value = session.execute(rows.with_only_columns(XComModel.value)).scalar_one()
+            print(RESULT + (value if isinstance(value, str) else json.dumps(value)))
+
+
+def _show(result: dict[str, Any]) -> None:
+    import av
+
+    video = Path(result["output_path"])
+    picture = video.with_suffix(".png")
+    with av.open(str(video)) as media:
+        seconds = media.duration / av.time_base
+        for frame in media.decode(media.streams.video[0]):
+            if frame.time >= seconds / 2:
+                frame.to_image().save(picture)
+                break
+    size = f"{result['width']} x {result['height']}, {video.stat().st_size / 1000:.0f} kB"
+    print(f"\n  video    {_shown(video)}\n  a frame  {_shown(picture)}")
+    print(f"  length   {seconds:.1f} s\n  size     {size}\n  credits  {result['credits_charged']}")
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--in-airflow"]:
+        _in_airflow(json.loads(sys.argv[2]))
+    else:
+        sys.exit(main())
