@@ -14,6 +14,7 @@ from aiohttp import web
 
 from . import rules
 from .state import Moves
+from .storage import base_of
 from .webhooks import Webhook
 
 if TYPE_CHECKING:
@@ -110,12 +111,12 @@ class Admin:
         return await self.state(request)
 
     async def jobs(self, request: web.Request) -> web.Response:
-        name = request.query.get("name", "")
-        jobs = self.world.jobs.all.values()
-        return web.json_response([self._shown(job) for job in jobs if name in job.name])
+        name, last = request.query.get("name", ""), int(request.query.get("last", 0))
+        jobs = [job for job in self.world.jobs.all.values() if name in job.name]
+        return web.json_response([self._shown(job, request) for job in jobs[-last:]])
 
     async def job(self, request: web.Request) -> web.Response:
-        return web.json_response(self._shown(self._find(request)))
+        return web.json_response(self._shown(self._find(request), request))
 
     async def steer(self, request: web.Request) -> web.Response:
         """Do to a job what only the vendor, or a person in its web app, can do."""
@@ -139,7 +140,7 @@ class Admin:
             jobs.delete(job)
         else:
             raise ValueError(f"{verb} {given}: choose move to rendering or complete, fail, cancel or delete")
-        return web.json_response(self._shown(job))
+        return web.json_response(self._shown(job, request))
 
     async def ledger(self, request: web.Request) -> web.Response:
         name = request.query.get("name", "")
@@ -196,9 +197,9 @@ class Admin:
             raise KeyError(f"job {name}")
         return self.world.jobs.all[name]
 
-    def _shown(self, job: Job) -> dict[str, Any]:
+    def _shown(self, job: Job, request: web.Request) -> dict[str, Any]:
         """A job as the tester sees it: the details, and what the vendor keeps to itself."""
-        return self.world.details(job) | {
+        return self.world.details(job, base_of(request)) | {
             "kind": job.kind,
             "request": job.request,
             "looks": job.looks,

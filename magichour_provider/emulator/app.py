@@ -13,7 +13,7 @@ from . import rules
 from .admin import add_admin
 from .faults import ENDS, spoil
 from .rules import ApiError
-from .storage import PREFIX, StorageError, xml
+from .storage import PREFIX, StorageError, base_of, xml
 from .world import World
 
 if TYPE_CHECKING:
@@ -230,11 +230,6 @@ async def put(request: web.Request) -> web.StreamResponse:
 
 async def download(request: web.Request) -> web.StreamResponse:
     return await request.app[WORLD].storage.get(request)
-
-
-def base_of(request: web.Request) -> str:
-    """The address this client knows the emulator by: signed URLs must work from where it is."""
-    return f"{request.scheme}://{request.host}"
 
 
 FILE = PREFIX + "{name:.+}"

@@ -94,10 +94,10 @@ class Emulator:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
             atexit.unregister(self.stop)
-        self._thread = None
+        self._thread, self._url = None, ""
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self if self._url else self.start()
 
     def __exit__(
         self,

@@ -190,6 +190,11 @@ class Storage:
         self.uploads.pop(name).path.unlink(missing_ok=True)
 
 
+def base_of(request: web.Request) -> str:
+    """The address this client knows the emulator by: signed URLs must work from where it is."""
+    return f"{request.scheme}://{request.host}"
+
+
 def xml(refused: StorageError) -> web.Response:
     """The storage host's way to say no."""
     body = (

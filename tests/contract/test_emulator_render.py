@@ -151,7 +151,7 @@ READABLE_AUDIO = {
     "weba": ("webm", "libopus"),
     "m4a": ("mp4", "aac"),
     "opus": ("ogg", "libopus"),
-    "ogg": ("ogg", "libvorbis"),
+    "ogg": ("ogg", "libopus"),
     "oga": ("ogg", "flac"),
     "aiff": ("aiff", "pcm_s16be"),
 }

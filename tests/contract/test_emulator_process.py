@@ -1,0 +1,276 @@
+"""Stands alone: the command, the page, the plugin, and what it costs to have it running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from magichour_provider.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "magichour_provider.emulator"]
+
+
+@contextmanager
+def running(*arguments: str, env: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
+    """The command at work: its process and what it said."""
+    process = subprocess.Popen(
+        [*COMMAND, "--port", "0", "--json", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+    )
+    assert process.stdout
+    try:
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_the_command(tmp_path: Path, photo: Path, voice: Path) -> None:
+    ready_file, files = tmp_path / "ready.json", tmp_path / "files"
+    files.mkdir()
+    given = ["--ready-file", str(ready_file), "--moves", "instant", "--credits", "500"]
+    with running(*given, env={"TMPDIR": str(files)}) as (process, ready):
+        assert json.loads(ready_file.read_text("utf-8")) == ready
+        assert ready["connection"]["password"] == ready["api_key"]
+        with Emulator.attach(ready["url"]) as handle:
+            assert handle.connection["host"] == ready["url"] == handle.url
+            assert handle.credits == 500
+            body = {
+                "start_seconds": 0,
+                "end_seconds": 0.5,
+                "assets": {
+                    "image_file_path": handle.put_asset(photo, "png"),
+                    "audio_file_path": handle.put_asset(voice, "wav"),
+                },
+            }
+            http = httpx.Client(base_url=handle.url, headers={"Authorization": f"Bearer {handle.api_key}"})
+            job = http.post("/v1/ai-talking-photo", json=body).json()
+            assert http.get(f"/v1/video-projects/{job['id']}").json()["status"] == "complete"
+        # The handle is let go; the server is not its own.
+        assert http.get("/v1/account").status_code == 200
+        http.close()
+        assert list(files.iterdir())
+        workers = children(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        assert list(files.iterdir()) == [], "it leaves files behind"
+        assert not [worker for worker in workers if alive(worker)], "it leaves processes behind"
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8")
+    return [int(child) for child in text.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_it_says_to_people() -> None:
+    process = subprocess.Popen([*COMMAND, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout
+    lines = []
+    while not lines or "AIRFLOW_CONN" not in lines[-1]:
+        lines.append(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 0
+    process.stdout.close()
+    url = lines[0].split()[-1]
+    assert f"admin page  {url}/" in "".join(lines)
+    said = lines[-1].removeprefix("export AIRFLOW_CONN_MAGICHOUR_DEFAULT=").strip().strip("'")
+    assert json.loads(said)["host"] == url
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, cwd=ROOT, check=False, timeout=20
+    )
+
+
+def test_faults_by_command_line() -> None:
+    with Emulator(render="stub") as emulator:
+        at = ("--url", emulator.url)
+        added = command("fault", "account", "status=429", 'headers={"Retry-After": "3"}', *at)
+        assert added.returncode == 0, added.stderr
+        http = httpx.Client(headers={"Authorization": f"Bearer {emulator.api_key}"})
+        assert http.get(f"{emulator.url}/v1/account").headers["retry-after"] == "3"
+        assert json.loads(command("faults", *at).stdout)["hits"] == 1
+        assert command("clear-faults", *at).returncode == 0
+        assert emulator.faults() == []
+        mistaken = command("fault", "nothing", *at)
+        assert mistaken.returncode == 2
+        assert "choose create" in mistaken.stderr
+        http.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--moves", "soon"], "choose instant"),
+        (["--fps", "0"], "choose 1 to 120"),
+        (["state", "--url", "http://127.0.0.1:9"], "refused"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments: list[str], says: str) -> None:
+    ran = command(*arguments)
+    assert ran.returncode == 2
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_port_that_is_taken() -> None:
+    with Emulator(render="stub") as emulator:
+        port = int(emulator.url.rpartition(":")[2])
+        ran = command("--port", str(port))
+        assert (ran.returncode, "in use" in ran.stderr) == (2, True)
+        with pytest.raises(OSError, match="in use"):
+            Emulator(port=port).start()
+
+
+def memory(pid: int) -> float:
+    """Resident megabytes."""
+    for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no such process")
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time used."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measured by /proc")
+def test_a_thousand_jobs_and_a_thousand_looks_a_second() -> None:
+    with running("--render", "stub", "--moves", "manual") as (process, ready):
+        assert memory(process.pid) < 100
+        handle = Emulator.attach(ready["url"])
+        body = {
+            "start_seconds": 0,
+            "end_seconds": 1,
+            "assets": {
+                "image_file_path": handle.put_asset(b"x", "png"),
+                "audio_file_path": handle.put_asset(b"x", "wav"),
+            },
+        }
+        headers = {"Authorization": f"Bearer {handle.api_key}"}
+        with httpx.Client(base_url=handle.url, headers=headers) as http:
+            ids = [http.post("/v1/ai-talking-photo", json=body).json()["id"] for _ in range(1000)]
+            before = processor(process.pid)
+            for job_id in ids:
+                assert http.get(f"/v1/video-projects/{job_id}").json()["status"] == "queued"
+            assert processor(process.pid) - before < 1.0
+        assert memory(process.pid) < 100
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measured by /proc")
+def test_looks_go_on_while_it_renders(photo: Path, voice: Path) -> None:
+    with Emulator(moves="manual") as emulator:
+        body = {
+            "start_seconds": 0,
+            "end_seconds": 30,
+            "assets": {
+                "image_file_path": emulator.put_asset(photo, "png"),
+                "audio_file_path": "https://magichour.ai/my-library?audioId=long",
+            },
+        }
+        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+        with httpx.Client(base_url=emulator.url, headers=headers) as http:
+            job_id = http.post("/v1/ai-talking-photo", json=body).json()["id"]
+            slowest, looks = 0.0, 0
+            while not emulator.job(job_id)["rendered"] and looks < 300:
+                looks += 1
+                answer = http.get(f"/v1/video-projects/{job_id}")
+                slowest = max(slowest, answer.elapsed.total_seconds())
+        assert looks > 20
+        assert slowest < 1
+
+
+def test_nothing_stays_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Emulator(voice="tones") as emulator:
+        emulator.put_asset(b"x", "png")
+        assert list(tmp_path.iterdir())
+        url = emulator.url
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_it_starts_quickly() -> None:
+    with Emulator(render="stub"):
+        pass
+    before = time.perf_counter()
+    with Emulator(render="stub"):
+        pass
+    assert time.perf_counter() - before < 0.5
+
+
+def test_the_page(stub: Emulator) -> None:
+    page = httpx.get(stub.url + "/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "Magic Hour emulator" in page.text
+    assert "http://" not in page.text.replace("http://www.w3.org", "")
+    assert "https://" not in page.text
+
+
+def test_the_handle_says_when_it_is_not_running() -> None:
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = Emulator().url
+
+
+def test_it_knows_nothing_of_the_rest_of_the_package() -> None:
+    code = (
+        "import sys, magichour_provider.emulator.serving, magichour_provider.emulator.__main__;"
+        "print([m for m in sys.modules if m.startswith('airflow') or m in ('av', 'numpy', 'PIL')"
+        " or m.startswith('magichour_provider.') and '.emulator' not in m])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_the_plugin(tmp_path: Path) -> None:
+    (tmp_path / "test_users.py").write_text(
+        "import json, os, pytest, subprocess, sys\n"
+        "@pytest.mark.magichour_emulator(render='stub', credits=7)\n"
+        "def test_it(magichour_emulator):\n"
+        "    code = 'import os; print(os.environ[\"AIRFLOW_CONN_MAGICHOUR_DEFAULT\"])'\n"
+        "    seen = subprocess.check_output([sys.executable, '-c', code])\n"
+        "    assert json.loads(seen) == magichour_emulator.connection\n"
+        "    assert magichour_emulator.credits == 7\n"
+        "def test_afterwards():\n"
+        "    assert 'AIRFLOW_CONN_MAGICHOUR_DEFAULT' not in os.environ\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW_CONN_MAGIC")}
+    plugin = ["-p", "no:magichour", "-p", "magichour_provider.emulator.pytest_plugin"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--strict-markers", *plugin, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout

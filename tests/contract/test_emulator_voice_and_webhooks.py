@@ -1,0 +1,194 @@
+"""Text to speech, and the events that the vendor sends."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import queue
+import shutil
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from magichour_provider.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+av = pytest.importorskip("av")
+
+SECRET = "whsec_test"
+ENGINES = [
+    "tones",
+    pytest.param(
+        "espeak-ng",
+        marks=pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is missing"),
+    ),
+]
+
+
+def seconds(url: str, folder: Path) -> float:
+    path = folder / "voice.wav"
+    path.write_bytes(httpx.get(url).content)
+    with av.open(str(path)) as file:
+        return float(file.duration / av.time_base)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_voice_is_as_long_as_its_text(engine: str, validate: Any, tmp_path: Path) -> None:
+    with Emulator(voice=engine) as emulator:
+        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+        http = httpx.Client(base_url=emulator.url, headers=headers, timeout=30)
+
+        def speak(text: str) -> dict[str, Any]:
+            body = {"style": {"prompt": text, "voice_name": "Morgan Freeman"}}
+            created = http.post("/v1/ai-voice-generator", json=body)
+            validate("POST", "/v1/ai-voice-generator", created)
+            path = f"/v1/audio-projects/{created.json()['id']}"
+            answer = http.get(path)
+            validate("GET", path, answer)
+            return dict(answer.json())
+
+        short, long = speak("Hello there, you."), speak("Hello there, you. " * 8)
+        assert (short["status"], short["type"]) == ("complete", "VOICE_GENERATOR")
+        assert (short["credits_charged"], long["credits_charged"]) == (2, 15)
+        brief = seconds(short["downloads"][0]["url"], tmp_path)
+        assert brief > 0.5
+        assert seconds(long["downloads"][0]["url"], tmp_path) > 5 * brief
+        assert {job["engine"] for job in emulator.jobs()} == {engine}
+
+        # What it made can be what a talking photo says, from the library.
+        body = {
+            "start_seconds": 0,
+            "end_seconds": 0.5,
+            "max_resolution": 64,
+            "assets": {
+                "image_file_path": "https://magichour.ai/my-library?imageId=any",
+                "audio_file_path": f"https://magichour.ai/my-library?audioId={long['id']}",
+            },
+        }
+        film = http.post("/v1/ai-talking-photo", json=body).json()
+        assert http.get(f"/v1/video-projects/{film['id']}").json()["status"] == "complete"
+
+        assert http.delete(f"/v1/audio-projects/{short['id']}").status_code == 204
+        assert http.get(f"/v1/audio-projects/{short['id']}").json()["enabled"] is False
+        http.close()
+
+
+class Receiver:
+    """A webhook's other end: keeps what comes, answers what it is told."""
+
+    def __init__(self) -> None:
+        self.events: queue.Queue[tuple[dict[str, str], bytes]] = queue.Queue()
+        self.answers: list[int] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
+                self.end_headers()
+                receiver.events.put(({k.lower(): v for k, v in self.headers.items()}, body))
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def next(self) -> dict[str, Any]:
+        """The next event, its signature checked as the vendor's documentation says."""
+        headers, body = self.events.get(timeout=10)
+        moment = headers["magic-hour-event-timestamp"]
+        assert abs(time.time() - int(moment)) < 300
+        signed = hmac.new(SECRET.encode(), f"{moment}.".encode() + body, hashlib.sha256)
+        assert headers["magic-hour-event-signature"] == signed.hexdigest()
+        return dict(json.loads(body))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    one = Receiver()
+    yield one
+    one.server.shutdown()
+    one.server.server_close()
+
+
+def test_events_of_a_video(api: Any, receiver: Receiver, openapi: Path, conforms: Any) -> None:
+    events = json.loads((openapi / "webhooks-openapi-2026-08.json").read_text("utf-8"))["paths"]
+    api.emulator.webhook(receiver.url, SECRET)
+    api.emulator.moves = "manual"
+    done, failed, canceled = api.create(name="a"), api.create(name="b"), api.create(name="c")
+    api.emulator.move(done, "complete")
+    api.emulator.cancel(canceled)
+    seen = [receiver.next() for _ in range(2)]
+    api.emulator.fail(failed, "no_source_face")
+    seen += [receiver.next() for _ in range(2)]
+    assert [(one["type"], one["payload"]["id"]) for one in seen] == [
+        ("video.started", done),
+        ("video.completed", done),
+        ("video.started", failed),
+        ("video.errored", failed),
+    ]
+    for one in seen:
+        schema = events["/" + one["type"]]["post"]["requestBody"]["content"]["application/json"]
+        conforms(schema["schema"], one)
+    assert httpx.get(seen[1]["payload"]["downloads"][0]["url"]).status_code == 200
+    assert len(api.emulator.deliveries()) == 4
+
+
+def test_events_of_a_voice_and_only_those_asked_for(api: Any, receiver: Receiver) -> None:
+    api.emulator.webhook(receiver.url, SECRET, ["audio.completed"])
+    api.create()
+    style = {"prompt": "Hello", "voice_name": "Elon Musk"}
+    api("POST", "/v1/ai-voice-generator", json={"style": style})
+    event = receiver.next()
+    assert event["type"] == "audio.completed"
+    assert event["payload"]["type"] == "VOICE_GENERATOR"
+    assert [one["type"] for one in api.emulator.deliveries()] == ["audio.completed"]
+
+
+def test_an_event_is_sent_until_it_is_taken(api: Any, receiver: Receiver) -> None:
+    receiver.answers = [500, 302, 404, 200]
+    api.emulator.webhook(receiver.url, SECRET, ["video.completed"])
+    api.create()
+    first = receiver.next()
+    for attempts, delay in enumerate((5, 10, 20), start=1):
+        # The receiver has the event before the sender has the answer.
+        until(lambda: len(api.emulator.deliveries()[0]["attempts"]) == attempts)  # noqa: B023
+        assert api.emulator.deliveries()[0]["delivered"] is False
+        api.emulator.advance(delay)
+        assert receiver.next() == first
+    until(lambda: api.emulator.deliveries()[0]["delivered"])
+    assert api.emulator.deliveries()[0]["attempts"] == [500, 302, 404, 200]
+
+
+def test_an_event_is_given_up_after_a_day(api: Any, receiver: Receiver) -> None:
+    receiver.server.shutdown()
+    receiver.server.server_close()
+    api.emulator.webhook(receiver.url, SECRET, ["video.completed"])
+    api.create()
+    until(lambda: api.emulator.deliveries())
+    delivery: dict[str, Any] = {}
+
+    def later() -> bool:
+        api.emulator.advance(3600)
+        delivery.update(api.emulator.deliveries()[0])
+        return bool(delivery["given_up"])
+
+    until(later)
+    assert 5 < len(delivery["attempts"]) < 20
+
+
+def until(true: Any) -> None:
+    """Ask again until it is so."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
