@@ -410,7 +410,7 @@ def _may_pay_again(error: BaseException) -> bool:
     return certain and _may_repeat(error)
 
 
-_backoff = tenacity.wait_exponential_jitter(initial=0.5, max=8, jitter=0.5)
+_backoff = tenacity.wait_exponential(multiplier=0.5, max=8) + tenacity.wait_random(0, 0.5)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
