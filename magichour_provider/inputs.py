@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -228,15 +229,17 @@ def _is_library_url(asset: str) -> bool:
 
 
 def _without_query(asset: str) -> str:
-    return urlsplit(asset)._replace(query="", fragment="").geturl() if _is_url(asset) else asset
+    return re.split("[?#]", asset, maxsplit=1)[0] if _is_url(asset) else asset
 
 
 def _check_asset(field: str, kind: MediaKind, asset: str | None) -> None:
     if asset is None:
         raise InvalidInput.of(field, asset, "is needed: a URL, an api-assets/ path, or a file")
-    if asset.startswith("api-assets/") or (_is_url(asset) and _is_library_url(asset)):
-        return
-    if extension_of(asset) not in EXTENSIONS[kind]:
+    try:
+        known = extension_of(asset) in EXTENSIONS[kind] or (_is_url(asset) and _is_library_url(asset))
+    except ValueError as problem:
+        raise InvalidInput.of(field, _without_query(asset), f"is not a URL ({problem})") from None
+    if not known and not asset.startswith("api-assets/"):
         raise InvalidInput.of(
             field,
             _without_query(asset),
@@ -247,8 +250,9 @@ def _check_asset(field: str, kind: MediaKind, asset: str | None) -> None:
 # pydantic's words for what our users get wrong, with the remedy; anything else keeps pydantic's own.
 _REMEDIES = {
     "finite_number": "must be a finite number",
-    "float_parsing": "is not a number; give seconds, such as 7.5",
-    "float_type": "is not a number; give seconds, such as 7.5",
+    "float_parsing": "is not a number; give one, such as 0.5",
+    "float_type": "is not a number; give one, such as 0.5",
+    "int_type": "is not a whole number; give pixels, such as 1024",
     "int_parsing": "is not a whole number; give pixels, such as 1024",
     "int_from_float": "is not a whole number; give pixels, such as 1024",
     "literal_error": "is not known; use one of {expected}",
@@ -261,6 +265,10 @@ _REMEDIES = {
 def _as_invalid_input(values: Mapping[str, object], error: ValidationError) -> InvalidInput:
     first: Any = error.errors()[0]
     field = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return InvalidInput.of(
+            field, values.get(field), f"is no input; there are {', '.join(TalkingPhotoInputs.model_fields)}"
+        )
     text = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
     remedy = _REMEDIES.get(first["type"], text).format(**first.get("ctx", {}))
     value = values.get(field)
