@@ -175,6 +175,15 @@ class MagicHourClient:
         done: dict[int, str] = {}
         return self._perform(lambda: flows.upload(sources, done))
 
+    def completed(self, job_id: str) -> tuple[wire.Job, wire.Download]:
+        """
+        A job that has ended well, and a fresh signed URL of its video; free.
+
+        :raises DownloadFailed: there is no URL (yet); the video is paid for; retryable.
+        :raises JobEnded: the job has no video.
+        """
+        return self._perform(lambda: flows.completed(job_id))
+
     def download(self, job_id: str, target: Target) -> wire.Job:
         """
         Bring the video of a complete job to ``target``, whole or not at all; free.
@@ -310,6 +319,10 @@ class AsyncMagicHourClient:
         """See ``MagicHourClient.upload``."""
         done: dict[int, str] = {}
         return await self._perform(lambda: flows.upload(sources, done))
+
+    async def completed(self, job_id: str) -> tuple[wire.Job, wire.Download]:
+        """See ``MagicHourClient.completed``."""
+        return await self._perform(lambda: flows.completed(job_id))
 
     async def download(self, job_id: str, target: Target) -> wire.Job:
         """See ``MagicHourClient.download``."""

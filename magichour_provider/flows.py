@@ -80,13 +80,22 @@ def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
     return [done[number] for number in range(len(sources))]
 
 
-def download(job_id: str, target: Target) -> Flow[wire.Job]:
-    """Ask for the job, and so for a URL that has not expired; then bring the video."""
-    job: wire.Job = yield wire.get_job(job_id)
+def completed(job_id: str) -> Flow[tuple[wire.Job, wire.Download]]:
+    """A job that has ended, with a URL that has not expired. It is paid for, so no failed look is final."""
+    try:
+        job: wire.Job = yield wire.get_job(job_id)
+    except RequestFailed as error:
+        raise download_failed(job_id, f"the API did not say where it is ({error})") from error
     job.raise_unless_complete()
     if job.download is None:
         raise download_failed(job_id, f"the job is {job.status}, but the API gives no download URL (yet)")
-    yield Fetch(job.download.url, target, job_id)
+    return job, job.download
+
+
+def download(job_id: str, target: Target) -> Flow[wire.Job]:
+    """Ask where the video is, each time anew, and bring it."""
+    job, source = yield from completed(job_id)
+    yield Fetch(source.url, target, job_id)
     return job
 
 

@@ -30,6 +30,7 @@ from magichour_provider.exceptions import (
     JobFailed,
     JobMismatch,
     JournalUnavailable,
+    MagicHourError,
     NotFound,
     RequestFailed,
     SubmissionUncertain,
@@ -137,13 +138,13 @@ def decide(
     if job.host is not None and job.host != host:
         raise JobMismatch(
             f"this task has paid for job {job.job_id} on {job.host}, but its connection now names {host}; "
-            "point the connection back, or make the task forget the job on purpose",
+            "point the connection back to wait for the job",
             job_id=job.job_id,
         )
     if isinstance(said, NotFound) and job.age(now) > JUST_CREATED:
         raise JobDeleted(
             f"job {job.job_id}, which this task has paid for, is not known to Magic Hour any more: deleted, "
-            "or the connection's key now belongs to another account. To pay anew, make the task forget it",
+            "or the connection's key now belongs to another account",
             job_id=job.job_id,
             status_code=said.status_code,
         )
@@ -168,8 +169,8 @@ def _other_inputs(job: PaidJob, inputs: Mapping[str, str]) -> JobMismatch:
     changed = sorted(field for field in {*before, *inputs} if before.get(field) != inputs.get(field))
     return JobMismatch(
         f"this task has paid for job {job.job_id} with other inputs: {', '.join(changed)} changed "
-        "between two tries. A retry never pays again by itself: clear the task to pay for the new inputs, or wait for "
-        "the paid job with a TalkingPhotoSensor",
+        "between two tries. A retry never pays again by itself: clear the task to pay for the new inputs, "
+        "or wait for the paid job with a TalkingPhotoSensor",
         job_id=job.job_id,
     )
 
@@ -332,14 +333,16 @@ class Journal:
         known = next((job for job in self.record.jobs if job.job_id == job_id), PaidJob(job_id=job_id))
         self.paid(known.model_copy(update={"output_path": output_path}))
 
-    def ways_on(self, error: SubmissionUncertain) -> SubmissionUncertain:
+    def ways_on(self, error: MagicHourError) -> MagicHourError:
         """The same error, with what a person can do now."""
-        return SubmissionUncertain(
-            f"{error}.\nLook for it in {LIBRARY_URL}. If it is there, adopt it (put its id for JOB_ID):\n"
-            f"  {self._store.adopt_command()}\nIf it is not, let this task forget, so that it pays anew:\n"
-            f"  {self._store.forget_command()}\nThen clear the task.",
-            status_code=error.status_code,
-        )
+        advice = f"let this task forget, so that it pays anew:\n  {self._store.forget_command()}\n"
+        if isinstance(error, SubmissionUncertain):
+            advice = (
+                f"look for it in {LIBRARY_URL}. If it is there, adopt it (put its id for JOB_ID):\n"
+                f"  {self._store.adopt_command()}\nIf it is not, {advice}"
+            )
+        text = f"{error}.\nTo go on, {advice}and then clear the task."
+        return type(error)(text, status_code=error.status_code, job_id=error.job_id)
 
     def _write(self, record: Record) -> None:
         self._store.set(record.model_dump(mode="json", exclude_none=True))

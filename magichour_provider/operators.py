@@ -13,6 +13,8 @@ from magichour_provider.exceptions import (
     CreditLimitExceeded,
     InsufficientCredits,
     InvalidInput,
+    JobDeleted,
+    JobMismatch,
     MagicHourError,
     RequestFailed,
     SubmissionUncertain,
@@ -172,7 +174,7 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
                 said=self._ask(known.job_id) if known else None,
                 now=time.time(),
             )
-        except SubmissionUncertain as error:
+        except (SubmissionUncertain, JobDeleted, JobMismatch) as error:
             raise journal.ways_on(error) from error
         if job is None:
             return None

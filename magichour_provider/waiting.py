@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
+    Stats,
 )
 
 try:
@@ -116,14 +117,10 @@ class WaitsForJob:
         if self.output_path:
             job, place = self._download(context, job_id, self.output_path)
         else:
-            job = self.hook.get(job_id)
-            job.raise_unless_complete()
-            download = job.download
-            place = {
-                "download_url": download.url if download else None,
-                "download_url_expires_at": download.expires_at if download else None,
-            }
+            job, download = self.hook.client.completed(job_id)
+            place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
         self.log.info("Job %s is complete, %s credits charged", job_id, job.credits_charged)
+        Stats.incr("magichour.credits_charged", int(job.credits_charged or 0))
         return {
             "job_id": job_id,
             "status": job.status,
@@ -157,9 +154,9 @@ class WaitsForJob:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
         except (TaskDeferralError, TaskDeferralTimeout, AirflowSensorTimeout) as error:
             raise type(error)(
-                f"{error}: waiting for {self.job_name(context)} ended before the job "
-                "did. It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, picks it up free "
-                "of charge"
+                f"{error}: waiting for {self.job_name(context)} ended before the job did. "
+                "It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, "
+                "picks it up free of charge"
             ) from error
 
     def job_name(self, context: Context) -> str:
