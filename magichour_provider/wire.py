@@ -181,7 +181,13 @@ class Call(Generic[T]):
             self.no_answer(f"HTTP {status} with {_describe(body)}", status=status, cause=error)
 
     def no_answer(
-        self, what: str, *, sent: bool = True, status: int | None = None, cause: Exception | None = None
+        self,
+        what: str,
+        *,
+        sent: bool = True,
+        status: int | None = None,
+        retry_after: float | None = None,
+        cause: Exception | None = None,
     ) -> NoReturn:
         """The request went out and nothing that can be read came back (or it never went out)."""
         if self.pays and sent:
@@ -194,18 +200,19 @@ class Call(Generic[T]):
             f"{self.method} {self.path}: {what}", status_code=status, job_id=self.job_id
         )
         failed.sent = sent
+        failed.retry_after = retry_after
         raise failed from cause
 
     def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
         message = _message(body)
+        said = f"HTTP {status}, {message or _describe(body)}"
         kind = _REFUSALS.get(status, errors.Unavailable)
         # 502 and 503 mean "no job was made" by the vendor's word, which is only a gateway's guess unless
         # the body is the vendor's own. 404 and the like stand for themselves whoever says them.
         if kind is errors.Unavailable and not (status in (502, 503) and message is not None):
-            self.no_answer(f"HTTP {status} with {_describe(body)}", status=status)
+            self.no_answer(said, status=status, retry_after=_retry_after(headers))
         failed = kind(
-            f"{self.method} {self.path}: HTTP {status}, {message or _describe(body)}"
-            + _ADVICE.get(status, ""),
+            f"{self.method} {self.path}: {said}" + _ADVICE.get(status, ""),
             status_code=status,
             job_id=self.job_id,
         )

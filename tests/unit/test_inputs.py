@@ -201,7 +201,7 @@ def test_usual_input_gives_no_warning(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "credits"),
+    ("given", "price"),
     [
         ({"end_seconds": 10}, 480),
         ({"end_seconds": 10, "generation_mode": "pro"}, 480),
@@ -215,9 +215,9 @@ def test_usual_input_gives_no_warning(given: dict[str, Any]) -> None:
     ],
 )
 def test_the_estimate_is_the_clips_seconds_at_the_price_of_its_mode(
-    given: dict[str, Any], credits: int
+    given: dict[str, Any], price: int
 ) -> None:
-    assert inputs(**given).estimated_credits == credits
+    assert inputs(**given).estimated_credits == price
 
 
 # --- what counts as the same input ---

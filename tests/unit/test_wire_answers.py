@@ -1,0 +1,286 @@
+"""How answers are read: leniently when they are the vendor's, suspiciously when they cost money."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from magichour_provider import exceptions as errors
+from magichour_provider import wire
+from magichour_provider.inputs import TalkingPhotoInputs
+
+INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.mp3", end_seconds=1)
+PAID = wire.create_talking_photo(INPUTS, image="me.png", audio="hello.mp3", name="n")
+FREE = wire.get_job("job-1")
+VENDOR = b'{"message": "what the vendor says"}'
+HTML = b"<html><body>502 Bad Gateway</body></html>"
+JOB: dict[str, Any] = {"id": "job-1", "status": "queued"}
+
+
+def answered(call: wire.Call[Any], status: int, body: bytes | dict[str, Any] = b"", **headers: str) -> Any:
+    sent = json.dumps(body).encode() if isinstance(body, dict) else body
+    return call.answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, sent)
+
+
+def refused(call: wire.Call[Any], status: int, body: bytes = b"", **headers: str) -> errors.MagicHourError:
+    with pytest.raises(errors.MagicHourError) as error:
+        answered(call, status, body, **headers)
+    assert error.value.status_code == status
+    return error.value
+
+
+# --- answers ---
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": "job-1", "credits_charged": 48},
+        {"id": "job-1", "credits_charged": 48, "estimated_frame_cost": 48, "new_field": [1]},
+        {"id": "job-1", "credits_charged": 48.0},
+    ],
+)
+def test_an_accepted_job(body: dict[str, Any]) -> None:
+    job = answered(PAID, 200, body)
+    assert (job.job_id, job.credits_charged) == ("job-1", 48)
+
+
+def test_an_accepted_job_without_its_price_is_a_job() -> None:
+    assert answered(PAID, 201, {"id": "job-1"}).credits_charged is None
+
+
+def test_a_job_with_all_that_the_vendor_tells() -> None:
+    job = answered(
+        FREE,
+        200,
+        JOB
+        | {
+            "status": "complete",
+            "name": None,
+            "enabled": True,
+            "start_seconds": 1.1,
+            "end_seconds": 3.3,
+            "width": 640,
+            "height": -1,
+            "fps": 29.97,
+            "credits_charged": 106,
+            "downloads": [{"url": "https://x.example/v.mp4", "expires_at": "2026-11-24T00:00:00Z"}],
+            "download": None,
+            "total_frame_cost": 106,
+            "error": None,
+        },
+    )
+    assert (job.ended, job.clip_seconds, job.fps, job.download.url) == (
+        True,
+        2.2,
+        29.97,
+        "https://x.example/v.mp4",
+    )
+    job.raise_unless_complete()
+
+
+def test_fields_that_are_missing_or_unknown_are_no_error() -> None:
+    job = answered(FREE, 200, JOB | {"brand_new": {"x": 1}})
+    assert (job.ended, job.clip_seconds, job.download, job.credits_charged) == (False, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [
+        *((going, False) for going in ("draft", "queued", "rendering", "upscaling", "COMPLETE")),
+        *((over, True) for over in ("complete", "error", "canceled")),
+    ],
+)
+def test_a_status_that_is_not_known_counts_as_going_on(status: str, ended: bool) -> None:
+    assert answered(FREE, 200, JOB | {"status": status}).ended is ended
+
+
+def test_signed_urls_and_the_email_do_not_show_when_an_answer_is_printed() -> None:
+    job = answered(FREE, 200, JOB | {"downloads": [{"url": "https://x.example/?sig=s3cr3t"}]})
+    slots = answered(
+        wire.create_upload_slots([("image", "png")]),
+        200,
+        {"items": [{"upload_url": "https://x.example/?sig=s3cr3t", "file_path": "api-assets/1.png"}]},
+    )
+    account = answered(wire.get_account(), 200, {"id": "a", "email": "s3cr3t@x.example"})
+    for shown in (job, job.download, slots, account):
+        assert "s3cr3t" not in f"{shown!r} {shown}"
+
+
+@pytest.mark.parametrize(
+    ("job", "kind", "charged", "retryable"),
+    [
+        ({"status": "canceled"}, errors.JobCanceled, "no", False),
+        ({"status": "complete", "enabled": False}, errors.JobDeleted, "yes", False),
+        ({"status": "error"}, errors.JobFailed, "no", True),
+        *(
+            ({"status": "error", "error": {"code": code, "message": "m"}}, errors.JobFailed, "no", retryable)
+            for code, retryable in [
+                ("no_source_face", False),
+                ("invalid_file_format", False),
+                ("file_too_large", False),
+                ("insufficient_credits", False),
+                ("invalid_parameters", False),
+                ("invalid_video_file", False),
+                ("content_policy_violation", False),
+                ("processing_timeout", True),
+                ("unknown_error", True),
+                ("a_code_of_next_year", True),
+            ]
+        ),
+    ],
+)
+def test_a_job_that_ended_without_a_video(
+    job: dict[str, Any], kind: type[errors.JobEnded], charged: str, retryable: bool
+) -> None:
+    seen = answered(FREE, 200, JOB | job)
+    assert seen.ended
+    with pytest.raises(kind) as ended:
+        seen.raise_unless_complete()
+    assert (ended.value.job_id, ended.value.charged, ended.value.retryable) == ("job-1", charged, retryable)
+    if reason := job.get("error"):
+        assert f"{reason['code']}: {reason['message']}" in str(ended.value)
+        assert ended.value.code == reason["code"]
+
+
+def test_upload_slots_are_as_many_as_files_or_none_at_all() -> None:
+    call = wire.create_upload_slots([("image", "png"), ("audio", "mp3")])
+    slot = {"upload_url": "https://x.example/1", "file_path": "api-assets/1"}
+    assert [s.file_path for s in answered(call, 200, {"items": [slot, slot]})] == ["api-assets/1"] * 2
+    assert isinstance(refused(call, 200, json.dumps({"items": [slot]}).encode()), errors.Unavailable)
+
+
+def test_an_account_needs_no_more_than_its_id() -> None:
+    assert answered(wire.get_account(), 200, {"id": "a"}).credits is None
+
+
+def test_a_deletion_needs_no_body() -> None:
+    assert answered(wire.delete_job("job-1"), 204) is None
+
+
+# --- refusals ---
+
+NAMED = {
+    400: errors.InvalidRequest,
+    401: errors.Unauthorized,
+    402: errors.InsufficientCredits,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    405: errors.InvalidRequest,
+    413: errors.InvalidRequest,
+    415: errors.InvalidRequest,
+    422: errors.InvalidRequest,
+    429: errors.RateLimited,
+}
+UNNAMED = (302, 408, 409, 418, 499, 500, 501, 504, 520, 599)
+
+
+@pytest.mark.parametrize("body", [VENDOR, HTML, b""], ids=["vendor", "html", "empty"])
+@pytest.mark.parametrize("call", [PAID, FREE], ids=["paid", "free"])
+@pytest.mark.parametrize(("status", "kind"), NAMED.items())
+def test_a_refusal_made_no_job_whoever_says_it(
+    call: wire.Call[Any], status: int, kind: type[errors.RequestFailed], body: bytes
+) -> None:
+    error = refused(call, status, body)
+    assert type(error) is kind
+    assert (error.charged, error.retryable) == ("no", status == 429)
+
+
+@pytest.mark.parametrize("body", [VENDOR, HTML, b""], ids=["vendor", "html", "empty"])
+@pytest.mark.parametrize("status", UNNAMED)
+def test_any_other_status_leaves_it_open_whether_a_paid_call_was_heard(status: int, body: bytes) -> None:
+    error = refused(PAID, status, body)
+    assert isinstance(error, errors.SubmissionUncertain)
+    assert (error.charged, error.retryable) == ("unknown", False)
+
+
+@pytest.mark.parametrize("status", [502, 503])
+@pytest.mark.parametrize(
+    ("body", "kind", "charged"),
+    [
+        (VENDOR, errors.Unavailable, "no"),
+        (HTML, errors.SubmissionUncertain, "unknown"),
+        (b"", errors.SubmissionUncertain, "unknown"),
+        (b'{"error": "not the vendor"}', errors.SubmissionUncertain, "unknown"),
+        (b'{"message": null}', errors.SubmissionUncertain, "unknown"),
+        (b'"message"', errors.SubmissionUncertain, "unknown"),
+        (b"\xff\xfe", errors.SubmissionUncertain, "unknown"),
+    ],
+)
+def test_a_502_made_no_job_by_the_vendors_word_and_not_by_a_gateways(
+    status: int, body: bytes, kind: type[errors.MagicHourError], charged: str
+) -> None:
+    error = refused(PAID, status, body)
+    assert (type(error), error.charged) == (kind, charged)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b'{"id": "jo', HTML, b'{"credits_charged": 5}', b'{"id": ""}', b'{"id": null}', b"[]", b"0"]
+)
+def test_a_paid_call_whose_success_cannot_be_read_is_uncertain(body: bytes) -> None:
+    assert isinstance(refused(PAID, 200, body), errors.SubmissionUncertain)
+
+
+@pytest.mark.parametrize("body", [b"", b'{"id": "jo', HTML, b'{"id": "job-1"}', b"[]"])
+def test_a_free_call_whose_answer_cannot_be_read_may_be_asked_again(body: bytes) -> None:
+    error = refused(FREE, 200, body)
+    assert isinstance(error, errors.Unavailable)
+    assert (error.retryable, error.charged, error.job_id) == (True, "no", "job-1")
+
+
+@pytest.mark.parametrize("status", [*UNNAMED, 502, 503])
+@pytest.mark.parametrize("body", [VENDOR, HTML, b""], ids=["vendor", "html", "empty"])
+def test_a_free_call_that_failed_may_be_asked_again(status: int, body: bytes) -> None:
+    error = refused(FREE, status, body)
+    assert type(error) is errors.Unavailable
+    assert error.retryable
+
+
+@pytest.mark.parametrize("status", [*NAMED, *UNNAMED, 502, 503])
+@pytest.mark.parametrize("call", [PAID, FREE], ids=["paid", "free"])
+def test_the_vendors_words_are_passed_on(call: wire.Call[Any], status: int) -> None:
+    said = str(refused(call, status, VENDOR))
+    assert "what the vendor says" in said
+    assert str(status) in said
+
+
+def test_a_body_of_unknown_origin_is_described_and_not_shown() -> None:
+    assert "an HTML page" in str(refused(FREE, 502, HTML))
+    assert "an empty body" in str(refused(FREE, 502))
+    assert "s3cr3t" not in str(refused(FREE, 502, b"token=s3cr3t"))
+    assert "s3cr3t" not in str(refused(PAID, 200, b'{"id": 7, "token": "s3cr3t"}'))
+
+
+# --- Retry-After ---
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("7", 7), ("0.5", 0.5), ("-3", 0), ("0", 0)])
+@pytest.mark.parametrize(
+    ("status", "body"), [(429, VENDOR), (503, VENDOR), (503, HTML), (500, b"")], ids=lambda p: str(p)[:8]
+)
+def test_retry_after_in_seconds_comes_with_the_error(
+    status: int, body: bytes, said: str, seconds: float
+) -> None:
+    error = refused(FREE, status, body, retry_after=said)
+    assert isinstance(error, errors.RequestFailed)
+    assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize(("ahead", "least", "most"), [(3600, 3500, 3600), (-3600, 0, 0)])
+def test_retry_after_as_a_date_is_the_time_until_then(ahead: int, least: float, most: float) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+    error = refused(FREE, 429, retry_after=date)
+    assert isinstance(error, errors.RequestFailed)
+    assert error.retry_after is not None
+    assert least <= error.retry_after <= most
+
+
+@pytest.mark.parametrize("said", ["", "soon", "Wed, 99 Oct 2026 07:28:00 GMT"])
+def test_a_retry_after_that_says_nothing_is_as_good_as_none(said: str) -> None:
+    error = refused(FREE, 429, retry_after=said)
+    assert isinstance(error, errors.RequestFailed)
+    assert error.retry_after is None
