@@ -174,7 +174,7 @@ class Admin:
         if not any(extension in extensions for extensions in rules.EXTENSIONS.values()):
             raise ValueError(f"{extension!r} is no extension that Magic Hour takes")
         request = request.clone(client_max_size=LARGEST_ASSET)
-        return web.json_response({"file_path": self.world.storage.add(extension, await request.read())})
+        return web.json_response({"file_path": await self.world.storage.add(extension, await request.read())})
 
     async def webhooks(self, request: web.Request) -> web.Response:
         return web.json_response([asdict(hook) for hook in self.world.webhooks.receivers])

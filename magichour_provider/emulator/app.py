@@ -93,7 +93,7 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def names_of(request: web.Request, world: World, note: dict[str, Any]) -> list[str]:
-    """What a fault's ``name`` may match: the job's name, its id, or the file's path."""
+    """What a fault's ``name`` may match: the job's name, or the path of an upload."""
     if request.method == "POST":
         try:
             note["json"] = json.loads(await request.read())
@@ -103,7 +103,7 @@ async def names_of(request: web.Request, world: World, note: dict[str, Any]) -> 
         return [name] if isinstance(name, str) else []
     path = request.match_info.get("id") or request.match_info.get("name", "")
     job = world.jobs.all.get(path.partition("/")[0])
-    return [path, job.name] if job else [path]
+    return [job.name] if job else [path]
 
 
 async def note_answer(request: web.Request, response: web.StreamResponse) -> None:

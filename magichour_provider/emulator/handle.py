@@ -194,7 +194,7 @@ class Emulator:
         :param ends: how the job will end: ``error:<code>``, ``canceled`` or ``deleted``.
         :param times: strike so often; ``None``: always.
         :param skip: let so many pass first.
-        :param name: only for jobs whose name contains this.
+        :param name: only for jobs whose name contains this; for ``put``: uploads whose path does.
         """
         return Fault(self, self._ask("POST", "faults", {"call": call, **rule})["id"])
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+import tempfile
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from . import rules
 from .app import make_app
 from .world import World
 
@@ -22,8 +27,10 @@ BACKLOG = 1024
 
 @asynccontextmanager
 async def serve(settings: Settings) -> AsyncIterator[World]:
-    """Listen; end cleanly."""
-    world = World(settings)
+    """Listen; end cleanly, and leave nothing on the disk."""
+    folder = await asyncio.to_thread(make_folder)
+    await asyncio.to_thread(rules.voices)
+    world = World(settings, folder)
     runner = web.AppRunner(
         make_app(world), access_log=None, shutdown_timeout=FAREWELL_SECONDS, handle_signals=False
     )
@@ -38,3 +45,11 @@ async def serve(settings: Settings) -> AsyncIterator[World]:
     finally:
         await runner.cleanup()
         await world.close()
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def make_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="magichour-emulator-"))
+    for part in ("uploads", "renders"):
+        (folder / part).mkdir()
+    return folder

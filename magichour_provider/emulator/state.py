@@ -230,7 +230,7 @@ class Jobs:
         if job.kind == "video" and final != job.credits_charged:
             self.account.book("correction", job, final - job.credits_charged)
             job.credits_charged = final
-        if job.ends == "deleted":
+        if job.ends == "deleted" or not job.enabled:
             self.delete(job)
         self.on_change(job)
 

@@ -7,11 +7,13 @@ header is refused, and a PUT must say its length.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
@@ -136,15 +138,20 @@ class Storage:
         sha, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         size = 0
         try:
-            with arriving.open("wb") as file:
+            # Off the event loop: a large upload must not delay the looks of others.
+            file = await asyncio.to_thread(arriving.open, "wb")
+            try:
                 async for chunk in request.content.iter_chunked(CHUNK):
-                    file.write(chunk)
+                    await asyncio.to_thread(file.write, chunk)
                     sha.update(chunk)
                     md5.update(chunk)
                     size += len(chunk)
-            arriving.replace(upload.path)
-        finally:
-            arriving.unlink(missing_ok=True)
+            finally:
+                await asyncio.to_thread(file.close)
+            await asyncio.to_thread(arriving.replace, upload.path)
+        except BaseException:
+            discard(arriving)
+            raise
         upload.digest, upload.size = sha.hexdigest(), size
         self._make_room()
         return web.Response(headers={"ETag": f'"{md5.hexdigest()}"'})
@@ -152,15 +159,15 @@ class Storage:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Give a result, whole or in ranges."""
         path = self.results.get(self.authorize(request))
-        if path is None or not path.exists():
+        if path is None:
             raise StorageError(404, "NoSuchKey", "The specified key does not exist.")
         return Result(path)
 
-    def add(self, extension: str, content: bytes) -> str:
-        """An upload without the HTTP, for tests."""
+    async def add(self, extension: str, content: bytes) -> str:
+        """An upload without the signed URL, for tests."""
         name = self.new_upload(extension)
         upload = self.uploads[name]
-        upload.path.write_bytes(content)
+        await asyncio.to_thread(upload.path.write_bytes, content)
         upload.digest, upload.size = hashlib.sha256(content).hexdigest(), len(content)
         self._make_room()
         return name
@@ -187,7 +194,12 @@ class Storage:
                 self._forget(name)
 
     def _forget(self, name: str) -> None:
-        self.uploads.pop(name).path.unlink(missing_ok=True)
+        discard(self.uploads.pop(name).path)
+
+
+def discard(path: Path) -> None:
+    """Delete a file, off the event loop; nothing waits for it, since no name is used twice."""
+    asyncio.get_running_loop().run_in_executor(None, partial(path.unlink, missing_ok=True))
 
 
 def base_of(request: web.Request) -> str:

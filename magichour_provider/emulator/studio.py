@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import json
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from .state import Output, RenderError
+from .storage import discard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,6 +37,15 @@ RESULT = {"video": "output.mp4", "audio": "output.wav"}
 NO_FILE = "stand-in"
 
 
+@dataclass
+class Kept:
+    """A rendered file, and the jobs that it is the result of."""
+
+    key: str
+    size: int
+    users: set[str] = field(default_factory=set)
+
+
 class Studio:
     """Turns requests into files."""
 
@@ -48,8 +59,7 @@ class Studio:
         self.voice: str = options["voice"]
         self.fetch: str = options["fetch"]
         self._renders: dict[str, asyncio.Task[Output]] = {}
-        self._users: dict[Path, set[str]] = {}
-        self._bytes = 0
+        self._kept: dict[Path, Kept] = {}
 
     async def film(self, job: Job, wanted: TalkingPhoto) -> Output:
         """The MP4 of a talking photo."""
@@ -64,53 +74,57 @@ class Studio:
                 "long": wanted.long,
                 "fps": self.fps,
             }
-            key = digest(spec, image[1], audio[1])
-            spec |= {"photo": image[0], "audio": audio[0]}
-            return self._publish(job, await self._once(key, spec, ".mp4"))
+            return self._publish(job, await self._once(job, spec, photo=image, audio=audio))
 
     async def speak(self, job: Job, wanted: Speech) -> Output:
         """The WAV of a text."""
         spec = {"task": "voice", "text": wanted.text, "voice": wanted.voice, "engine": self.voice}
         if self.stub:
             return self._publish(job, Output(STUB_VOICE, engine="stub"))
-        return self._publish(job, await self._once(digest(spec), spec, ".wav"))
+        return self._publish(job, await self._once(job, spec))
 
     def release(self, job: Job) -> None:
         """A job gave up its file: delete it with its last user."""
         path = self.storage.results.pop(f"{job.id}/{RESULT[job.kind]}", None)
-        if path is None:
+        kept = self._kept.get(path) if path else None
+        if path is None or kept is None:
             return
-        self._users[path].discard(job.id)
-        if not self._users[path] and path.parent == self.folder:
-            del self._users[path]
-            self._bytes -= path.stat().st_size
-            self._renders.pop(path.stem, None)
-            path.unlink(missing_ok=True)
+        kept.users.discard(job.id)
+        if not kept.users:
+            del self._kept[path]
+            del self._renders[kept.key]
+            discard(path)
 
     def _publish(self, job: Job, output: Output) -> Output:
         self.storage.results[f"{job.id}/{RESULT[job.kind]}"] = output.path
-        if output.path not in self._users:
-            self._bytes += output.path.stat().st_size
-        self._users.setdefault(output.path, set()).add(job.id)
-        self._make_room(job)
+        if output.path in self._kept:
+            self._kept[output.path].users.add(job.id)
+            self._make_room(job)
         return output
 
     def _make_room(self, newest: Job) -> None:
         for job in list(self.jobs.all.values()):
-            if self._bytes <= self.storage.limit:
+            if sum(kept.size for kept in self._kept.values()) <= self.storage.limit:
                 return
             if job is not newest and not job.active:
                 self.jobs.drop(job)
 
-    async def _once(self, key: str, spec: dict[str, Any], suffix: str) -> Output:
+    async def _once(self, job: Job, spec: dict[str, Any], **inputs: tuple[str | None, str]) -> Output:
+        """Render, or join a render of the same that is under way or done."""
+        contents = {name: digest for name, (_, digest) in inputs.items()}
+        same = json.dumps([spec, contents], sort_keys=True)
+        key = hashlib.sha256(same.encode()).hexdigest()
+        spec = spec | {name: path for name, (path, _) in inputs.items()}
         task = self._renders.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = asyncio.create_task(self._make(self.folder / f"{key}{suffix}", spec))
-            self._renders[key] = task
+            task = self._renders[key] = asyncio.create_task(self._make(key, job, spec))
         return await asyncio.shield(task)
 
-    async def _make(self, path: Path, spec: dict[str, Any]) -> Output:
+    async def _make(self, key: str, job: Job, spec: dict[str, Any]) -> Output:
+        suffix = Path(RESULT[job.kind]).suffix
+        path = self.folder / f"{secrets.token_hex(12)}{suffix}"
         made = await self.workers.run(spec | {"out": str(path)})
+        self._kept[path] = Kept(key, (await asyncio.to_thread(path.stat)).st_size)
         return Output(
             path,
             made.get("width", -1),
@@ -142,7 +156,7 @@ class Studio:
             try:
                 yield str(path), await self._download(asset.where, path)
             finally:
-                path.unlink(missing_ok=True)
+                discard(path)
 
     async def _download(self, url: str, path: Path) -> str:
         if self.fetch == "loopback" and urlsplit(url).hostname not in LOOPBACK:
@@ -162,20 +176,16 @@ class Studio:
                     raise RenderError(
                         "invalid_file_format", f"The file could not be fetched: HTTP {answer.status}"
                     )
-                with path.open("wb") as file:
+                file = await asyncio.to_thread(path.open, "wb")
+                with closing(file):
                     async for chunk in answer.content.iter_chunked(1 << 16):
                         size += len(chunk)
                         if size > self.storage.largest:
                             raise RenderError("file_too_large", "The file is too large")
                         sha.update(chunk)
-                        file.write(chunk)
+                        await asyncio.to_thread(file.write, chunk)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise RenderError(
                 "invalid_file_format", f"The file could not be fetched: {type(error).__name__}"
             ) from error
         return sha.hexdigest()
-
-
-def digest(spec: dict[str, Any], *inputs: str) -> str:
-    """What makes two renders the same."""
-    return hashlib.sha256(json.dumps([spec, inputs], sort_keys=True).encode()).hexdigest()

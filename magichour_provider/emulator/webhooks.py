@@ -119,7 +119,10 @@ class Webhooks:
             self._session = aiohttp.ClientSession(timeout=timeout)
         try:
             async with self._session.post(
-                receiver.url, data=body, headers=signed(receiver.secret, body)
+                receiver.url,
+                data=body,
+                headers=signed(receiver.secret, body),
+                allow_redirects=False,
             ) as answer:
                 await answer.read()
                 return answer.status

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import rules
@@ -21,6 +18,7 @@ from .workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from decimal import Decimal
+    from pathlib import Path
 
     from .state import Output
 
@@ -69,11 +67,9 @@ class Settings:
 class World:
     """The emulated service. Made and used on one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
-        self.folder = Path(tempfile.mkdtemp(prefix="magichour-emulator-"))
-        for part in ("uploads", "renders"):
-            (self.folder / part).mkdir()
+        self.folder = folder
         self.clock = Clock()
         self.account = Account(self.clock, settings.credits, settings.tier)
         moves = Moves.parse(settings.moves)
@@ -100,7 +96,7 @@ class World:
         self._ticking: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        """Stop everything and leave nothing on the disk."""
+        """Stop everything."""
         pending = [job.render for job in self.jobs.all.values() if job.render]
         if self._ticking:
             pending.append(self._ticking)  # type: ignore[arg-type]
@@ -108,7 +104,6 @@ class World:
             task.cancel()
         await self.webhooks.close()
         await self.workers.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def talking_photo(self, wanted: rules.TalkingPhoto, body: dict[str, Any]) -> Job:
         """Take the order for a video, and its price.

@@ -274,3 +274,23 @@ def test_the_plugin(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout
+
+
+def test_nothing_blocks_its_event_loop(photo: Path, voice: Path, tmp_path: Path) -> None:
+    blockbuster = pytest.importorskip("blockbuster")
+    magic_hour = pytest.importorskip("magic_hour")
+    with blockbuster.blockbuster_ctx(), Emulator() as emulator:
+        client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
+        done = client.v1.ai_talking_photo.generate(
+            assets={"image_file_path": str(photo), "audio_file_path": str(voice)},
+            start_seconds=0,
+            end_seconds=0.5,
+            download_directory=str(tmp_path),
+        )
+        assert done.status == "complete", done.error
+        client.v1.video_projects.delete(id=done.id)
+        spoken = client.v1.ai_voice_generator.generate(
+            style={"prompt": "Hello", "voice_name": "Elon Musk"}, download_directory=str(tmp_path)
+        )
+        assert spoken.status == "complete", spoken.error
+        assert httpx.get(emulator.url + "/").status_code == 200
