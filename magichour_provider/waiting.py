@@ -154,7 +154,7 @@ class WaitsForJob:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
         except (TaskDeferralError, TaskDeferralTimeout, AirflowSensorTimeout) as error:
             raise type(error)(
-                f"{error}: waiting for {self.job_name(context)} ended before the job did. "
+                f"{error}: the wait for {self.job_name(context)} ended before the job. "
                 "It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, "
                 "picks it up free of charge"
             ) from error
