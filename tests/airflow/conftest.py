@@ -1,0 +1,58 @@
+"""
+Fixtures for tests of whole DAGs: real Airflow (see ``harness.py``), and the emulator behind its connection.
+
+A test says which tasks there are and looks at what became of them::
+
+    def test_a_retry_does_not_pay_again(airflow, emulator):
+        emulator.fault("download", status=500, times=4)
+        run = airflow.video(output_path="/tmp/out/", retries=1)
+        assert run.state() == "success"
+        assert emulator.charges() == 1
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import Airflow
+
+from magichour_provider.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def dags() -> Path:
+    """Airflow's DAGs folder, with a migrated database behind it."""
+    from airflow.configuration import conf
+    from airflow.utils.db import initdb
+
+    initdb()
+    return Path(conf.get("core", "dags_folder"))
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """Magic Hour, behind ``magichour_default``. It renders nothing: videos are a tiny ready-made one."""
+    with Emulator(render="stub", poll_interval=0.02) as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
+        yield emulator
+
+
+@pytest.fixture(autouse=True)
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own retries follow at once; a Retry-After is still honoured."""
+    monkeypatch.setattr("magichour_provider.client._backoff", lambda _: 0.0)
+
+
+@pytest.fixture
+def airflow(
+    dags: Path, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Airflow]:
+    dags.mkdir()
+    yield Airflow(tmp_path, dags, monkeypatch)
+    shutil.rmtree(dags)

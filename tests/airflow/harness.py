@@ -1,0 +1,163 @@
+"""
+Real Airflow, in this process, on SQLite: runs DAG files, and tells what became of their tasks.
+
+Each task try is run by Airflow's own task runner and API server, each trigger by ``dag.test()``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import textwrap
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.sdk import DAG
+    from airflow.sdk.execution_time.supervisor import TaskRunResult
+    from airflow.triggers.base import TriggerEvent
+    from sqlalchemy.orm import Session
+
+HEADER = """
+import datetime
+from airflow.sdk import DAG, task
+from magichour_provider.operators import TalkingPhotoOperator
+from magichour_provider.sensors import TalkingPhotoSensor
+"""
+
+both_modes = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
+
+
+class Run:
+    """One DAG run, and what its tasks did."""
+
+    def __init__(self, dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.dag = dag
+        self.steps: list[TaskRunResult] = []
+        self.events: list[TriggerEvent] = []
+        self._monkeypatch = monkeypatch
+        self._dag_run: DagRun = self._test()
+
+    def state(self, task_id: str = "video") -> str:
+        """The task's final state; of a mapped task, those of its instances, comma between."""
+        return ",".join(str(ti.state) for ti in self.instances(task_id))
+
+    def result(self, task_id: str = "video") -> Any:
+        """What the task returned: its XCom."""
+        results = [ti.xcom_pull(task_ids=task_id, map_indexes=ti.map_index) for ti in self.instances(task_id)]
+        return results[0] if len(results) == 1 else results
+
+    def errors(self, task_id: str = "video") -> list[str]:
+        """What each try that did not end well raised, as ``Type: words``."""
+        return [
+            f"{type(step.error).__name__}: {step.error}"
+            for step in self.steps
+            if step.error is not None and step.ti.task_id == task_id
+        ]
+
+    def instances(self, task_id: str = "video") -> list[TaskInstance]:
+        found = [ti for ti in self._dag_run.get_task_instances() if ti.task_id == task_id]
+        return sorted(found, key=lambda ti: ti.map_index)
+
+    def clear(self, task_id: str = "video") -> None:
+        """Clear a finished task, as a person does, and run it again."""
+        from airflow.models.taskinstance import clear_task_instances
+        from airflow.utils.session import create_session
+        from airflow.utils.state import DagRunState
+
+        with create_session() as session:
+            instances = [session.merge(ti) for ti in self.instances(task_id)]
+            clear_task_instances(instances, session, dag_run_state=DagRunState.RUNNING)
+        self.steps.clear()
+        self.events.clear()
+        with self._monkeypatch.context() as patched:
+            # dag.test() would begin a new run.
+            patched.setattr("airflow.models.dagrun.get_or_create_dagrun", self._same_run)
+            self._dag_run = self._test()
+
+    def _same_run(self, *, dag: Any, session: Session, **_: Any) -> DagRun:
+        run = session.get_one(type(self._dag_run), self._dag_run.id)
+        run.dag = dag
+        return run
+
+    def _test(self) -> DagRun:
+        from airflow.sdk.definitions import dag as module
+        from airflow.sdk.execution_time import supervisor
+
+        run_task, run_trigger = supervisor.run_task_in_process, module._run_inline_trigger
+
+        def noting_step(ti: Any, task: Any) -> TaskRunResult:
+            self.steps.append(step := run_task(ti, task))
+            return step
+
+        def noting_event(trigger: Any, ti: Any) -> TriggerEvent:
+            self.events.append(event := run_trigger(trigger, ti))
+            return event
+
+        with self._monkeypatch.context() as patched:
+            patched.setattr(supervisor, "run_task_in_process", noting_step)
+            patched.setattr(module, "_run_inline_trigger", noting_event)
+            return self.dag.test()
+
+
+class Airflow:
+    """Runs DAG files, as many as a test likes, each to its end."""
+
+    def __init__(self, folder: Path, dags: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.photo, self.voice = folder / "photo.jpg", folder / "voice.mp3"
+        self.photo.write_bytes(b"a photo")
+        self.voice.write_bytes(b"a voice")
+        self._dags = dags
+        self._monkeypatch = monkeypatch
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What makes a video of one second: ``VIDEO`` in a DAG file."""
+        return {"image_file_path": str(self.photo), "audio_file_path": str(self.voice), "end_seconds": 1}
+
+    def run(self, tasks: str, **names: Any) -> Run:
+        """
+        Run a DAG with these tasks.
+
+        :param tasks: the lines below ``with DAG(...)``; ``VIDEO`` and ``names`` can be used in them.
+        """
+        dag_id = f"{self.folder.name}_{len(list(self._dags.iterdir()))}"
+        values = {"VIDEO": self.inputs, "AT_ONCE": {"retry_delay": timedelta(0)}} | names
+        source = "\n".join(
+            [
+                HEADER,
+                *(f"{name} = {value!r}" for name, value in values.items()),
+                f"with DAG({dag_id!r}, schedule=None, default_args=AT_ONCE) as dag:",
+                textwrap.indent(textwrap.dedent(tasks), "    "),
+            ]
+        )
+        file = self._dags / f"{dag_id}.py"
+        file.write_text(source)
+        return self.run_file(file)
+
+    def run_file(self, file: Path) -> Run:
+        """Run the DAG of a file that is in the DAGs folder."""
+        from airflow.sdk import DAG
+
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        (dag,) = {id(found): found for found in vars(module).values() if isinstance(found, DAG)}.values()
+        return Run(dag, self._monkeypatch)
+
+    def video(self, **arguments: Any) -> Run:
+        """Run a DAG of one ``TalkingPhotoOperator``, whose task id is ``video``."""
+        return self.run("TalkingPhotoOperator(task_id='video', **VIDEO)", VIDEO=self.inputs | arguments)
+
+    def sense(self, job_id: str, **arguments: Any) -> Run:
+        """Run a DAG of one ``TalkingPhotoSensor``, whose task id is ``video``."""
+        return self.run(
+            "TalkingPhotoSensor(task_id='video', **SENSE)", SENSE={"job_id": job_id, **arguments}
+        )

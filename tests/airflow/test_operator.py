@@ -1,0 +1,223 @@
+"""The operator, when nothing goes wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import both_modes
+
+from magichour_provider.emulator import Emulator
+
+if TYPE_CHECKING:
+    from harness import Airflow
+
+MEDIA = Path(__file__).parents[2] / "example_dags" / "media"
+
+
+@both_modes
+def test_a_photo_and_a_voice_become_a_video_on_disk(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    with Emulator(moves="looks:2", poll_interval=0.02) as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
+        run = airflow.video(
+            image_file_path=str(MEDIA / "ada.jpg"),
+            audio_file_path=str(MEDIA / "ada.mp3"),
+            start_seconds=0.5,
+            end_seconds=1.5,
+            resolution="480p",
+            output_path=f"{airflow.folder}/out/",
+            deferrable=deferrable,
+        )
+        (job,) = emulator.jobs()
+
+    assert run.state() == "success", run.errors()
+    video = airflow.folder / "out" / f"{job['id']}.mp4"
+    assert video.read_bytes()[4:8] == b"ftyp"
+    assert run.result() == {
+        "job_id": job["id"],
+        "status": "complete",
+        "credits_charged": 48,
+        "output_path": str(video),
+        "duration_seconds": 1.0,
+        "width": run.result()["width"],
+        "height": run.result()["height"],
+        "fps": 30.0,
+    }
+    assert min(run.result()["width"], run.result()["height"]) == 480
+
+
+@pytest.mark.parametrize(
+    ("given", "style"),
+    [
+        ({"generation_mode": "prompted", "prompt": "a gale"}, {"generation_mode": "prompted", "prompt": "a gale"}),
+        ({"generation_mode": "expressive", "intensity": 1.25}, {"generation_mode": "expressive", "intensity": 1.25}),
+        ({}, None),
+    ],
+)
+def test_every_input_reaches_magic_hour_and_nothing_else_does(
+    airflow: Airflow, emulator: Emulator, given: dict[str, Any], style: dict[str, Any] | None
+) -> None:
+    airflow.video(
+        **given, name="News", start_seconds=0.5, end_seconds=2, resolution="720p", max_resolution=1024
+    )
+    (sent,) = (request["json"] for request in emulator.requests("create"))
+    assert re.fullmatch(r"News \[mh-[0-9a-f]{8}\]", sent.pop("name"))
+    assert all(path.startswith("api-assets/") for path in sent.pop("assets").values())
+    assert sent == {
+        "start_seconds": 0.5,
+        "end_seconds": 2.0,
+        "resolution": "720p",
+        "max_resolution": 1024,
+        **({"style": style} if style else {}),
+    }
+
+
+def test_both_files_are_uploaded_after_one_call_for_urls(airflow: Airflow, emulator: Emulator) -> None:
+    airflow.video()
+    assert len(emulator.requests("upload_urls")) == 1
+    assert [request["bytes"] for request in emulator.requests("put")] == [
+        airflow.photo.stat().st_size,
+        airflow.voice.stat().st_size,
+    ]
+
+
+def test_what_magic_hour_can_read_by_itself_is_not_uploaded(airflow: Airflow, emulator: Emulator) -> None:
+    photo = emulator.put_asset(b"a photo", "png")
+    voice = emulator.put_asset(b"a voice", "mp3")
+    run = airflow.video(image_file_path=photo, audio_file_path=voice)
+    assert run.state() == "success"
+    assert emulator.requests("upload_urls") == []
+    assert emulator.jobs()[0]["request"]["assets"] == {"image_file_path": photo, "audio_file_path": voice}
+
+
+def test_files_may_be_named_as_object_storage_uris(airflow: Airflow, emulator: Emulator) -> None:
+    run = airflow.video(
+        image_file_path=airflow.photo.as_uri(),
+        audio_file_path=airflow.voice.as_uri(),
+        output_path=f"{airflow.folder.as_uri()}/out/",
+    )
+    assert run.state() == "success", run.errors()
+    assert (airflow.folder / "out" / f"{emulator.jobs()[0]['id']}.mp4").is_file()
+
+
+def test_without_a_name_the_job_is_named_after_dag_and_task(airflow: Airflow, emulator: Emulator) -> None:
+    run = airflow.video()
+    assert re.fullmatch(rf"{run.dag.dag_id}\.video \[mh-[0-9a-f]{{8}}\]", emulator.jobs()[0]["name"])
+
+
+@both_modes
+def test_without_an_output_path_the_result_is_a_url_that_works(
+    airflow: Airflow, emulator: Emulator, deferrable: bool
+) -> None:
+    result = airflow.video(deferrable=deferrable).result()
+    assert result["download_url"].startswith(emulator.url)
+    assert result["download_url_expires_at"]
+    assert "output_path" not in result
+
+
+@both_modes
+def test_it_need_not_wait(airflow: Airflow, emulator: Emulator, deferrable: bool) -> None:
+    emulator.moves = "manual"
+    run = airflow.video(wait_for_completion=False, deferrable=deferrable)
+    (job,) = emulator.jobs()
+    assert run.state() == "success"
+    assert run.result() == {"job_id": job["id"], "status": "queued", "credits_charged": 48}
+
+
+def test_the_button_opens_the_job_in_the_library(airflow: Airflow, emulator: Emulator) -> None:
+    from magichour_provider.links import MagicHourJobLink
+
+    run = airflow.video()
+    (ti,) = run.instances()
+    link = ti.xcom_pull(task_ids="video", key=MagicHourJobLink().xcom_key)
+    assert link == f"https://magichour.ai/my-library?videoId={emulator.jobs()[0]['id']}"
+
+
+def test_templates_are_rendered_in_every_input(airflow: Airflow, emulator: Emulator) -> None:
+    airflow.run(
+        """
+        TalkingPhotoOperator(
+            task_id="video",
+            image_file_path="{{ params.folder }}/photo.jpg",
+            audio_file_path="{{ params.folder }}/voice.mp3",
+            start_seconds="{{ 1 / 2 }}",
+            end_seconds="{{ 3 / 2 }}",
+            name="{{ dag.dag_id[:4] }}",
+            generation_mode="{{ 'promp' ~ 'ted' }}",
+            prompt="{{ ds | length }}",
+            resolution="{{ 480 }}p",
+            max_resolution="{{ 512 * 2 }}",
+            output_path="{{ params.folder }}/{{ task.task_id }}.mp4",
+            magichour_conn_id="{{ 'magichour' }}_default",
+            params={"folder": FOLDER},
+        )
+        """,
+        FOLDER=str(airflow.folder),
+    )
+    (sent,) = (request["json"] for request in emulator.requests("create"))
+    assert sent.pop("name").startswith("test [mh-")
+    assert sent.pop("assets").keys() == {"image_file_path", "audio_file_path"}
+    assert sent == {
+        "start_seconds": 0.5,
+        "end_seconds": 1.5,
+        "style": {"generation_mode": "prompted", "prompt": "10"},
+        "resolution": "480p",
+        "max_resolution": 1024,
+    }
+    assert (airflow.folder / "video.mp4").is_file()
+
+
+def test_inputs_may_come_from_other_tasks(airflow: Airflow, emulator: Emulator) -> None:
+    run = airflow.run(
+        """
+        @task(multiple_outputs=True)
+        def inputs():
+            return {"photo": VIDEO["image_file_path"], "seconds": 1.5}
+
+        found = inputs()
+        TalkingPhotoOperator(
+            task_id="video",
+            image_file_path=found["photo"],
+            audio_file_path=VIDEO["audio_file_path"],
+            end_seconds=found["seconds"],
+        )
+        """
+    )
+    assert run.state() == "success", run.errors()
+    assert emulator.jobs()[0]["request"]["end_seconds"] == 1.5
+
+
+@both_modes
+def test_a_file_at_the_exact_path_is_replaced_when_asked(
+    airflow: Airflow, emulator: Emulator, deferrable: bool
+) -> None:
+    target = airflow.folder / "video.mp4"
+    target.write_text("an older video")
+    run = airflow.video(output_path=str(target), replace=True, deferrable=deferrable)
+    assert run.state() == "success"
+    assert target.read_bytes()[4:8] == b"ftyp"
+    assert run.result()["output_path"] == str(target)
+
+
+@both_modes
+def test_clearing_a_finished_task_brings_the_same_video_again_unpaid(
+    airflow: Airflow, emulator: Emulator, deferrable: bool
+) -> None:
+    target = airflow.folder / "video.mp4"
+    run = airflow.video(output_path=str(target), deferrable=deferrable)
+    target.unlink()
+    airflow.photo.unlink()  # the inputs are not needed any more
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert target.is_file()
+    assert emulator.charges() == 1
+
+
+def test_another_run_is_another_purchase(airflow: Airflow, emulator: Emulator) -> None:
+    airflow.video()
+    airflow.video()
+    assert emulator.charges() == 2
