@@ -133,7 +133,7 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
 
         later = {field for field in INPUTS if _is_known_later(getattr(self, field))}
         TalkingPhotoInputs.checked({field: getattr(self, field) for field in INPUTS}, unknown=later)
-        _check_output_path(self.output_path)
+        self.refuse_blank("output_path")
         for field in ("timeout", "poll_interval", "max_credits"):
             value = getattr(self, field)
             if value is not None and not (isinstance(value, int | float) and value > 0):
@@ -155,7 +155,7 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
     def _inputs(self) -> TalkingPhotoInputs:
         from magichour_provider.inputs import TalkingPhotoInputs
 
-        _check_output_path(self.output_path)
+        self.refuse_blank("output_path")
         return TalkingPhotoInputs.checked({field: getattr(self, field) for field in INPUTS})
 
     def _take_up(self, journal: Journal, inputs: TalkingPhotoInputs) -> PaidJob | None:
@@ -299,8 +299,3 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
 
 def _is_known_later(value: object) -> bool:
     return isinstance(value, XComArg) or (isinstance(value, str) and ("{{" in value or "{%" in value))
-
-
-def _check_output_path(value: object) -> None:
-    if value is not None and str(value).strip() in ("", "None"):
-        raise InvalidInput.of("output_path", value, "is empty; if it is a template, it rendered to nothing")

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from magichour_provider.exceptions import InvalidInput, RequestFailed, WaitTimeout
+from magichour_provider.exceptions import RequestFailed, WaitTimeout
 from magichour_provider.waiting import WaitsForJob, as_airflow_errors
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
         self.magichour_conn_id = magichour_conn_id
         self.deferrable = deferrable
         self.fixed_interval = poke_interval is not None
+        self.refuse_blank("job_id", "output_path")
 
     def execute(self, context: Context) -> Any:
         if not self.deferrable:
@@ -90,10 +91,7 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         with as_airflow_errors():
-            if str(self.job_id).strip() in ("", "None"):
-                raise InvalidInput.of(
-                    "job_id", self.job_id, "is empty; if it is a template, it rendered to nothing"
-                )
+            self.refuse_blank("job_id", "output_path")
             if self._job_id is None:
                 self.announce(context, self.job_id)
             try:

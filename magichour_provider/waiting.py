@@ -22,7 +22,7 @@ except ImportError:  # Airflow 3.0
     from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef]
 
 from magichour_provider import exceptions
-from magichour_provider.exceptions import MagicHourError
+from magichour_provider.exceptions import InvalidInput, MagicHourError
 from magichour_provider.links import MagicHourJobLink
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ class WaitsForJob:
         from magichour_provider.hooks import MagicHourHook
 
         return MagicHourHook(self.magichour_conn_id)
+
+    def refuse_blank(self, *fields: str) -> None:
+        """Not given is one thing, nothing is another: a template may have rendered to it."""
+        for field in fields:
+            value = getattr(self, field)
+            if value is not None and str(value).strip() in ("", "None"):
+                raise InvalidInput.of(field, value, "is empty; if it is a template, it rendered to nothing")
 
     def announce(self, context: Context, job_id: str) -> None:
         """From now on the UI has its button, and ``on_kill`` knows the job."""
