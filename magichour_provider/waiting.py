@@ -160,10 +160,12 @@ class WaitsForJob:
         try:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
         except (TaskDeferralError, TaskDeferralTimeout, AirflowSensorTimeout) as error:
+            if next_method == "execute_complete":
+                raise  # it has said so itself
             raise type(error)(
-                f"{error}: the wait for {self.job_name(context)} ended before the job. "
-                "It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, "
-                "picks it up free of charge"
+                f"{error}: the wait for {self.job_name(context)} ended before the job. It goes on at Magic "
+                "Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, picks it up free "
+                "of charge"
             ) from error
 
     def job_name(self, context: Context) -> str:

@@ -302,7 +302,7 @@ def get_account() -> Call[Account]:
 
 def library_url(job_id: str) -> str:
     """The job in the vendor's web app, for a person who is logged in there."""
-    return f"{LIBRARY_URL}?videoId={quote(job_id, safe='')}"
+    return f"{LIBRARY_URL}?videoId={_segment(job_id)}"
 
 
 def _segment(job_id: str) -> str:
