@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import ObjectStoragePath
@@ -46,6 +47,15 @@ def _answering(field: str, uri: str) -> Iterator[None]:
         ) from error
 
 
+def _look(path: ObjectStoragePath) -> dict[str, Any] | None:
+    """What is there, or None. Not ``path.exists()``, to which every failure of a store is "not there"."""
+    try:
+        found: dict[str, Any] = path.fs.info(path.path)
+    except FileNotFoundError:
+        return None
+    return found
+
+
 @dataclass(frozen=True)
 class Source:
     """A file to upload; ``size`` in bytes."""
@@ -62,12 +72,12 @@ class Source:
         :raises StorageFailed: the store could not be asked; retryable.
         """
         with _answering(field, uri):
-            path = ObjectStoragePath(uri)
-            if not path.exists():
+            found = _look(ObjectStoragePath(uri))
+            if found is None:
                 raise InvalidInput.of(field, uri, "there is no such file; check the path")
-            if path.is_dir():
+            if found["type"] == "directory":
                 raise InvalidInput.of(field, uri, "is a folder; name a file in it")
-            size = int(path.stat().st_size)
+            size = int(found["size"])
             if size == 0:
                 raise InvalidInput.of(field, uri, "is an empty file; write it again")
         return cls(field, kind, uri, size)
@@ -107,13 +117,12 @@ class Target:
         :raises StorageFailed: the store could not be asked; retryable.
         """
         with _answering("output_path", self.uri):
-            path = ObjectStoragePath(self.uri)
-            exists = path.exists()  # also of a folder: to know now whether the store answers at all
-            if self.uri.endswith("/"):
+            found = _look(ObjectStoragePath(self.uri))  # a folder too: to know whether the store answers
+            if self.uri.endswith("/") or found is None:
                 return
-            if exists and path.is_dir():
+            if found["type"] == "directory":
                 raise InvalidInput.of("output_path", self.uri, "is a folder; let it end in '/'")
-            if exists and not self.replace:
+            if not self.replace:
                 raise TargetExists.of(
                     "output_path", self.uri, "is there already; choose another path, or set replace=True"
                 )

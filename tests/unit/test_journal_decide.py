@@ -1,0 +1,167 @@
+"""Whether to pay: every cell of the table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from magichour_provider import exceptions as errors
+from magichour_provider.journal import JUST_CREATED, Intent, PaidJob, Record, decide
+from magichour_provider.wire import Job
+
+HOST = "https://api.magichour.ai"
+THIS, OTHER = (
+    {"image_file_path": "aaa", "end_seconds": "111"},
+    {"image_file_path": "bbb", "end_seconds": "111"},
+)
+NOW = 1_800_000_000.0
+# Airflow raises it when a person clears a finished task.
+RETRIES, AFTER_CLEAR = 3, 7
+SUBMIT = None
+
+
+def paid(job_id: str = "job-1", *, age: float = 3600, **more: Any) -> PaidJob:
+    known = {
+        "job_id": job_id,
+        "submitted_at": datetime.fromtimestamp(NOW - age, UTC),
+        "host": HOST,
+        "inputs": THIS,
+        "max_tries": RETRIES,
+    }
+    return PaidJob.model_validate(known | more)
+
+
+def said(status: str, *, code: str | None = None, enabled: bool = True) -> Job:
+    error = {"code": code} if code else None
+    return Job.model_validate({"id": "job-1", "status": status, "enabled": enabled, "error": error})
+
+
+def decided(
+    record: Record, vendor: Job | errors.RequestFailed | None, *, max_tries: int = RETRIES, host: str = HOST
+) -> PaidJob | None:
+    return decide(record, THIS, host=host, max_tries=max_tries, said=vendor, now=NOW)
+
+
+NOTHING = Record()
+OPEN = Intent(short_id="1a2b3c4d", try_number=1, at=datetime(2026, 11, 1, 12, 30, tzinfo=UTC))
+SAME = Record(jobs=(paid(),))
+YOUNG = Record(jobs=(paid(age=JUST_CREATED - 1),))
+OTHER_ONLY = Record(jobs=(paid(inputs=OTHER),))
+# Written by a person: only the id is known, or the id and what a try has then added.
+ADOPTED = Record.of({"job_id": "job-1"})
+ADOPTED_OVER_INTENT = Record.of({"job_id": "job-1", "intent": None})
+
+TAKE_UP = "job-1"
+ACTIVE = [said(status) for status in ("draft", "queued", "rendering", "complete", "a_status_of_next_year")]
+UNASKED = [
+    errors.Unavailable("x"),
+    errors.Unavailable("x", status_code=500),
+    errors.RateLimited("x", status_code=429),
+    errors.Unauthorized("x", status_code=401),
+    errors.Forbidden("x", status_code=403),
+    errors.InvalidRequest("x", status_code=400),
+]
+GONE = errors.NotFound("x", status_code=404)
+TRANSIENT = [said("error", code=code) for code in ("unknown_error", "processing_timeout", "new_code", None)]
+PERMANENT = [said("error", code=code) for code in ("no_source_face", "content_policy_violation")]
+
+# recorded, what the vendor says, on an automatic retry, after a person has cleared the task
+TABLE: list[tuple[Record, Job | errors.RequestFailed | None, Any, Any]] = [
+    (NOTHING, None, SUBMIT, SUBMIT),
+    (Record(intent=OPEN), None, errors.SubmissionUncertain, errors.SubmissionUncertain),
+    (Record(intent=OPEN, jobs=SAME.jobs), said("complete"), *[errors.SubmissionUncertain] * 2),
+    *((SAME, vendor, TAKE_UP, TAKE_UP) for vendor in ACTIVE),
+    *((SAME, vendor, SUBMIT, SUBMIT) for vendor in TRANSIENT),
+    *((SAME, vendor, errors.JobFailed, SUBMIT) for vendor in PERMANENT),
+    (SAME, said("canceled"), errors.JobCanceled, SUBMIT),
+    (SAME, said("complete", enabled=False), errors.JobDeleted, errors.JobDeleted),
+    (SAME, said("error", code="unknown_error", enabled=False), errors.JobDeleted, errors.JobDeleted),
+    (SAME, GONE, errors.JobDeleted, errors.JobDeleted),
+    (YOUNG, GONE, TAKE_UP, TAKE_UP),  # the API may not know yet what it has just made
+    *((SAME, vendor, TAKE_UP, TAKE_UP) for vendor in UNASKED),
+    (OTHER_ONLY, None, errors.JobMismatch, SUBMIT),
+    *((ADOPTED, vendor, TAKE_UP, TAKE_UP) for vendor in (*ACTIVE, *UNASKED)),
+    (ADOPTED, GONE, errors.JobDeleted, errors.JobDeleted),
+    (ADOPTED, TRANSIENT[0], SUBMIT, SUBMIT),
+    (ADOPTED, PERMANENT[0], errors.JobFailed, errors.JobFailed),  # nobody knows when it was adopted
+    (ADOPTED_OVER_INTENT, said("complete"), TAKE_UP, TAKE_UP),
+]
+
+
+@pytest.mark.parametrize("cleared", [False, True], ids=["retry", "cleared"])
+@pytest.mark.parametrize("row", TABLE, ids=str)
+def test_the_next_try(row: tuple[Record, Any, Any, Any], cleared: bool) -> None:
+    record, vendor, on_retry, after_clear = row
+    expected = after_clear if cleared else on_retry
+    max_tries = AFTER_CLEAR if cleared else RETRIES
+    if isinstance(expected, type):
+        with pytest.raises(expected):
+            decided(record, vendor, max_tries=max_tries)
+        return
+    job = decided(record, vendor, max_tries=max_tries)
+    assert (job.job_id if job else SUBMIT) == expected
+
+
+# --- several jobs ---
+
+
+def test_of_several_jobs_for_the_same_input_the_newest_counts() -> None:
+    record = Record(jobs=(paid("job-1"), paid("job-2")))
+    job = decided(record, said("rendering"))
+    assert job is not None
+    assert job.job_id == "job-2"
+
+
+def test_an_input_that_was_paid_for_before_another_is_still_paid_for() -> None:
+    record = Record(jobs=(paid("job-1"), paid("job-2", inputs=OTHER)))
+    job = decided(record, said("complete"))
+    assert job is not None
+    assert job.job_id == "job-1"
+
+
+def test_clearing_once_does_not_pay_for_the_other_input_twice() -> None:
+    paid_after_clear = Record(jobs=(paid(inputs=OTHER, max_tries=AFTER_CLEAR),))
+    with pytest.raises(errors.JobMismatch):
+        decided(paid_after_clear, None, max_tries=AFTER_CLEAR)
+
+
+# --- another host ---
+
+
+@pytest.mark.parametrize("max_tries", [RETRIES, AFTER_CLEAR])
+@pytest.mark.parametrize("vendor", [said("complete"), GONE, UNASKED[0]])
+def test_a_job_on_another_host_stops_the_task_with_both_names(
+    vendor: Job | errors.RequestFailed, max_tries: int
+) -> None:
+    with pytest.raises(errors.JobMismatch, match=rf"job-1 on {HOST}.*now names http://127\.0\.0\.1:1"):
+        decided(SAME, vendor, max_tries=max_tries, host="http://127.0.0.1:1")
+
+
+# --- the words ---
+
+
+def test_an_open_intent_says_how_to_find_the_job() -> None:
+    with pytest.raises(errors.SubmissionUncertain) as uncertain:
+        decided(Record(intent=OPEN), None)
+    for words in ("try 1", "[mh-1a2b3c4d]", "2026-11-01 12:30:00 UTC", "may have been made and charged"):
+        assert words in str(uncertain.value)
+    assert (uncertain.value.charged, uncertain.value.retryable) == ("unknown", False)
+
+
+def test_a_changed_input_names_the_job_and_the_fields() -> None:
+    before = {"image_file_path": "bbb", "end_seconds": "111", "prompt": "ccc"}
+    with pytest.raises(errors.JobMismatch, match=r"job-1 .*: image_file_path, prompt changed") as mismatch:
+        decided(Record(jobs=(paid(inputs=before),)), None)
+    assert (mismatch.value.job_id, mismatch.value.charged) == ("job-1", "yes")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "words"),
+    [(said("complete", enabled=False), "was deleted"), (GONE, "another account")],
+)
+def test_a_job_that_is_gone_says_how_it_can_have_gone(vendor: Job | errors.RequestFailed, words: str) -> None:
+    with pytest.raises(errors.JobDeleted, match=rf"job-1.*{words}") as deleted:
+        decided(SAME, vendor)
+    assert (deleted.value.job_id, deleted.value.charged) == ("job-1", "yes")

@@ -1,0 +1,204 @@
+"""Waiting, driven by hand: the flow says what it wants, the test says how it went and what time it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from magichour_provider import exceptions as errors
+from magichour_provider import flows, wire
+from magichour_provider.schedule import Schedule
+
+START = 1_000_000.0
+JITTER = 0.11  # a tenth each way, and what floats lose
+
+
+def looked(status: str, **more: Any) -> wire.Job:
+    return wire.Job.model_validate({"id": "job-1", "status": status, **more})
+
+
+def failed(
+    kind: type[errors.RequestFailed] = errors.Unavailable,
+    *,
+    status: int | None = None,
+    retry_after: float | None = None,
+) -> errors.RequestFailed:
+    error = kind("it went wrong", status_code=status)
+    error.retry_after = retry_after
+    return error
+
+
+class Waiting:
+    """Plays the world for one flow: each look gets the next answer, the last one for ever."""
+
+    def __init__(self, *answers: wire.Job | errors.RequestFailed) -> None:
+        self.now = START
+        self.answers = list(answers)
+        self.looks: list[float] = []
+        self.sleeps: list[float] = []
+        self.changes: list[str] = []
+        self.problems: list[errors.RequestFailed] = []
+
+    def run(self, *, timeout: float = 100, poll_interval: float | None = 10, **how: Any) -> wire.Job:
+        flow = flows.wait(
+            "job-1",
+            deadline=START + timeout,
+            schedule=Schedule(poll_interval),
+            on_change=lambda job: self.changes.append(job.status),
+            on_failed_look=self.problems.append,
+            clock=lambda: self.now,
+            **how,
+        )
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, flows.Sleep):
+                    self.sleeps.append(step.seconds)
+                    self.now += step.seconds
+                    step = flow.send(None)
+                    continue
+                assert (step.name, step.job_id) == ("get", "job-1")
+                self.looks.append(self.now - START)
+                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                step = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
+        except StopIteration as end:
+            job: wire.Job = end.value
+            return job
+
+
+def assert_about(seen: Iterable[float], expected: list[float]) -> None:
+    assert list(seen) == pytest.approx(expected, rel=JITTER)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"status": "complete"},
+        {"status": "error"},
+        {"status": "canceled"},
+        {"status": "rendering", "enabled": False},
+    ],
+)
+def test_it_ends_when_the_job_has_well_or_not(end: dict[str, Any]) -> None:
+    waiting = Waiting(looked("queued"), looked("rendering"), looked(**end))
+    assert waiting.run() == looked(**end)
+    assert len(waiting.looks) == 3
+
+
+def test_a_job_that_has_ended_already_is_looked_at_once_and_at_once() -> None:
+    waiting = Waiting(looked("complete"))
+    waiting.run()
+    assert (waiting.looks, waiting.sleeps) == ([0], [])
+
+
+def test_a_job_just_submitted_is_first_looked_at_when_it_may_be_done() -> None:
+    waiting = Waiting(looked("rendering"), looked("complete"))
+    waiting.run(poll_interval=None, submitted_at=START)
+    assert_about(waiting.sleeps, [50, 22])
+
+
+def test_the_schedule_knows_how_old_the_job_is() -> None:
+    waiting = Waiting(looked("complete"))
+    waiting.run(poll_interval=None, submitted_at=START - 20)
+    assert_about(waiting.sleeps, [30])
+
+
+def test_a_change_is_told_once_and_so_is_one_that_goes_backwards() -> None:
+    statuses = ["queued", "queued", "rendering", "rendering", "queued", "on_hold", "on_hold", "complete"]
+    waiting = Waiting(*map(looked, statuses))
+    assert waiting.run().status == "complete"
+    assert waiting.changes == ["queued", "rendering", "queued", "on_hold", "complete"]
+
+
+FAILED_LOOKS = [
+    failed(errors.RateLimited, status=429),
+    failed(errors.Unavailable, status=500),
+    failed(errors.Unavailable),
+    failed(errors.Unauthorized, status=401),
+    failed(errors.NotFound, status=404),
+    failed(errors.Forbidden, status=403),
+    failed(errors.InvalidRequest, status=422),
+]
+
+
+@pytest.mark.parametrize("look", FAILED_LOOKS, ids=lambda look: type(look).__name__)
+def test_a_failed_look_is_not_a_failed_job(look: errors.RequestFailed) -> None:
+    assert Waiting(look, looked("rendering"), look, look, looked("complete")).run().status == "complete"
+
+
+@pytest.mark.parametrize("look", FAILED_LOOKS, ids=lambda look: type(look).__name__)
+def test_looks_that_fail_until_the_deadline_end_the_wait_and_say_why(look: errors.RequestFailed) -> None:
+    waiting = Waiting(look)
+    with pytest.raises(errors.WaitTimeout, match="its last known status is not known") as timeout:
+        waiting.run()
+    assert timeout.value.__cause__ is look
+    assert str(look) in str(timeout.value)
+
+
+def test_a_failure_is_told_once_until_it_is_another() -> None:
+    same, other = failed(status=500), failed(status=502)
+    waiting = Waiting(same, same, other, looked("rendering"), same, same, looked("complete"))
+    waiting.run()
+    assert waiting.problems == [same, other, same]
+
+
+def test_the_wait_is_over_at_the_deadline_with_a_last_look_right_then() -> None:
+    waiting = Waiting(looked("rendering"))
+    with pytest.raises(errors.WaitTimeout) as timeout:
+        waiting.run(timeout=25)
+    assert_about(waiting.looks, [0, 10, 20, 25])
+    assert waiting.looks[-1] == 25
+    error = timeout.value
+    assert (error.job_id, error.retryable, error.charged, error.__cause__) == ("job-1", True, "yes", None)
+    for words in ("job job-1", "status is rendering", "may still finish", "a retry", "free of charge"):
+        assert words in str(error)
+
+
+def test_the_last_known_status_and_the_last_failure_are_both_told() -> None:
+    with pytest.raises(errors.WaitTimeout, match=r"rendering, and the last look failed \(it went wrong\)"):
+        Waiting(looked("rendering"), failed(status=500)).run()
+
+
+def test_a_failure_that_is_over_is_not_told_as_the_reason() -> None:
+    with pytest.raises(errors.WaitTimeout) as timeout:
+        Waiting(failed(status=500), looked("rendering")).run()
+    assert "went wrong" not in str(timeout.value)
+
+
+@pytest.mark.parametrize("submitted_at", [None, START - 50])
+def test_a_deadline_that_has_passed_still_gets_one_look(submitted_at: float | None) -> None:
+    waiting = Waiting(looked("complete"))
+    assert waiting.run(timeout=-1, submitted_at=submitted_at).status == "complete"
+    assert waiting.sleeps == []
+
+
+def test_the_first_look_is_not_put_off_beyond_the_deadline() -> None:
+    waiting = Waiting(looked("complete"))
+    waiting.run(poll_interval=None, timeout=5, submitted_at=START)
+    assert waiting.looks == [5]
+
+
+def test_a_pause_that_the_vendor_asks_for_is_kept() -> None:
+    waiting = Waiting(failed(errors.RateLimited, status=429, retry_after=33), looked("complete"))
+    waiting.run()
+    assert waiting.sleeps == [33]
+
+
+def test_a_pause_shorter_than_the_interval_does_not_hurry() -> None:
+    waiting = Waiting(failed(errors.RateLimited, status=429, retry_after=1), looked("complete"))
+    waiting.run()
+    assert_about(waiting.sleeps, [10])
+
+
+def test_a_pause_beyond_the_deadline_ends_there() -> None:
+    waiting = Waiting(failed(errors.RateLimited, status=429, retry_after=3600), looked("complete"))
+    assert waiting.run(timeout=100).status == "complete"
+    assert waiting.looks == [0, 100]
+
+
+def test_what_is_not_a_failed_look_ends_the_wait() -> None:
+    flow = flows.wait(" ", deadline=START, schedule=Schedule(1), clock=lambda: START)
+    with pytest.raises(errors.InvalidInput):
+        next(flow)
