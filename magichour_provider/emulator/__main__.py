@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .handle import Emulator
-from .world import CHOICES, Settings
+from .settings import CHOICES, Settings
 
 DEFAULT_URL = "http://127.0.0.1:8787"
 # A person who watches wants to see a job on its way.

@@ -30,7 +30,7 @@ class Emulator:
     Magic Hour on this machine.
 
     ``with Emulator() as emu:`` runs the server in a thread of this process. The arguments are those
-    of :class:`~magichour_provider.emulator.world.Settings`.
+    of :class:`~magichour_provider.emulator.settings.Settings`.
 
     :param moves: how jobs walk: ``instant``, ``looks:N``, ``seconds:N``, ``manual``, ``realistic``.
     :param render: ``real`` makes the MP4; ``stub`` gives a tiny ready-made one.
@@ -56,7 +56,7 @@ class Emulator:
     def start(self) -> Self:
         """Start the server; ``with`` does it for you."""
         from .serving import serve
-        from .world import Settings
+        from .settings import Settings
 
         settings = Settings(**self._settings)
         ready = threading.Event()

@@ -18,7 +18,7 @@ from .world import World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from .world import Settings
+    from .settings import Settings
 
 # How long requests that hang get to end by themselves when the server stops.
 FAREWELL_SECONDS = 0.2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import rules
@@ -20,48 +19,13 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
 
+    from .settings import Settings
     from .state import Output
 
 REQUESTS_KEPT = 10_000
 # How long a look that is due waits for its file, before it says "rendering" after all.
 PATIENCE_SECONDS = 5.0
 TICK_SECONDS = 0.25
-CHOICES = {
-    "render": ("real", "stub"),
-    "tier": rules.TIERS,
-    "voice": ("auto", "espeak-ng", "tones"),
-    "fetch": ("loopback", "any"),
-}
-
-
-@dataclass
-class Settings:
-    """What an emulator can be told when it starts."""
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    api_key: str = "mhk_test_emulator"
-    credits: int = 100_000
-    moves: str = "instant"
-    render: str = "real"
-    fps: float = 30.0
-    tier: str = "business"
-    voice: str = "auto"
-    fetch: str = "loopback"
-    workers: int = 1
-    max_jobs: int = 2000
-    max_disk_mb: int = 2048
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose {', '.join(choices)}")
-        if not self.api_key:
-            raise ValueError("api_key is empty: give one, or leave it out")
-        if not 1 <= self.fps <= 120:
-            raise ValueError(f"fps is {self.fps!r}: choose 1 to 120")
-        Moves.parse(self.moves)
 
 
 class World:

@@ -1,0 +1,97 @@
+"""docs/emulator.md: every piece of code on that page runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from magichour_provider.emulator import Emulator
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "emulator.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_dag_and_its_test(tmp_path: Path) -> None:
+    pytest.importorskip("airflow")
+    files = [block for block in blocks("python") if re.match(r"# \S+\.py\n", block)]
+    assert len(files) == 3
+    for block in files:
+        path = tmp_path / block.split("\n", 1)[0].removeprefix("# ")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(block, "utf-8")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+    plugin = ["-p", "no:magichour", "-p", "magichour_provider.emulator.pytest_plugin"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugin, "--rootdir", str(tmp_path), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+    assert "1 passed" in ran.stdout
+
+
+def test_the_python() -> None:
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        if not re.match(r"# \S+\.py\n", block):
+            exec(compile(block, "docs/emulator.md", "exec"), names)
+
+
+def commands() -> list[str]:
+    lines = "".join(blocks("sh")).splitlines()
+    return [line for line in lines if "pip install" not in line and line != lines[1]]
+
+
+@pytest.fixture(scope="module")
+def running() -> Emulator:
+    with Emulator(render="stub", moves="manual") as emulator:
+        yield emulator
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands(running: Emulator, line: str) -> None:
+    # On the page it is the default port, which is not a test's to take.
+    words = shlex.split(line.replace("http://127.0.0.1:8787", running.url))
+    if words[0] == "python":
+        words = [sys.executable, *words[1:], "--url", running.url]
+    else:
+        words.append("--fail-with-body")
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_it_tells_what_the_command_prints() -> None:
+    said = blocks("text")[0]
+    for words in ("Magic Hour emulator at", "admin page", "AIRFLOW_CONN_MAGICHOUR_DEFAULT="):
+        assert words in said
+
+
+def test_the_settings_are_all_there() -> None:
+    from dataclasses import fields
+
+    from magichour_provider.emulator.settings import Settings
+
+    for field in fields(Settings):
+        assert f"`{field.name}=" in PAGE, field.name
+
+
+def test_the_calls_are_all_there() -> None:
+    from magichour_provider.emulator.faults import CALLS, Fault
+
+    for name in CALLS:
+        assert f"`{name}`" in PAGE, name
+    for name in set(Fault.__dataclass_fields__) - {"id", "seen", "hits"}:
+        assert re.search(rf"`{name}\b", PAGE), name
