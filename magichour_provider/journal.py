@@ -87,7 +87,11 @@ class Record(_Written):
                 written = json.loads(written)
             if isinstance(written, dict) and "job_id" in written:
                 written = {"jobs": [written]}
-            return cls.model_validate(written if written is not None else {})
+            if written is None:
+                return cls()
+            # A misspelt "job_id" must not read as "nothing is paid", though newer fields may come along.
+            known = isinstance(written, dict) and written.keys() & cls.model_fields.keys()
+            return cls.model_validate(written if known else None)
         except (ValueError, ValidationError) as error:
             raise JournalUnavailable(
                 f"what is written under {KEY} cannot be read, so whether this task has paid is not known; "
