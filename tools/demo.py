@@ -29,7 +29,7 @@ STEPS = {
     r"Job \S+ is queued": "queued",
     r"Job \S+ is rendering": "rendering",
     r"Downloading the video": "downloading",
-    r"Job \S+ is complete, (\S+ credits)": "complete",
+    r"Job \S+ is complete, (\S+ credits)": "ending Airflow",
     r"(A look at the job failed.*)": "looking again",
 }
 MESSAGE = re.compile(r"\[\w+ *\] (.+?) +\[[\w.]+\]")  # of a line in Airflow's log
@@ -120,7 +120,8 @@ def _run_airflow(connection: str, params: dict[str, Any], *, verbose: bool) -> d
         message = MESSAGE.search(line)
         for pattern, step in STEPS.items():
             if message and (found := re.match(pattern, message.group(1))):
-                progress.step(step, " ".join(Path(word).name for word in " ".join(found.groups()).split()))
+                files = " ".join(found.groups()).split(" and ")
+                progress.step(step, " and ".join(Path(file).name for file in files))
     airflow.wait()
     progress.end(ok=result is not None)
     if result is None and not verbose:
