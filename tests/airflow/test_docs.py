@@ -1,0 +1,100 @@
+"""The code in README and docs works as it stands; only folders and ids are the test's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness import Airflow
+
+    from magichour_provider.emulator import Emulator
+
+ROOT = Path(__file__).parents[2]
+MEDIA = ROOT / "example_dags" / "media"
+
+
+def code(page: str, language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """What the pages call ``/data``."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("ada.jpg", "ada.mp3"):
+        shutil.copy(MEDIA / name, folder)
+    shutil.copy(MEDIA / "ada.jpg", folder / "anchor.jpg")
+    shutil.copy(MEDIA / "ada.mp3", folder / "news.mp3")
+    return folder
+
+
+def test_the_dag_in_the_readme_makes_a_video(
+    airflow: Airflow, emulator: Emulator, dags: Path, data: Path
+) -> None:
+    (dag,) = code("README.md")
+    file = dags / "readme.py"
+    file.write_text(dag.replace("/data", str(data)))
+
+    run = airflow.run_file(file)
+
+    assert run.state("news") == "success"
+    assert Path(run.result("news")["output_path"]).parent == data / "videos"
+    assert emulator.charges() == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_operators_page(
+    airflow: Airflow, emulator: Emulator, data: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.chdir(MEDIA)
+    block = code("docs/operator.md")[number]
+
+    run = airflow.run(block.replace("/data", str(data)))
+
+    assert set(run.state("talking_photo").split(",")) == {"success"}
+    assert emulator.charges() == len(run.instances("talking_photo"))
+
+
+def test_the_sensors_page(airflow: Airflow, emulator: Emulator, data: Path) -> None:
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    (block,) = code("docs/sensor.md")
+
+    run = airflow.run(re.sub('job_id="[^"]+"', f'job_id="{job_id}"', block).replace("/data", str(data)))
+
+    assert run.result()["output_path"] == str(data / "videos" / f"{job_id}.mp4")
+    assert emulator.charges() == 1
+
+
+def test_the_connection_page(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = code("docs/connection.md")
+    exec(block, {})
+    assert capsys.readouterr().out.strip() == f"business {emulator.credits}"
+
+    from magichour_provider.hooks import MagicHourHook
+
+    shown = re.findall(
+        "AIRFLOW_CONN_MAGICHOUR_DEFAULT='(.+)'", "".join(code("docs/connection.md", "console"))
+    )
+    seen = []
+    for connection in shown:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", connection)
+        settings = MagicHourHook().settings
+        seen.append((settings.base_url, settings.api_key, settings.timeout, settings.poll_interval))
+    assert seen == [
+        ("https://api.magichour.ai", "YOUR_KEY", 30, None),
+        ("http://127.0.0.1:8787", "YOUR_KEY", 60, 0.5),
+    ]
+
+
+def test_every_page_that_is_linked_exists() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
