@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .handle import Emulator
+from .handle import Emulator, server
 from .settings import CHOICES, Settings
 
 DEFAULT_URL = "http://127.0.0.1:8787"
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         return int(given.run(given))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
 
@@ -107,15 +107,13 @@ def run(given: argparse.Namespace) -> int:
 
 
 async def serve_until_told(settings: Settings, given: argparse.Namespace) -> None:
-    from .serving import serve
-    from .webhooks import Webhook
-
+    serve = server()
     told = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, told.set)
     async with serve(settings) as world:
         for url in given.webhook:
-            world.webhooks.receivers.append(Webhook(url, given.webhook_secret))
+            world.webhooks.add(url, given.webhook_secret)
         connection = {
             "conn_type": "magichour",
             "host": world.base,

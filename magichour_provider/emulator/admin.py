@@ -15,7 +15,6 @@ from aiohttp import web
 from . import rules
 from .state import Moves
 from .storage import base_of
-from .webhooks import Webhook
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -180,9 +179,7 @@ class Admin:
         return web.json_response([asdict(hook) for hook in self.world.webhooks.receivers])
 
     async def add_webhook(self, request: web.Request) -> web.Response:
-        hook = Webhook(**await request.json())
-        self.world.webhooks.receivers.append(hook)
-        return web.json_response(asdict(hook))
+        return web.json_response(asdict(self.world.webhooks.add(**await request.json())))
 
     async def clear_webhooks(self, request: web.Request) -> web.Response:
         self.world.webhooks.receivers.clear()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WORLD = web.AppKey("world", World)
 LARGEST_JSON = 1 << 20
+# Of what is larger, the record keeps only the length: it is long enough as it is.
+LARGEST_NOTE = 1 << 14
 # The record of the request that is being answered.
 NOTE: ContextVar[dict[str, Any] | None] = ContextVar("NOTE")
 
@@ -95,11 +97,14 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def names_of(request: web.Request, world: World, note: dict[str, Any]) -> list[str]:
     """What a fault's ``name`` may match: the job's name, or the path of an upload."""
     if request.method == "POST":
+        content = await request.read()
         try:
-            note["json"] = json.loads(await request.read())
+            body = json.loads(content)
         except (ValueError, RecursionError):
             return []
-        name = note["json"].get("name") if isinstance(note["json"], dict) else None
+        if len(content) <= LARGEST_NOTE:
+            note["json"] = body
+        name = body.get("name") if isinstance(body, dict) else None
         return [name] if isinstance(name, str) else []
     path = request.match_info.get("id") or request.match_info.get("name", "")
     job = world.jobs.all.get(path.partition("/")[0])

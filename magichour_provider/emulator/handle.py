@@ -14,15 +14,39 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 from urllib.parse import urlencode, urlsplit
 
+from .settings import Settings
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
+
+    from .world import World
 
 START_SECONDS = 30
 ADMIN_SECONDS = 900
+
+
+class Rule(TypedDict, total=False):
+    """What :meth:`Emulator.fault` takes."""
+
+    status: int | None
+    body: Any
+    headers: dict[str, str]
+    html: bool
+    effect: bool
+    reset: Literal["before", "after"] | None
+    hang: float | None
+    slow: float | None
+    truncate: int | None
+    cut: int | None
+    ends: str | None
+    times: int | None
+    skip: int
+    name: str | None
 
 
 class Emulator:
@@ -55,9 +79,7 @@ class Emulator:
 
     def start(self) -> Self:
         """Start the server; ``with`` does it for you."""
-        from .serving import serve
-        from .settings import Settings
-
+        serve = server()
         settings = Settings(**self._settings)
         ready = threading.Event()
         failed: list[BaseException] = []
@@ -176,7 +198,7 @@ class Emulator:
         """The last 10 000 requests: call, method, path, query, headers, json, status, bytes."""
         return list(self._ask("GET", "requests", query={"call": call}))
 
-    def fault(self, call: str, **rule: Any) -> Fault:
+    def fault(self, call: str, **rule: Unpack[Rule]) -> Fault:
         """
         Have a call go wrong.
 
@@ -269,6 +291,18 @@ class Emulator:
                 problem = f"HTTP {answer.status}"
             raise ValueError(problem)
         return json.loads(content) if content else None
+
+
+def server() -> Callable[[Settings], AbstractAsyncContextManager[World]]:
+    """What serves, loaded when it is needed."""
+    try:
+        from .serving import serve
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            f"{missing.name} is not installed: pip install 'airflow-provider-magichour[emulator]'",
+            name=missing.name,
+        ) from missing
+    return serve
 
 
 class Fault:

@@ -213,9 +213,11 @@ class Jobs:
 
     def finish(self, job: Job) -> None:
         """End a rendering job, if its render has ended."""
-        if job.ends is not None and job.ends != "deleted":
-            outcome, _, code = job.ends.partition(":")
-            self.cancel(job) if outcome == "canceled" else self.fail(job, code, "")
+        if job.ends == "canceled":
+            self.cancel(job)
+            return
+        if job.ends and job.ends.startswith("error:"):
+            self.fail(job, job.ends.removeprefix("error:"), "")
             return
         if job.render is None or not job.render.done():
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import secrets
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .storage import Storage
     from .workers import Workers
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 FETCH_SECONDS = 30
 STUB = Path(__file__).with_name("stub.mp4")
 STUB_VOICE = Path(__file__).with_name("stub.wav")
@@ -54,17 +55,15 @@ class Studio:
         self.storage = storage
         self.jobs = jobs
         self.workers = workers
-        self.stub: bool = options["stub"]
-        self.fps: float = options["fps"]
-        self.voice: str = options["voice"]
-        self.fetch: str = options["fetch"]
+        self.settings = settings
+        self.stub = settings.render == "stub"
         self._renders: dict[str, asyncio.Task[Output]] = {}
         self._kept: dict[Path, Kept] = {}
 
     async def film(self, job: Job, wanted: TalkingPhoto) -> Output:
         """The MP4 of a talking photo."""
         if self.stub:
-            return self._publish(job, Output(STUB, STUB_SIZE, STUB_SIZE, self.fps))
+            return self._publish(job, Output(STUB, STUB_SIZE, STUB_SIZE, self.settings.fps))
         async with self._input(wanted.image) as image, self._input(wanted.audio) as audio:
             spec = {
                 "task": "video",
@@ -72,13 +71,13 @@ class Studio:
                 "end": wanted.end,
                 "short": wanted.short,
                 "long": wanted.long,
-                "fps": self.fps,
+                "fps": self.settings.fps,
             }
             return self._publish(job, await self._once(job, spec, photo=image, audio=audio))
 
     async def speak(self, job: Job, wanted: Speech) -> Output:
         """The WAV of a text."""
-        spec = {"task": "voice", "text": wanted.text, "voice": wanted.voice, "engine": self.voice}
+        spec = {"task": "voice", "text": wanted.text, "voice": wanted.voice, "engine": self.settings.voice}
         if self.stub:
             return self._publish(job, Output(STUB_VOICE, engine="stub"))
         return self._publish(job, await self._once(job, spec))
@@ -159,7 +158,7 @@ class Studio:
                 discard(path)
 
     async def _download(self, url: str, path: Path) -> str:
-        if self.fetch == "loopback" and urlsplit(url).hostname not in LOOPBACK:
+        if self.settings.fetch == "loopback" and not LOOPBACK.fullmatch(urlsplit(url).hostname or ""):
             raise RenderError(
                 "invalid_file_format",
                 "The file could not be fetched: this emulator asks only hosts on this machine"
@@ -170,7 +169,7 @@ class Studio:
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(url, allow_redirects=self.fetch == "any") as answer,
+                session.get(url, allow_redirects=self.settings.fetch == "any") as answer,
             ):
                 if answer.status != 200:
                     raise RenderError(

@@ -61,6 +61,12 @@ class Webhooks:
         self._last: dict[tuple[str, str], asyncio.Event] = {}
         self._session: aiohttp.ClientSession | None = None
 
+    def add(self, url: str, secret: str, events: list[str] | None = None) -> Webhook:
+        """Register a receiver."""
+        receiver = Webhook(url, secret, events or [])
+        self.receivers.append(receiver)
+        return receiver
+
     def announce(self, job: Job, payload: dict[str, Any]) -> None:
         """Tell the receivers of a job's new status."""
         if job.status not in EVENTS:

@@ -10,6 +10,8 @@ import json
 import os
 import sys
 
+from .state import RenderError
+
 
 def serve() -> None:
     """Render what the lines ask for."""
@@ -19,13 +21,13 @@ def serve() -> None:
     # Encoding may use what status looks leave over.
     os.nice(10)
 
-    from . import render
-    from .state import RenderError
-
-    tasks = {"video": render.render_video, "voice": render.render_voice}
     for line in sys.stdin:
         spec = json.loads(line)
         try:
+            # Here, so that a codec that is not installed is said in an answer, too.
+            from . import render
+
+            tasks = {"video": render.render_video, "voice": render.render_voice}
             answer = tasks[spec["task"]](spec)
         except RenderError as failed:
             answer = {"failed": failed.code, "message": str(failed)}

@@ -46,10 +46,7 @@ class World:
             self.storage,
             self.jobs,
             self.workers,
-            stub=settings.render == "stub",
-            fps=settings.fps,
-            voice=settings.voice,
-            fetch=settings.fetch,
+            settings,
         )
         self.faults = Faults()
         self.webhooks = Webhooks(self.clock)
@@ -61,11 +58,9 @@ class World:
 
     async def close(self) -> None:
         """Stop everything."""
-        pending = [job.render for job in self.jobs.all.values() if job.render]
-        if self._ticking:
-            pending.append(self._ticking)  # type: ignore[arg-type]
-        for task in pending:
-            task.cancel()
+        for task in (self._ticking, *(job.render for job in self.jobs.all.values())):
+            if task:
+                task.cancel()
         await self.webhooks.close()
         await self.workers.close()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from magichour_provider import client
 from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -164,3 +165,26 @@ def openapi() -> Path:
     if not OPENAPI.exists():
         pytest.skip("the vendor's OpenAPI is not part of this repository")
     return OPENAPI
+
+
+class Pauses(list[float]):
+    """The pauses that a client would have made between two attempts, in seconds."""
+
+    on_pause: Callable[[], None] | None = None
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    """Has the clients repeat without waiting, and tells how long they would have waited at least."""
+    made = Pauses()
+
+    def at_once(state: Any) -> float:
+        made.append(client._pause(state))
+        if made.on_pause:
+            made.on_pause()
+        return 0.0
+
+    monkeypatch.setattr(client, "_backoff", lambda _: 0.0)
+    for policy in ("_ALL_FREE", "_ONLY_UNPAID"):
+        monkeypatch.setattr(client, policy, {**getattr(client, policy), "wait": at_once})
+    return made

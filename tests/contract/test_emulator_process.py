@@ -206,7 +206,7 @@ def test_looks_go_on_while_it_renders(photo: Path, voice: Path) -> None:
                 answer = http.get(f"/v1/video-projects/{job_id}")
                 slowest = max(slowest, answer.elapsed.total_seconds())
         assert looks > 20
-        assert slowest < 1
+        assert slowest < 2
 
 
 def test_nothing_stays_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
