@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from .rules import Asset, Speech, TalkingPhoto
+    from .settings import Settings
     from .state import Job, Jobs
     from .storage import Storage
     from .workers import Workers
@@ -50,7 +51,9 @@ class Kept:
 class Studio:
     """Turns requests into files."""
 
-    def __init__(self, folder: Path, storage: Storage, jobs: Jobs, workers: Workers, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, storage: Storage, jobs: Jobs, workers: Workers, settings: Settings
+    ) -> None:
         self.folder = folder
         self.storage = storage
         self.jobs = jobs

@@ -41,13 +41,8 @@ class World:
         limit = settings.max_disk_mb << 20
         self.storage = Storage(self.folder / "uploads", self.clock, settings.tier, limit)
         self.workers = Workers(settings.workers)
-        self.studio = Studio(
-            self.folder / "renders",
-            self.storage,
-            self.jobs,
-            self.workers,
-            settings,
-        )
+        renders = self.folder / "renders"
+        self.studio = Studio(renders, self.storage, self.jobs, self.workers, settings)
         self.faults = Faults()
         self.webhooks = Webhooks(self.clock)
         self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
