@@ -15,6 +15,7 @@ os.environ |= {
     "AIRFLOW_HOME": str(HOME),
     "AIRFLOW__CORE__DAGS_FOLDER": str(HOME / "dags"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__API_AUTH__JWT_SECRET": "for tests only, and long enough for the algorithm that signs with it",
     "AIRFLOW__CORE__FERNET_KEY": "",  # what leaks into the database can be read there
     "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
 }

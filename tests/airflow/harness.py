@@ -51,13 +51,13 @@ class Run:
         results = [ti.xcom_pull(task_ids=task_id, map_indexes=ti.map_index) for ti in self.instances(task_id)]
         return results[0] if len(results) == 1 else results
 
+    def raised(self, task_id: str = "video") -> list[BaseException]:
+        """What each try raised that did not end well."""
+        return [step.error for step in self.steps if step.error is not None and step.ti.task_id == task_id]
+
     def errors(self, task_id: str = "video") -> list[str]:
-        """What each try that did not end well raised, as ``Type: words``."""
-        return [
-            f"{type(step.error).__name__}: {step.error}"
-            for step in self.steps
-            if step.error is not None and step.ti.task_id == task_id
-        ]
+        """The same in words: ``Type: message``."""
+        return [f"{type(error).__name__}: {error}" for error in self.raised(task_id)]
 
     def instances(self, task_id: str = "video") -> list[TaskInstance]:
         found = [ti for ti in self._dag_run.get_task_instances() if ti.task_id == task_id]
@@ -116,18 +116,23 @@ class Airflow:
         self._monkeypatch = monkeypatch
 
     @property
+    def files(self) -> dict[str, Any]:
+        """The inputs that are files: ``FILES`` in a DAG file."""
+        return {"image_file_path": str(self.photo), "audio_file_path": str(self.voice)}
+
+    @property
     def inputs(self) -> dict[str, Any]:
         """What makes a video of one second: ``VIDEO`` in a DAG file."""
-        return {"image_file_path": str(self.photo), "audio_file_path": str(self.voice), "end_seconds": 1}
+        return {**self.files, "end_seconds": 1}
 
     def run(self, tasks: str, **names: Any) -> Run:
         """
         Run a DAG with these tasks.
 
-        :param tasks: the lines below ``with DAG(...)``; ``VIDEO`` and ``names`` can be used in them.
+        :param tasks: the lines below ``with DAG(...)``; they can use ``FILES``, ``VIDEO`` and ``names``.
         """
         dag_id = f"{self.folder.name}_{len(list(self._dags.iterdir()))}"
-        values = {"VIDEO": self.inputs, "AT_ONCE": {"retry_delay": timedelta(0)}} | names
+        values = {"FILES": self.files, "VIDEO": self.inputs, "AT_ONCE": {"retry_delay": timedelta(0)}} | names
         source = "\n".join(
             [
                 HEADER,
@@ -158,6 +163,4 @@ class Airflow:
 
     def sense(self, job_id: str, **arguments: Any) -> Run:
         """Run a DAG of one ``TalkingPhotoSensor``, whose task id is ``video``."""
-        return self.run(
-            "TalkingPhotoSensor(task_id='video', **SENSE)", SENSE={"job_id": job_id, **arguments}
-        )
+        return self.run("TalkingPhotoSensor(task_id='video', **SENSE)", SENSE={"job_id": job_id, **arguments})

@@ -20,8 +20,7 @@ def test_each_instance_has_a_journal_of_its_own(
     run = airflow.run(
         """
         TalkingPhotoOperator.partial(
-            task_id="video", image_file_path=VIDEO["image_file_path"], audio_file_path=VIDEO["audio_file_path"],
-            output_path=OUT, deferrable=DEFERRABLE, retries=1,
+            task_id="video", **FILES, output_path=OUT, deferrable=DEFERRABLE, retries=1,
         ).expand(end_seconds=[1, 2, 3])
         """,
         OUT=f"{airflow.folder}/out/",
@@ -56,9 +55,7 @@ def test_whole_sets_of_inputs_can_be_expanded(airflow: Airflow, emulator: Emulat
 def test_what_cannot_work_stops_its_own_instance_only(airflow: Airflow, emulator: Emulator) -> None:
     run = airflow.run(
         """
-        TalkingPhotoOperator.partial(
-            task_id="video", image_file_path=VIDEO["image_file_path"], audio_file_path=VIDEO["audio_file_path"],
-        ).expand(end_seconds=[1, -1])
+        TalkingPhotoOperator.partial(task_id="video", **FILES).expand(end_seconds=[1, -1])
         """
     )
     assert run.state() == "success,failed"
@@ -70,8 +67,7 @@ def test_a_submitted_batch_is_waited_for_by_mapped_sensors(airflow: Airflow, emu
     run = airflow.run(
         """
         submitted = TalkingPhotoOperator.partial(
-            task_id="submit", image_file_path=VIDEO["image_file_path"], audio_file_path=VIDEO["audio_file_path"],
-            wait_for_completion=False,
+            task_id="submit", **FILES, wait_for_completion=False,
         ).expand(end_seconds=[1, 2])
         TalkingPhotoSensor.partial(task_id="video", output_path=OUT).expand(
             job_id=submitted.output.map(lambda submission: submission["job_id"])

@@ -53,8 +53,14 @@ def test_a_photo_and_a_voice_become_a_video_on_disk(
 @pytest.mark.parametrize(
     ("given", "style"),
     [
-        ({"generation_mode": "prompted", "prompt": "a gale"}, {"generation_mode": "prompted", "prompt": "a gale"}),
-        ({"generation_mode": "expressive", "intensity": 1.25}, {"generation_mode": "expressive", "intensity": 1.25}),
+        (
+            {"generation_mode": "prompted", "prompt": "a gale"},
+            {"generation_mode": "prompted", "prompt": "a gale"},
+        ),
+        (
+            {"generation_mode": "expressive", "intensity": 1.25},
+            {"generation_mode": "expressive", "intensity": 1.25},
+        ),
         ({}, None),
     ],
 )

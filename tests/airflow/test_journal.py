@@ -1,0 +1,322 @@
+"""The journal, kept in Airflow's task state store: what a person can do with it, and when it fails."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import both_modes
+
+from magichour_provider.emulator import Emulator
+from magichour_provider.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness import Airflow, Run
+
+ALWAYS: dict[str, Any] = {"status": 500, "times": None}
+
+
+@pytest.fixture(scope="module")
+def follow(dags: object) -> Callable[[str], None]:
+    """Does to Airflow's REST API what a curl command in an error message does, as an administrator."""
+    from airflow.api_fastapi.app import create_app
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from fastapi.testclient import TestClient
+
+    app = create_app(apps="core")
+    token = app.state.auth_manager.generate_jwt(SimpleAuthManagerUser(username="ada", role="admin"))
+
+    def follow(command: str) -> None:
+        words = shlex.split(command.replace("$AIRFLOW_TOKEN", token).replace("$AIRFLOW_URL", ""))
+        options = [(words[at], words[at + 1]) for at in range(len(words) - 1)]
+        answer = TestClient(app).request(
+            next(value for option, value in options if option == "-X"),
+            next(word for word in words if word.startswith("/api/")),
+            headers=dict(value.split(": ", 1) for option, value in options if option == "-H"),
+            content=next((value for option, value in options if option == "-d"), None),
+        )
+        assert answer.is_success, answer.text
+
+    return follow
+
+
+def command(run: Run, method: str) -> str:
+    """The command in the last error's message."""
+    lines = run.errors()[-1].splitlines()
+    (found,) = [line for line in lines if line.strip().startswith(f"curl -X {method}")]
+    return found
+
+
+@both_modes
+def test_a_lost_answer_stops_with_two_ways_on(airflow: Airflow, emulator: Emulator, deferrable: bool) -> None:
+    emulator.fault("create", reset="after")
+    run = airflow.video(deferrable=deferrable, retries=3)
+    (words,) = run.errors()
+    assert words.startswith("AirflowFailException: SubmissionUncertain")
+    assert "curl -X PUT" in words
+    assert "curl -X DELETE" in words
+    assert "https://magichour.ai/my-library" in words
+    assert emulator.charges() == 1
+
+    run.clear()
+    assert "SubmissionUncertain" in run.errors()[0], "clearing alone does not make it known"
+    assert emulator.jobs()[0]["name"].split()[-1].strip("[]") in run.errors()[0]
+    assert emulator.charges() == 1
+
+
+@both_modes
+def test_an_adopted_job_is_taken_up_unpaid(
+    airflow: Airflow, emulator: Emulator, follow: Callable[[str], None], deferrable: bool
+) -> None:
+    emulator.fault("create", reset="after")
+    run = airflow.video(deferrable=deferrable, output_path=f"{airflow.folder}/out/")
+    (job,) = emulator.jobs()
+    follow(command(run, "PUT").replace("JOB_ID", job["id"]))
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert run.result()["job_id"] == job["id"]
+    assert (airflow.folder / "out" / f"{job['id']}.mp4").is_file()
+    assert emulator.charges() == 1
+
+
+def test_a_task_that_was_made_to_forget_pays_anew(
+    airflow: Airflow, emulator: Emulator, follow: Callable[[str], None]
+) -> None:
+    emulator.fault("create", reset="after")
+    run = airflow.video()
+    follow(command(run, "DELETE"))
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 2
+
+
+def test_adopting_works_for_one_mapped_instance(
+    airflow: Airflow, emulator: Emulator, follow: Callable[[str], None]
+) -> None:
+    emulator.fault("create", reset="after", name="grace")
+    run = airflow.run(
+        "TalkingPhotoOperator.partial(task_id='video', **VIDEO).expand(name=['ada', 'grace', 'alan'])"
+    )
+    assert run.state() == "success,failed,success"
+    follow(command(run, "PUT").replace("JOB_ID", emulator.jobs("grace")[0]["id"]))
+    run.clear()
+    assert run.state() == "success,success,success", run.errors()
+    assert emulator.charges() == 3
+
+
+def test_adopting_a_job_that_does_not_exist_pays_nothing(
+    airflow: Airflow, emulator: Emulator, follow: Callable[[str], None]
+) -> None:
+    emulator.fault("create", reset="before")
+    run = airflow.video()
+    follow(command(run, "PUT").replace("JOB_ID", "cm-mistyped"))
+    run.clear()
+    assert run.state() == "failed"
+    assert "cm-mistyped" in run.errors()[0]
+    assert emulator.charges() == 0
+
+
+def test_something_unreadable_in_the_store_is_not_taken_for_nothing(
+    airflow: Airflow, emulator: Emulator, follow: Callable[[str], None]
+) -> None:
+    emulator.fault("create", reset="before")
+    run = airflow.video()
+    follow(command(run, "PUT").replace('{"job_id": "JOB_ID"}', '"cm123"'))
+    run.clear()
+    assert "JournalUnavailable" in run.errors()[0]
+    assert emulator.charges() == 0
+
+
+@pytest.fixture
+def store_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Airflow's API answers 500 when the task state store is read or written."""
+    from airflow.api_fastapi.execution_api.routes import task_state_store
+    from fastapi import HTTPException
+
+    def fail(call: str, *, skip: int = 0, times: int = 1000) -> None:
+        working = task_state_store.get_state_backend()
+        calls = iter(range(1000))
+
+        class Failing:
+            def __getattr__(self, name: str) -> Any:
+                if name == call and skip <= next(calls) < skip + times:
+                    raise HTTPException(500, "the database is away")
+                return getattr(working, name)
+
+        monkeypatch.setattr(task_state_store, "get_state_backend", Failing)
+
+    return fail
+
+
+@both_modes
+def test_a_journal_that_cannot_be_read_stops_before_anything_is_sent(
+    airflow: Airflow, emulator: Emulator, store_fails: Callable[..., None], deferrable: bool
+) -> None:
+    store_fails("get")
+    run = airflow.video(deferrable=deferrable, retries=1)
+    assert run.state() == "failed"
+    assert [type(error.__cause__).__name__ for error in run.raised()] == ["JournalUnavailable"] * 2
+    assert emulator.requests() == []
+
+
+def test_a_journal_that_can_be_read_again_is_worth_a_retry(
+    airflow: Airflow, emulator: Emulator, store_fails: Callable[..., None]
+) -> None:
+    store_fails("get", times=1)
+    assert airflow.video(retries=1).state() == "success"
+    assert emulator.charges() == 1
+
+
+@both_modes
+def test_a_journal_that_cannot_be_read_on_a_retry_does_not_pay_again(
+    airflow: Airflow, emulator: Emulator, store_fails: Callable[..., None], deferrable: bool
+) -> None:
+    emulator.fault("download", **ALWAYS)
+    store_fails("get", skip=2 if deferrable else 1)
+    run = airflow.video(output_path=f"{airflow.folder}/out/", deferrable=deferrable, retries=1)
+    assert "JournalUnavailable" in run.errors()[-1]
+    assert emulator.charges() == 1
+
+
+def test_an_intent_that_cannot_be_written_stops_before_paying(
+    airflow: Airflow, emulator: Emulator, store_fails: Callable[..., None]
+) -> None:
+    store_fails("set")
+    run = airflow.video()
+    assert "JournalUnavailable" in run.errors()[0]
+    assert emulator.requests("create") == []
+
+
+def test_a_job_that_cannot_be_written_down_goes_on(
+    airflow: Airflow, emulator: Emulator, store_fails: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    store_fails("set", skip=1)
+    run = airflow.video()
+    assert run.state() == "success", run.errors()
+    assert emulator.jobs()[0]["id"] in caplog.text
+    assert emulator.charges() == 1
+
+
+def test_the_resume_writes_down_what_could_not_be_written_before(
+    airflow: Airflow, emulator: Emulator, store_fails: Callable[..., None]
+) -> None:
+    store_fails("set", skip=1, times=3)
+    run = airflow.video(deferrable=True)
+    assert run.state() == "success", run.errors()
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
+
+
+@both_modes
+def test_an_input_that_changed_between_two_tries_stops_until_a_person_clears(
+    airflow: Airflow, emulator: Emulator, deferrable: bool
+) -> None:
+    emulator.fault("download", status=500, times=4)
+    run = airflow.video(
+        end_seconds="{{ ti.try_number }}",
+        output_path=f"{airflow.folder}/out/",
+        deferrable=deferrable,
+        retries=3,
+    )
+    mismatch = run.errors()[-1]
+    assert "JobMismatch" in mismatch
+    assert "end_seconds" in mismatch
+    assert "image_file_path" not in mismatch
+    assert emulator.jobs()[0]["id"] in mismatch
+    assert len(run.errors()) == 2
+    assert emulator.charges() == 1
+
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert [job["request"]["end_seconds"] for job in emulator.jobs()] == [1, 3]
+    assert emulator.charges() == 2
+
+
+@both_modes
+@pytest.mark.parametrize("ends", ["error:no_source_face", "canceled"])
+def test_what_was_refunded_is_paid_anew_when_a_person_clears(
+    airflow: Airflow, emulator: Emulator, ends: str, deferrable: bool
+) -> None:
+    emulator.fault("create", ends=ends)
+    run = airflow.video(deferrable=deferrable, retries=1)
+    assert run.state() == "failed"
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert [entry["kind"] for entry in emulator.ledger()] == ["charge", "refund", "charge"]
+
+
+def test_what_was_deleted_stays_an_error_until_the_task_is_made_to_forget(
+    airflow: Airflow, emulator: Emulator, follow: Callable[[str], None]
+) -> None:
+    run = airflow.video()
+    emulator.delete(emulator.jobs()[0]["id"])
+    run.clear()
+    assert "JobDeleted" in run.errors()[0]
+    assert emulator.charges() == 1
+    follow(command(run, "DELETE"))
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 2
+
+
+def test_another_host_is_not_asked_to_make_the_video_again(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = airflow.video()
+    with Emulator(render="stub") as other:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", other.connection_json)
+        run.clear()
+        assert other.charges() == 0
+        assert "JobMismatch" in run.errors()[0]
+        assert emulator.url in run.errors()[0]
+        assert other.url in run.errors()[0]
+
+
+@both_modes
+def test_a_file_of_somebody_else_that_appears_meanwhile_is_not_overwritten(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    target = airflow.folder / "video.mp4"
+    paid = Journal.paid
+
+    def then_somebody_writes(journal: Journal, job: Any) -> None:
+        paid(journal, job)
+        target.write_text("somebody else's")
+        monkeypatch.setattr(Journal, "paid", paid)
+
+    monkeypatch.setattr(Journal, "paid", then_somebody_writes)
+    run = airflow.video(output_path=str(target), deferrable=deferrable)
+    assert "TargetExists" in run.errors()[0]
+    assert target.read_text() == "somebody else's"
+
+    target.unlink()
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert target.read_bytes()[4:8] == b"ftyp"
+    assert emulator.charges() == 1
+
+
+def test_a_journal_that_is_wiped_on_success_is_warned_about(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", "True")
+    airflow.video()
+    assert "clear_on_success" in caplog.text
+
+
+def test_the_record_never_expires_and_holds_no_input_in_clear(airflow: Airflow) -> None:
+    from airflow.models.task_state_store import TaskStateStoreModel
+    from airflow.utils.session import create_session
+
+    run = airflow.video()
+    with create_session() as session:
+        row = session.query(TaskStateStoreModel).filter_by(dag_id=run.dag.dag_id).one()
+    assert row.key == "magichour_journal"
+    assert row.expires_at is None
+    assert json.loads(row.value)["jobs"][0]["job_id"] == run.result()["job_id"]
+    assert str(airflow.photo) not in row.value
