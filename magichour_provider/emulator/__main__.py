@@ -139,6 +139,7 @@ def for_people(settings: Settings, ready: dict[str, Any]) -> str:
         f"  key         {settings.api_key}",
         f"  admin page  {ready['admin']}",
         f"  jobs walk   {settings.moves}",
+        f"  voices      {settings.engine}",
         "  for Airflow:",
         f"export AIRFLOW_CONN_MAGICHOUR_DEFAULT='{json.dumps(ready['connection'])}'",
     ]

@@ -89,6 +89,7 @@ class Admin:
                 "moves": str(world.jobs.moves),
                 "render": world.settings.render,
                 "fps": world.settings.fps,
+                "voices": world.settings.engine,
                 "clock": world.clock.now(),
                 "ahead_seconds": world.clock.ahead,
             }

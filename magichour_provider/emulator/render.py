@@ -318,7 +318,7 @@ def render_voice(spec: dict[str, Any]) -> dict[str, Any]:
     text, name = str(spec["text"]), str(spec["voice"])
     # One name, one voice: the same each time, and different from most others.
     seed = hashlib.sha256(name.encode()).digest()
-    program = shutil.which("espeak-ng") if spec["engine"] in ("auto", "espeak-ng") else None
+    program = shutil.which("espeak-ng") if spec["engine"] == "espeak-ng" else None
     if program:
         pitch, variant = 20 + seed[0] % 60, ("m" if seed[1] % 2 else "f") + str(1 + seed[2] % 4)
         command = [program, "-v", f"en+{variant}", "-p", str(pitch), "-w", str(spec["out"])]

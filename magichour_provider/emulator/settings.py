@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 
 from .rules import TIERS
@@ -38,6 +39,11 @@ class Settings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose {', '.join(choices)}")
+        # Found once, and here: a look at the disk has no place on an event loop.
+        installed = shutil.which("espeak-ng") is not None
+        self.engine = "espeak-ng" if installed and self.voice != "tones" else "tones"
+        if self.voice == "espeak-ng" and self.engine != "espeak-ng":
+            raise ValueError("voice is 'espeak-ng', which is not installed: choose auto or tones")
         if not self.api_key:
             raise ValueError("api_key is empty: give one, or leave it out")
         if not 1 <= self.fps <= 120:

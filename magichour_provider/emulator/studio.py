@@ -60,6 +60,7 @@ class Studio:
         self.workers = workers
         self.settings = settings
         self.stub = settings.render == "stub"
+        self.engine = settings.engine
         self._renders: dict[str, asyncio.Task[Output]] = {}
         self._kept: dict[Path, Kept] = {}
 
@@ -80,7 +81,7 @@ class Studio:
 
     async def speak(self, job: Job, wanted: Speech) -> Output:
         """The WAV of a text."""
-        spec = {"task": "voice", "text": wanted.text, "voice": wanted.voice, "engine": self.settings.voice}
+        spec = {"task": "voice", "text": wanted.text, "voice": wanted.voice, "engine": self.engine}
         if self.stub:
             return self._publish(job, Output(STUB_VOICE, engine="stub"))
         return self._publish(job, await self._once(job, spec))
