@@ -459,6 +459,8 @@ class _Watch:
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
         elif event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            if self.expired_after is not None:  # before there was a socket that could be ended
+                raise httpx.ConnectTimeout("")
             self.sent = True
 
     async def anote(self, event: str, info: dict[str, Any]) -> None:
@@ -483,7 +485,7 @@ class _Watch:
 
 def _not_answered(call: wire.Call[Any], watch: _Watch, error: Exception) -> NoReturn:
     if isinstance(error, TimeoutError) or watch.expired_after is not None:
-        why = "no whole answer in time"
+        why = "no whole answer in time" if watch.sent else "no connection in time"
     else:
         why = _why(error)
     call.no_answer(why if watch.sent else f"could not be sent: {why}", sent=watch.sent, cause=error)
