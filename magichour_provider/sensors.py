@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from magichour_provider.exceptions import RequestFailed, WaitTimeout
+from magichour_provider.exceptions import JobEnded, RequestFailed, WaitTimeout
 from magichour_provider.waiting import WaitsForJob, as_airflow_errors
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         if not self.deferrable:
-            return super().execute(context)
+            try:
+                return super().execute(context)
+            except AirflowSensorTimeout as error:
+                raise AirflowSensorTimeout(self.not_lost(error, context)) from error
         try:
             seen = self.poke(context)
         except AirflowFailException as error:
@@ -103,6 +106,14 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
             if not job.ended:
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(is_done=True, xcom_value=self.deliver(context, self.job_id))
+
+    def deliver(self, context: Context, job_id: str) -> dict[str, Any]:
+        """As the operator's, but a job that has failed stays failed: no retry of a sensor makes it anew."""
+        try:
+            return super().deliver(context, job_id)
+        except JobEnded as ended:
+            ended.retryable = False
+            raise
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Resumed by the trigger's one event; a wait that was too long ends as a sensor's does."""

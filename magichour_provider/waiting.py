@@ -162,11 +162,15 @@ class WaitsForJob:
         except (TaskDeferralError, TaskDeferralTimeout, AirflowSensorTimeout) as error:
             if next_method == "execute_complete":
                 raise  # it has said so itself
-            raise type(error)(
-                f"{error}: the wait for {self.job_name(context)} ended before the job. It goes on at Magic "
-                "Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, picks it up free "
-                "of charge"
-            ) from error
+            raise type(error)(self.not_lost(error, context)) from error
+
+    def not_lost(self, error: Exception, context: Context) -> str:
+        """A wait that ended before the job, in words that name the job."""
+        return (
+            f"{error}: the wait for {self.job_name(context)} ended before the job. It goes on at Magic "
+            "Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, picks it up free "
+            "of charge"
+        )
 
     def job_name(self, context: Context) -> str:
         raise NotImplementedError

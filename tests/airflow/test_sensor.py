@@ -1,0 +1,186 @@
+"""The sensor: the same endings in all three modes, and never a charge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from magichour_provider.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness import Airflow
+
+MODES = {
+    "poke": {"mode": "poke"},
+    "reschedule": {"mode": "reschedule"},
+    "deferrable": {"deferrable": True},
+}
+each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
+
+
+@pytest.fixture
+def job_id(airflow: Airflow, emulator: Emulator) -> str:
+    """A job that somebody submitted, and that goes on for two more looks."""
+    emulator.moves = "looks:3"
+    return str(airflow.video(wait_for_completion=False).result()["job_id"])
+
+
+@each_mode
+def test_a_job_given_by_hand_is_waited_for_and_delivered(
+    airflow: Airflow, emulator: Emulator, job_id: str, mode: dict[str, Any]
+) -> None:
+    run = airflow.sense(job_id, output_path=f"{airflow.folder}/out/", **mode)
+    assert run.state() == "success", run.errors()
+    assert run.result()["job_id"] == job_id
+    assert run.result()["status"] == "complete"
+    assert Path(run.result()["output_path"]).read_bytes()[4:8] == b"ftyp"
+    assert len(emulator.requests("create")) == 1
+
+
+@each_mode
+def test_without_an_output_path_the_result_is_a_url(
+    airflow: Airflow, emulator: Emulator, job_id: str, mode: dict[str, Any]
+) -> None:
+    assert airflow.sense(job_id, **mode).result()["download_url"].startswith(emulator.url)
+
+
+@each_mode
+def test_a_job_from_another_task_is_waited_for(
+    airflow: Airflow, emulator: Emulator, mode: dict[str, Any]
+) -> None:
+    emulator.moves = "looks:2"
+    run = airflow.run(
+        """
+        submitted = TalkingPhotoOperator(task_id="submit", **VIDEO, wait_for_completion=False)
+        TalkingPhotoSensor(task_id="video", job_id="{{ ti.xcom_pull('submit')['job_id'] }}", **MODE)
+        submitted >> dag.get_task("video")
+        """,
+        MODE=mode,
+    )
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
+
+
+ENDS: dict[str, tuple[Callable[[Emulator, str], None], str]] = {
+    "permanent error": (lambda emulator, job: emulator.fail(job, "no_source_face"), "no_source_face"),
+    "transient error": (lambda emulator, job: emulator.fail(job, "unknown_error"), "unknown_error"),
+    "canceled": (lambda emulator, job: emulator.cancel(job), "canceled"),
+    "deleted": (lambda emulator, job: emulator.delete(job), "deleted"),
+}
+
+
+@each_mode
+@pytest.mark.parametrize(("end", "words"), ENDS.values(), ids=ENDS.keys())
+def test_a_job_without_a_video_fails_the_sensor_at_once(
+    airflow: Airflow,
+    emulator: Emulator,
+    job_id: str,
+    end: Callable[[Emulator, str], None],
+    words: str,
+    mode: dict[str, Any],
+) -> None:
+    end(emulator, job_id)
+    run = airflow.sense(job_id, retries=2, **mode)
+    assert run.state() == "failed"
+    (error,) = run.errors()
+    assert error.startswith("AirflowFailException")
+    assert words in error
+    assert job_id in error
+
+
+@each_mode
+@pytest.mark.parametrize("ends", ["error:no_source_face", "error:unknown_error"])
+def test_a_job_that_fails_while_it_is_waited_for_fails_the_sensor_at_once(
+    airflow: Airflow, emulator: Emulator, ends: str, mode: dict[str, Any]
+) -> None:
+    emulator.moves = "looks:3"
+    emulator.fault("create", ends=ends)
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    run = airflow.sense(job_id, retries=2, **mode)
+    assert run.state() == "failed"
+    assert [type(error).__name__ for error in run.raised()] == ["AirflowFailException"]
+
+
+@each_mode
+@pytest.mark.parametrize("ending", ["error:no_source_face", "error:unknown_error", "canceled", "never"])
+def test_a_soft_failure_skips(
+    airflow: Airflow, emulator: Emulator, ending: str, mode: dict[str, Any]
+) -> None:
+    if ending == "never":
+        emulator.moves = "manual"
+    else:
+        emulator.moves = "looks:3"
+        emulator.fault("create", ends=ending)
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    run = airflow.sense(job_id, soft_fail=True, timeout=0.2, **mode)
+    assert run.state() == "skipped", run.errors()
+
+
+@each_mode
+def test_a_wait_that_is_too_long_ends_as_a_sensors_does_and_names_the_job(
+    airflow: Airflow, emulator: Emulator, job_id: str, mode: dict[str, Any]
+) -> None:
+    emulator.moves = "manual"
+    run = airflow.sense(job_id, timeout=0.2, retries=2, **mode)
+    assert run.state() == "failed"
+    (error,) = run.errors()
+    assert error.startswith("AirflowSensorTimeout")
+    assert error.count(job_id) == 1
+    assert error.count("free of charge") == 1
+
+
+@each_mode
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 401},
+        {"status": 404},
+        {"html": True, "status": 200},
+        {"truncate": 9},
+        {"reset": "before"},
+    ],
+    ids=str,
+)
+def test_a_failed_look_is_not_a_failed_job(
+    airflow: Airflow, emulator: Emulator, job_id: str, fault: dict[str, Any], mode: dict[str, Any]
+) -> None:
+    emulator.fault("get_video", **fault, times=5)
+    run = airflow.sense(job_id, **mode)
+    assert run.state() == "success", run.errors()
+
+
+@each_mode
+def test_a_failed_download_is_worth_a_retry(
+    airflow: Airflow, emulator: Emulator, job_id: str, mode: dict[str, Any]
+) -> None:
+    emulator.fault("download", cut=50, times=4)
+    run = airflow.sense(job_id, output_path=f"{airflow.folder}/out/", retries=1, **mode)
+    assert run.state() == "success", run.errors()
+    assert len(run.errors()) == 1
+    assert [path.name for path in (airflow.folder / "out").iterdir()] == [f"{job_id}.mp4"]
+
+
+@each_mode
+def test_a_file_that_is_there_already_is_not_overwritten(
+    airflow: Airflow, job_id: str, mode: dict[str, Any]
+) -> None:
+    target = airflow.folder / "video.mp4"
+    target.write_text("an older video")
+    run = airflow.sense(job_id, output_path=str(target), **mode)
+    assert "TargetExists" in run.errors()[0]
+    assert target.read_text() == "an older video"
+
+
+@each_mode
+def test_a_job_id_that_rendered_to_nothing_is_an_error_at_once(
+    airflow: Airflow, emulator: Emulator, mode: dict[str, Any]
+) -> None:
+    run = airflow.sense("{{ none }}", retries=1, **mode)
+    (error,) = run.errors()
+    assert error.startswith("AirflowFailException: InvalidInput: job_id=")
+    assert emulator.requests() == []
