@@ -258,11 +258,7 @@ class VariableStore:
 def _ask_supervisor(message: Any) -> Any:
     from airflow.sdk.execution_time import task_runner
 
-    comms: Any = task_runner.SUPERVISOR_COMMS
-    if hasattr(comms, "send_request"):  # Airflow 3.0
-        comms.send_request(log=log, msg=message)
-        return comms.get_message() if "Get" in type(message).__name__ else None
-    return comms.send(message)
+    return task_runner.SUPERVISOR_COMMS.send(message)
 
 
 class Journal:
