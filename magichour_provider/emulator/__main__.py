@@ -161,7 +161,7 @@ def add_fault(given: argparse.Namespace) -> int:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"{pair!r} is not name=value")
-        rule[name] = as_json(value)
+        rule[name] = value if name in ("name", "ends", "reset") else as_json(value)
     added = Emulator.attach(given.url).fault(given.call, **rule)
     tell(added.id)
     return 0

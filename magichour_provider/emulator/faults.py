@@ -40,6 +40,24 @@ SLOW_STEPS = 20
 # How a fault wants the job to end that is being created.
 ENDS: ContextVar[str | None] = ContextVar("ENDS")
 
+ARGUMENTS: dict[str, type | tuple[type, ...]] = {
+    "call": str,
+    "status": int,
+    "body": object,
+    "headers": dict,
+    "reset": str,
+    "hang": (int, float),
+    "slow": (int, float),
+    "truncate": int,
+    "cut": int,
+    "html": bool,
+    "effect": bool,
+    "ends": str,
+    "times": int,
+    "skip": int,
+    "name": str,
+}
+
 PHRASES = {
     400: "Invalid request",
     401: "Unauthorized",
@@ -113,11 +131,15 @@ class Faults:
         self.rules: dict[str, Fault] = {}
         self._ids = itertools.count(1)
 
-    def add(self, given: dict[str, Any]) -> Fault:
+    def add(self, given: Any) -> Fault:
         """Check and keep a rule."""
-        unknown = set(given) - set(Fault.__dataclass_fields__) | ({"id", "seen", "hits"} & set(given))
-        if unknown:
-            raise ValueError(f"unknown in a fault: {', '.join(sorted(unknown))}")
+        if not isinstance(given, dict):
+            raise TypeError("a fault is an object, with a call")
+        for name, value in given.items():
+            if name not in ARGUMENTS:
+                raise ValueError(f"{name} is unknown in a fault: choose {', '.join(ARGUMENTS)}")
+            if value is not None and not isinstance(value, ARGUMENTS[name]):
+                raise ValueError(f"{name} is {value!r}: that is the wrong type")
         if given.get("call") not in (*CALLS, "*"):
             raise ValueError(f"call is {given.get('call')!r}: choose {', '.join(CALLS)} or *")
         if given.get("reset") not in (None, "before", "after"):
@@ -125,7 +147,8 @@ class Faults:
         ends = given.get("ends")
         if ends is not None and ends not in ("canceled", "deleted") and not ends.startswith("error:"):
             raise ValueError(f"ends is {ends!r}: choose error:<code>, canceled or deleted")
-        rule = Fault(id=str(next(self._ids)), **given)
+        chosen = {name: value for name, value in given.items() if value is not None or name == "times"}
+        rule = Fault(id=str(next(self._ids)), **chosen)
         self.rules[rule.id] = rule
         return rule
 
@@ -158,7 +181,7 @@ async def spoil(
         await asyncio.sleep(rule.hang)
     if rule.answers or answer is None:
         answer = own_answer(rule, call)
-    answer.headers.update(rule.headers)
+    answer.headers.update({name: str(value) for name, value in rule.headers.items()})
     if rule.truncate is None and rule.cut is None and rule.slow is None:
         return answer
     return await send_badly(rule, request, answer)

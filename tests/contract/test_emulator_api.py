@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import random
 from typing import Any
 
 import httpx
@@ -306,3 +309,25 @@ def test_a_plan_without_the_resolution_is_refused(validate: Any) -> None:
         assert "resolution" in answer.json()["message"]
         body["resolution"] = "480p"
         assert httpx.post(emulator.url + CREATE, headers=headers, json=body).status_code == 200
+
+
+ANYTHING: list[Any] = [
+    *(None, True, 0, -1, 0.1, 1e308, 10**400, float("nan"), float("-inf"), 1e-9),
+    *("", "x", "\ud800", "\x00", "a" * 5000, "api-assets/", "https://", "https://a:99999/x.png"),
+    *("https://a/%zz.png", "http://[::1/x.png", f"{LIBRARY}?imageId=", LIBRARY, "expressive"),
+    *([], {}, [[]], {"a": 1}),
+]
+
+
+def test_no_input_upsets_it(api: Any) -> None:
+    chance = random.Random(7)
+    full = {"style": {"generation_mode": "expressive", "intensity": 1.5}, "max_resolution": 640}
+    for _ in range(500):
+        body = api.body(**copy.deepcopy(full))
+        inside = chance.choice([body, body["assets"], body["style"]])
+        inside[chance.choice([*inside, "more"])] = chance.choice(ANYTHING)
+        answer = api.http.post(CREATE, content=json.dumps(body))
+        assert answer.status_code in (200, 402, 422), (body, answer.text)
+        items = [{"type": chance.choice(ANYTHING), "extension": chance.choice(ANYTHING)}]
+        answer = api.http.post(UPLOADS, content=json.dumps({"items": items}))
+        assert answer.status_code == 422, items

@@ -150,6 +150,9 @@ def test_a_rule_for_every_call(api: Any) -> None:
         ("create", {"reset": "during"}, "choose before or after"),
         ("create", {"explode": True}, "explode"),
         ("create", {"ends": "badly"}, "choose error"),
+        ("create", {"ends": 1}, "wrong type"),
+        ("create", {"times": "often"}, "wrong type"),
+        ("create", {"headers": "Retry-After: 1"}, "wrong type"),
     ],
 )
 def test_a_mistaken_rule_is_explained(stub: Emulator, call: str, rule: dict[str, Any], says: str) -> None:
