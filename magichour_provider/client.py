@@ -494,7 +494,8 @@ def _not_answered(call: wire.Call[Any], watch: _Watch, error: Exception) -> NoRe
 def _check_put(put: Put, response: httpx.Response) -> None:
     # The body is the storage host's and may repeat the signature: it is not shown.
     if not response.is_success:
-        raise flows.upload_failed(put.source, f"the storage host answered HTTP {response.status_code}")
+        status = response.status_code
+        raise flows.upload_failed(put.source, f"the storage host answered HTTP {status}", status)
 
 
 def _why(error: Exception) -> str:

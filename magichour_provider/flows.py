@@ -85,7 +85,8 @@ def completed(job_id: str) -> Flow[tuple[wire.Job, wire.Download]]:
     try:
         job: wire.Job = yield wire.get_job(job_id)
     except RequestFailed as error:
-        raise download_failed(job_id, f"the API did not say where it is ({error})") from error
+        why = f"the API did not say where it is ({error})"
+        raise download_failed(job_id, why, error.status_code) from error
     job.raise_unless_complete()
     if job.download is None:
         raise download_failed(job_id, f"the job is {job.status}, but the API gives no download URL (yet)")
@@ -156,9 +157,9 @@ class Arrival:
     def __init__(self, job_id: str, status: int, headers: Mapping[str, str]) -> None:
         self._job_id = job_id
         if status == 403:
-            raise download_failed(job_id, "the signed URL has expired")
+            raise download_failed(job_id, "the signed URL has expired", status)
         if status != 200:
-            raise download_failed(job_id, f"the storage host answered HTTP {status}")
+            raise download_failed(job_id, f"the storage host answered HTTP {status}", status)
         length = headers.get("content-length")
         self._expected = int(length) if length and length.isdigit() else None
         self._head = b""
@@ -177,15 +178,17 @@ class Arrival:
             raise download_failed(self._job_id, f"only {self._size} of {self._expected or 'its'} bytes came")
 
 
-def upload_failed(source: Source, why: str) -> UploadFailed:
+def upload_failed(source: Source, why: str, status_code: int | None = None) -> UploadFailed:
     return UploadFailed(
-        f"the {source.kind} ({source.size} bytes) was not uploaded: {why}; nothing was charged"
+        f"the {source.kind} ({source.size} bytes) was not uploaded: {why}; nothing was charged",
+        status_code=status_code,
     )
 
 
-def download_failed(job_id: str, why: str) -> DownloadFailed:
+def download_failed(job_id: str, why: str, status_code: int | None = None) -> DownloadFailed:
     return DownloadFailed(
         f"the video of job {job_id} did not arrive: {why}. It is paid for and stays at Magic Hour; "
         "trying again is free",
+        status_code=status_code,
         job_id=job_id,
     )
