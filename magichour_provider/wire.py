@@ -75,7 +75,7 @@ class Job(_Answer):
     status: str
     name: str | None = None
     created_at: str | None = None
-    enabled: bool = True
+    enabled: bool | None = None
     start_seconds: float | None = None
     end_seconds: float | None = None
     width: int | None = None
@@ -88,7 +88,7 @@ class Job(_Answer):
     @property
     def ended(self) -> bool:
         """Will it never change again? A status that is not known counts as going on."""
-        return self.status in ("complete", "error", "canceled") or not self.enabled
+        return self.status in ("complete", "error", "canceled") or self.enabled is False
 
     @property
     def clip_seconds(self) -> float | None:
@@ -106,7 +106,7 @@ class Job(_Answer):
         :raises JobCanceled: stopped in the vendor's web app; refunded.
         :raises JobDeleted: its video was deleted; what was charged stays charged.
         """
-        if not self.enabled:
+        if self.enabled is False:
             raise errors.JobDeleted(
                 f"job {self.job_id} was deleted, in the vendor's web app or through its API: "
                 "its video cannot be had any more",

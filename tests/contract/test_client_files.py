@@ -308,7 +308,12 @@ def test_the_storage_host_never_sees_the_key(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    "fault", [{"status": 403}, {"status": 500}, {"reset": "before"}, {"cut": 50}], ids=str
+    ("call", "fault"),
+    [
+        *((call, fault) for call in ("put", "download") for fault in ({"status": 403}, {"reset": "before"})),
+        ("download", {"cut": 50}),
+    ],
+    ids=str,
 )
 def test_no_error_about_files_shows_a_signature(
     emulator: Emulator,
@@ -316,17 +321,17 @@ def test_no_error_about_files_shows_a_signature(
     job_id: str,
     tmp_path: Path,
     pauses: list[float],
+    call: str,
     fault: dict[str, Any],
     mode: str,
 ) -> None:
-    emulator.fault("put", times=None, **fault)
-    emulator.fault("download", times=None, **fault)
-    for use in (
-        lambda api: api.upload(sources),
-        lambda api: api.download(job_id, Target(f"{tmp_path}/me.mp4")),
-    ):
-        with pytest.raises(errors.TransferFailed) as failed:
-            through(mode, settings_for(emulator), use)
-        shown = f"{failed.value!r} {vars(failed.value)} {failed.value.__cause__!r}"
-        assert "X-Amz" not in shown
-        assert KEY not in shown
+    def use(api: Any) -> Any:
+        target = Target(f"{tmp_path}/me.mp4")
+        return api.upload(sources) if call == "put" else api.download(job_id, target)
+
+    emulator.fault(call, times=None, **fault)
+    with pytest.raises(errors.TransferFailed) as failed:
+        through(mode, settings_for(emulator), use)
+    shown = f"{failed.value!r} {vars(failed.value)} {failed.value.__cause__!r}"
+    assert "X-Amz" not in shown
+    assert KEY not in shown

@@ -88,6 +88,13 @@ def test_fields_that_are_missing_or_unknown_are_no_error() -> None:
     assert (job.ended, job.clip_seconds, job.download, job.credits_charged) == (False, None, None, None)
 
 
+def test_fields_that_are_null_are_as_good_as_missing() -> None:
+    nothing = dict.fromkeys(wire.Job.model_fields, None) | JOB
+    del nothing["job_id"]
+    job = answered(FREE, 200, nothing)
+    assert (job.ended, job.clip_seconds, job.download, job.credits_charged) == (False, None, None, None)
+
+
 @pytest.mark.parametrize(
     ("status", "ended"),
     [
