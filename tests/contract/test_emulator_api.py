@@ -245,7 +245,7 @@ def test_only_the_key_opens(
     stub: Emulator, validate: Any, method: str, path: str, header: str | None
 ) -> None:
     headers = {} if header is None else {"Authorization": header.format(key=stub.api_key)}
-    answer = httpx.request(method, stub.url + path, headers=headers)
+    answer = httpx.request(method, stub.url + path, headers=headers, verify=False)
     assert answer.status_code == 401
     assert answer.json() == {"message": "Unauthorized"}
     validate(method, path, answer)
@@ -322,7 +322,7 @@ ANYTHING: list[Any] = [
 def test_no_input_upsets_it(api: Any) -> None:
     chance = random.Random(7)
     full = {"style": {"generation_mode": "expressive", "intensity": 1.5}, "max_resolution": 640}
-    for _ in range(500):
+    for _ in range(200):
         body = api.body(**copy.deepcopy(full))
         inside = chance.choice([body, body["assets"], body["style"]])
         inside[chance.choice([*inside, "more"])] = chance.choice(ANYTHING)
