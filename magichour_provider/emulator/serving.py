@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import shutil
 import tempfile
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from aiohttp import web
 
@@ -23,12 +25,16 @@ if TYPE_CHECKING:
 # How long requests that hang get to end by themselves when the server stops.
 FAREWELL_SECONDS = 0.2
 BACKLOG = 1024
+PREFIX = "magichour-emulator-"
+LOCK = "in-use"
+# So long a folder may be without its lock being held: its emulator is just starting.
+NEWBORN_SECONDS = 60
 
 
 @asynccontextmanager
 async def serve(settings: Settings) -> AsyncIterator[World]:
     """Listen; end cleanly, and leave nothing on the disk."""
-    folder = await asyncio.to_thread(make_folder)
+    folder, lock = await asyncio.to_thread(make_folder)
     await asyncio.to_thread(rules.voices)
     world = World(settings, folder)
     runner = web.AppRunner(
@@ -45,11 +51,34 @@ async def serve(settings: Settings) -> AsyncIterator[World]:
     finally:
         await runner.cleanup()
         await world.close()
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await asyncio.to_thread(remove_folder, folder, lock)
 
 
-def make_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="magichour-emulator-"))
+def make_folder() -> tuple[Path, IO[bytes]]:
+    """A folder for one emulator, and the lock that says it is in use."""
+    sweep(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     for part in ("uploads", "renders"):
         (folder / part).mkdir()
-    return folder
+    lock = (folder / LOCK).open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return folder, lock
+
+
+def sweep(place: Path) -> None:
+    """Delete the folders of emulators that were killed: the lock of those went with them."""
+    for path in place.glob(f"{PREFIX}*/{LOCK}"):
+        try:
+            if time.time() - path.stat().st_mtime < NEWBORN_SECONDS:
+                continue
+            with path.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.parent, ignore_errors=True)
+        except OSError:
+            # In use, or another user's, or gone a moment ago.
+            continue
+
+
+def remove_folder(folder: Path, lock: IO[bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.close()

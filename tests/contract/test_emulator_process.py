@@ -39,7 +39,7 @@ def running(*arguments: str, env: dict[str, str] | None = None) -> Iterator[tupl
     try:
         yield process, json.loads(process.stdout.readline())
     finally:
-        process.kill()
+        process.terminate()
         process.wait()
         process.stdout.close()
 
@@ -218,6 +218,21 @@ def test_nothing_stays_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
+
+
+def test_what_a_killed_one_left_is_swept_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with running(env={"TMPDIR": str(tmp_path)}) as (process, _):
+        (left,) = tmp_path.iterdir()
+        long_ago = time.time() - 3600
+        os.utime(left / "in-use", (long_ago, long_ago))
+        with Emulator(render="stub"):
+            assert left.exists(), "it was in use"
+        process.kill()
+        process.wait()
+        assert left.exists()
+        with Emulator(render="stub"):
+            assert not left.exists()
 
 
 def test_it_starts_quickly() -> None:
