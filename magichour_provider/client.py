@@ -27,6 +27,7 @@ import tenacity
 
 from magichour_provider import __version__, flows, wire
 from magichour_provider.exceptions import (
+    InvalidConnection,
     MagicHourError,
     RateLimited,
     RequestFailed,
@@ -66,9 +67,18 @@ class Settings:
     poll_interval: float | None = None
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Loading CA certificates blocks for 0.1-0.4 s: do it once, and off the event loop."""
+        """
+        Loading CA certificates blocks for 0.1-0.4 s: do it once, and off the event loop.
+
+        :raises InvalidConnection: there is no CA bundle at ``verify``.
+        """
         if isinstance(self.verify, str):
-            return ssl.create_default_context(cafile=self.verify)
+            try:
+                return ssl.create_default_context(cafile=self.verify)
+            except OSError as error:
+                raise InvalidConnection.of(
+                    "verify", self.verify, f"cannot be read as a CA bundle ({error}); check the path"
+                ) from error
         return httpx.create_ssl_context(verify=self.verify)
 
     def schedule(self, poll_interval: float | None) -> Schedule:

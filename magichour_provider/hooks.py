@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -202,9 +202,9 @@ def settings_of(connection: Connection) -> Settings:
     host = (connection.host or "").strip().rstrip("/") or wire.BASE_URL
     if "://" not in host and connection.schema in ("http", "https"):
         host = f"{connection.schema}://{host}"
-    address = urlsplit(host)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise bad("host", connection.host, f"has no scheme; write https://{host.rpartition('://')[2]}")
+    address = _address(host)
+    if address is None or address.scheme not in ("http", "https"):
+        raise bad("host", connection.host, f"is no http(s) URL; write https://{host.rpartition('://')[2]}")
     if connection.port and address.port is None:
         host = address._replace(netloc=f"{address.netloc}:{connection.port}").geturl()
 
@@ -213,6 +213,8 @@ def settings_of(connection: Connection) -> Settings:
         extra = json.loads(connection.extra or "{}")
     except ValueError as error:
         raise bad("extra", "…", f"is not JSON ({error})") from error
+    if not isinstance(extra, dict):
+        raise bad("extra", "…", 'is not a JSON object; write it like {"timeout": 60}')
 
     def seconds(field: str) -> float | None:
         value = extra.get(field)
@@ -226,17 +228,32 @@ def settings_of(connection: Connection) -> Settings:
             raise bad(field, value, "must be a number of seconds above 0")
         return number
 
-    verify = extra.get("verify", True)
+    verify = extra.get("verify")
     if isinstance(verify, str):
-        verify = {"true": True, "false": False, "": True}.get(verify.strip().lower(), verify)
+        verify = {"true": True, "false": False, "": None}.get(verify.strip().lower(), verify)
+    if not isinstance(verify, bool | str | None):
+        raise bad("verify", verify, "must be true, false, or the path of a CA bundle")
+    proxy = extra.get("proxy") or None
+    known = _address(proxy)
+    if proxy is not None and (known is None or known.scheme not in ("http", "https", "socks5", "socks5h")):
+        raise bad("proxy", "…", "is no URL of a proxy; write it like http://proxy.example:3128")
     return Settings(
         api_key=key,
         base_url=host,
         timeout=seconds("timeout") or Settings.timeout,
-        proxy=extra.get("proxy") or None,
-        verify=verify,
+        proxy=proxy,
+        verify=True if verify is None else verify,
         poll_interval=seconds("poll_interval"),
     )
+
+
+def _address(url: object) -> SplitResult | None:
+    """The parts of a URL that names a host, or None."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        return parts if parts and parts.hostname and parts.port != 0 else None  # reads the port too
+    except ValueError:
+        return None
 
 
 @dataclass
