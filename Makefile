@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test check format lock package clean
+.PHONY: help demo test chaos check format lock package clean
 
 help:
 	@echo "make demo     a photo and a voice become a video, in real Airflow, without a key"
 	@echo "              PHOTO=me.jpg AUDIO=hello.mp3 take your own; V=1 shows Airflow's log;"
 	@echo "              REAL=1 uses the real API with MAGICHOUR_API_KEY, and spends credits"
 	@echo "make test     the tests           make check    ruff and mypy"
+	@echo "make chaos    N=200 kills in a whole Airflow on PostgreSQL; is anything paid twice, or lost?"
 	@echo "make format   tidy the code       make package  build the wheel, try it in a clean Airflow"
 	@echo "make lock     renew requirements/ make clean    remove what make has made"
 
@@ -20,6 +21,9 @@ demo: $(VENV)/demo-ready
 
 test: $(VENV)/dev-ready
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/chaos/ready
+	@$(VENV)/chaos/bin/python -m tools.chaos $(if $(N),--kills '$(N)') $(if $(SEED),--seed '$(SEED)')
 
 check: $(VENV)/dev-ready
 	$(BIN)/ruff check .
@@ -41,6 +45,9 @@ lock: $(VENV)/bin/python
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
 		--no-annotate --constraint requirements/demo.txt --extra emulator --group test --group check \
 		pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
+		--no-annotate --constraint requirements/demo.txt --extra emulator --group chaos \
+		pyproject.toml -o requirements/chaos.txt
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Try: make PYTHON=python3.12 …" % sys.version.split()[0])'
@@ -55,6 +62,13 @@ $(VENV)/demo-ready: requirements/demo.txt pyproject.toml | $(VENV)/bin/python
 $(VENV)/dev-ready: requirements/dev.txt $(VENV)/demo-ready
 	@echo "Installing the tools for tests and checks"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/chaos/ready: requirements/chaos.txt | $(VENV)/bin/python
+	@echo "Installing Airflow with its PostgreSQL drivers into $(VENV)/chaos (once)"
+	@$(PYTHON) -m venv $(VENV)/chaos
+	@$(VENV)/chaos/bin/python -m pip install -q --disable-pip-version-check -r requirements/chaos.txt
+	@$(VENV)/chaos/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 clean:

@@ -1,0 +1,57 @@
+"""
+One SIGKILL for each kind of process of a whole Airflow: the short form of ``make chaos``, on SQLite.
+
+Death between the lines of the operator itself is in ``test_kills.py``; here it is the machinery around it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("airflow.models.task_state_store", reason="the journal is read from there: Airflow 3.3")
+
+from tools.chaos.database import Sqlite
+from tools.chaos.killer import KINDS, Killer
+from tools.chaos.report import DELIVERED, instances
+from tools.chaos.stack import Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SECONDS = 240
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with Stack(tmp_path, Sqlite, moves="manual") as stack:
+        yield stack
+
+
+def until(stack: Stack, happened: Callable[[], bool]) -> None:
+    """Meanwhile what is dead is started again, and nothing else is done."""
+    deadline = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {SECONDS} s; the logs are in {stack.home}"
+        stack.keep_up()
+        time.sleep(0.2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are found by a call of Linux")
+def test_whatever_is_killed_while_jobs_render_each_is_paid_for_once_and_delivered(stack: Stack) -> None:
+    stack.ask("POST", "dags/chaos/dagRuns", {"dag_run_id": "run", "logical_date": None})
+    until(stack, lambda: sum("jobs" in one.journal for one in instances(stack)) == 8)
+
+    killer = Killer(stack, seed=1)
+    for kind in KINDS:
+        assert killer.kill(kind) or kind == "scheduler, its workers and tasks"  # it is dead already
+    stack.emulator.moves = "instant"
+    until(stack, lambda: all(one.state in ("success", "failed") for one in instances(stack)))
+
+    assert {one.name: (one.paid, one.outcome) for one in instances(stack)} == {
+        f"run/{task}/{index}": (1, DELIVERED) for task in ("in_worker", "in_triggerer") for index in range(4)
+    }

@@ -1,0 +1,25 @@
+"""The DAG whose processes get killed: videos waited for in the worker, and the same in the triggerer."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from magichour_provider.operators import TalkingPhotoOperator
+
+MEDIA, VIDEOS = os.environ["CHAOS_MEDIA"], os.environ["CHAOS_VIDEOS"]
+INSTANCE = "{{ run_id }}/{{ ti.task_id }}/{{ ti.map_index }}"
+SECONDS = [1, 2, 3, 4]  # of each clip
+
+with DAG("chaos", schedule=None, default_args={"retries": 10, "retry_delay": timedelta(seconds=1)}):
+    for task_id, deferrable in (("in_worker", False), ("in_triggerer", True)):
+        TalkingPhotoOperator.partial(
+            task_id=task_id,
+            deferrable=deferrable,
+            image_file_path=f"{MEDIA}/ada.jpg",
+            audio_file_path=f"{MEDIA}/ada.mp3",
+            name=INSTANCE,
+            output_path=f"{VIDEOS}/{INSTANCE}.mp4",
+        ).expand(end_seconds=SECONDS)

@@ -1,0 +1,187 @@
+"""Who is killed, and which connections are cut, when: at random, from a seed."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from .stack import Stack, title_of
+
+# How often each kind is chosen, relative to the others.
+KINDS = {
+    "task process": 40,
+    "worker (a task's supervisor)": 16,
+    "triggerer's runner": 8,
+    "triggerer": 10,
+    "dag-processor": 4,
+    "api-server": 6,
+    "scheduler": 8,
+    "scheduler, its workers and tasks": 6,
+}
+SECONDS_BETWEEN_KILLS = 3.0
+SECONDS_BETWEEN_CUTS = 7.0
+WARM_UP = 8.0  # seconds for which a daemon that was started again is left alone
+
+INSTANCE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
+JOURNAL_OF_INSTANCE = """
+    select store.value from task_instance as instance
+    left join task_state_store as store using (run_id, task_id, map_index) where instance.id = '{}'
+"""
+
+# A network takes its time, so that there are moments to be killed in.
+LATENCY: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("create", {"hang": 0.5, "slow": 0.5}),
+    ("upload_urls", {"hang": 0.2}),
+    ("put", {"hang": 0.2}),
+    ("download", {"slow": 0.6}),
+)
+CUTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("create", {"reset": "before"}),
+    ("create", {"reset": "after"}),
+    ("create", {"status": 500}),
+    ("create", {"status": 502}),
+    ("create", {"status": 502, "html": True, "effect": True}),
+    ("create", {"status": 429, "headers": {"Retry-After": "1"}}),
+    ("create", {"hang": 8, "effect": True}),
+    ("create", {"ends": "error:processing_timeout"}),
+    ("get_video", {"reset": "before", "times": 8}),
+    ("get_video", {"status": 500, "times": 8}),
+    ("get_video", {"html": True, "status": 503, "times": 8}),
+    ("get_video", {"status": 401, "times": 4}),
+    ("get_video", {"status": 404, "times": 4}),
+    ("get_video", {"hang": 8, "times": 2}),
+    ("upload_urls", {"reset": "before", "times": 2}),
+    ("put", {"status": 503, "times": 2}),
+    ("put", {"reset": "before"}),
+    ("download", {"cut": 200}),
+    ("download", {"reset": "before", "times": 6}),
+    ("download", {"status": 403}),
+    ("download", {"html": True, "status": 200}),
+)
+
+
+class Killer:
+    """Only ever kills what its stack has started."""
+
+    def __init__(self, stack: Stack, seed: int) -> None:
+        self._stack = stack
+        self._random = random.Random(seed)  # noqa: S311 - chaos, not cryptography
+        self._next_kill = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
+        self._next_cut = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_CUTS)
+        self._latency: list[Any] = []
+        self.kills: Counter[str] = Counter()
+        self.moments: Counter[str] = Counter()
+        self.cuts: Counter[str] = Counter()
+        self._slow_down()
+
+    def strike(self) -> str | None:
+        """Kill or cut if it is time to; says what was done."""
+        now = time.monotonic()
+        if now >= self._next_cut:
+            self._next_cut = now + self._random.expovariate(1 / SECONDS_BETWEEN_CUTS)
+            return self._cut()
+        if now >= self._next_kill:
+            self._next_kill = now + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
+            kinds = list(KINDS)
+            return self.kill(self._random.choices(kinds, [KINDS[kind] for kind in kinds])[0])
+        return None
+
+    def finish(self) -> str | None:
+        """
+        The last kill; from then on everything is quick and whole.
+
+        It is the scheduler's: a task whose worker was killed between LocalExecutor's queue and its first
+        word to the API stays queued until the scheduler is started again.
+        """
+        said = self.kill("scheduler, its workers and tasks")
+        if said:
+            self._stack.emulator.clear_faults()
+        return said
+
+    def kill(self, kind: str) -> str | None:
+        """One of ``KINDS``; says whom, or None when there is none."""
+        candidates = sorted(self._victims(kind), key=lambda process: process.pid)
+        if not candidates:
+            self._next_kill = 0.0  # choose again at once
+            return None
+        victim = self._random.choice(candidates)
+        with suppress(psutil.Error):
+            others = victim.children(recursive=True) if "workers" in kind else []
+            moment = self._moment(title_of(victim))
+            for process in (victim, *others):
+                process.kill()  # SIGKILL; psutil refuses when the pid is another process by now
+            self.kills[kind] += 1
+            if moment:
+                self.moments[moment] += 1
+            return f"kill {self.kills.total():3}  {kind:32} pid {victim.pid:<7} {moment or ''}"
+        return None
+
+    def _moment(self, title: str) -> str | None:
+        """How far the task has come that this process works for."""
+        instance = INSTANCE_ID.search(title)
+        if instance is None:
+            return None
+        written = self._stack.database.rows(JOURNAL_OF_INSTANCE.format(instance.group()))
+        if not written:
+            return "an orphan, whose next try is under way"
+        journal = json.loads(written[0][0] or "{}")
+        if "intent" in journal:
+            return "about to pay, or paying"
+        return "a job is written down" if journal.get("jobs") else "nothing is written down"
+
+    def _victims(self, kind: str) -> list[psutil.Process]:
+        with suppress(psutil.Error):
+            if kind == "task process":
+                return [task for worker in self._busy_workers() for task in worker.children()]
+            if kind.startswith("worker"):
+                return self._busy_workers()
+            name = kind.partition("'")[0].partition(",")[0]
+            daemon = psutil.Process(self._stack.daemons[name].pid)
+            is_dead = daemon.status() == psutil.STATUS_ZOMBIE
+            if is_dead or time.time() - daemon.create_time() < WARM_UP:
+                return []
+            if "runner" in kind:
+                return [child for child in daemon.children() if "serve-logs" not in title_of(child)]
+            return [daemon]
+        return []
+
+    def _busy_workers(self) -> list[psutil.Process]:
+        """
+        Workers that run a task, orphans of a killed scheduler among them.
+
+        Never an idle one: it holds the lock of LocalExecutor's queue while it waits, and its death would
+        block all other workers until the scheduler is started again.
+        """
+        return [process for process in psutil.Process().children(recursive=True) if _is_busy_worker(process)]
+
+    def _cut(self) -> str:
+        call, rule = self._random.choice(CUTS)
+        # The oldest rule wins: so latency is laid down again behind the new one.
+        for rule_of_latency in self._latency:
+            rule_of_latency.remove()
+        self._stack.emulator.fault(call, **rule)
+        self._slow_down()
+        what = f"{call} " + ", ".join(f"{name}={value}" for name, value in rule.items())
+        self.cuts[what] += 1
+        return f"cut       {what}"
+
+    def _slow_down(self) -> None:
+        self._latency = [self._stack.emulator.fault(call, times=None, **rule) for call, rule in LATENCY]
+
+
+def _is_busy_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        title = title_of(process)
+        return (
+            title.startswith("airflow worker -- LocalExecutor")
+            and "<idle>" not in title
+            and bool(process.children())
+        )
+    return False
