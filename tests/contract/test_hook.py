@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import Connection
+from blockbuster import blockbuster_ctx
 
 from magichour_provider import exceptions as errors
 from magichour_provider import get_provider_info
 from magichour_provider.client import AsyncMagicHourClient, Settings
 from magichour_provider.emulator import Emulator
 from magichour_provider.hooks import MagicHourHook, settings_of
+from magichour_provider.inputs import TalkingPhotoInputs
+from magichour_provider.storage import Source
 
 KEY = "mhk_test_emulator"
 
@@ -147,9 +151,7 @@ def test_no_secret_of_a_connection_shows_when_its_settings_are_printed() -> None
 
 
 def test_a_connection_that_does_not_exist_says_how_to_create_it() -> None:
-    with pytest.raises(
-        errors.InvalidConnection, match=r"magichour_conn_id='nobody'.*airflow connections add"
-    ):
+    with pytest.raises(errors.InvalidConnection, match=r"magichour_conn_id='nobody'.*connections add"):
         MagicHourHook("nobody").account()
 
 
@@ -349,3 +351,20 @@ def test_each_event_loop_has_its_own_client(hook: MagicHourHook) -> None:
 
     assert asyncio.run(use())
     assert asyncio.run(use())
+
+
+def test_nothing_blocks_the_event_loop(hook: MagicHourHook, photo_and_voice: tuple[str, str]) -> None:
+    sources = [
+        Source.find("image_file_path", "image", photo_and_voice[0]),
+        Source.find("audio_file_path", "audio", photo_and_voice[1]),
+    ]
+    inputs = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.wav", end_seconds=1)
+
+    async def use() -> str:
+        async with hook.async_client() as client:
+            image, audio = await client.upload(sources)
+            job = await client.submit(inputs, image=image, audio=audio, name="n")
+            return (await client.wait(job.job_id, deadline=time.time() + 60)).status
+
+    with blockbuster_ctx("magichour_provider"):
+        assert asyncio.run(use()) == "complete"
