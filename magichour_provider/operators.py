@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
+from airflow.providers.common.compat.sdk import BaseOperator, Stats, XComArg, conf
 
 from magichour_provider.exceptions import (
     CreditLimitExceeded,
@@ -232,6 +232,7 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
             "Submitted job %s [mh-%s], %s credits charged (an estimate until it is complete)",
             *(submission.job_id, short_id, submission.credits_charged),
         )
+        Stats.incr("magichour.credits_charged", int(submission.credits_charged or 0))
         job = self._paid_job(submission.job_id, inputs, journal, submission.credits_charged)
         journal.paid(job)
         return job

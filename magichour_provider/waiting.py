@@ -13,7 +13,6 @@ from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
-    Stats,
 )
 
 try:
@@ -127,7 +126,6 @@ class WaitsForJob:
             job, download = self.hook.client.completed(job_id)
             place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
         self.log.info("Job %s is complete, %s credits charged", job_id, job.credits_charged)
-        Stats.incr("magichour.credits_charged", int(job.credits_charged or 0))
         return {
             "job_id": job_id,
             "status": job.status,
