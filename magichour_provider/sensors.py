@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
+    AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
@@ -78,8 +79,8 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
                 raise AirflowSensorTimeout(self.not_lost(error, context)) from error
         try:
             seen = self.poke(context)
-        except AirflowFailException as error:
-            if self.soft_fail or self.never_fail:
+        except AirflowException as error:  # as poke mode does it
+            if self.never_fail or (self.soft_fail and isinstance(error, AirflowFailException)):
                 raise AirflowSkipException(f"Skipped, since the sensor may not fail: {error}") from error
             raise
         if seen:

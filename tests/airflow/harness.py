@@ -112,7 +112,7 @@ class Airflow:
         self.photo, self.voice = folder / "photo.jpg", folder / "voice.mp3"
         self.photo.write_bytes(b"a photo")
         self.voice.write_bytes(b"a voice")
-        self._dags = dags
+        self.dags = dags
         self._monkeypatch = monkeypatch
 
     @property
@@ -131,7 +131,7 @@ class Airflow:
 
         :param tasks: the lines below ``with DAG(...)``; they can use ``FILES``, ``VIDEO`` and ``names``.
         """
-        dag_id = f"{self.folder.name}_{len(list(self._dags.iterdir()))}"
+        dag_id = f"{self.folder.name}_{len(list(self.dags.iterdir()))}"
         values = {"FILES": self.files, "VIDEO": self.inputs, "AT_ONCE": {"retry_delay": timedelta(0)}} | names
         source = "\n".join(
             [
@@ -141,7 +141,7 @@ class Airflow:
                 textwrap.indent(textwrap.dedent(tasks), "    "),
             ]
         )
-        file = self._dags / f"{dag_id}.py"
+        file = self.dags / f"{dag_id}.py"
         file.write_text(source)
         return self.run_file(file)
 

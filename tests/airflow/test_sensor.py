@@ -121,6 +121,18 @@ def test_a_soft_failure_skips(
 
 
 @each_mode
+@pytest.mark.parametrize("looks", [1, 3], ids=["at the first look", "later"])
+def test_a_sensor_that_may_never_fail_skips_whatever_goes_wrong(
+    airflow: Airflow, emulator: Emulator, looks: int, mode: dict[str, Any]
+) -> None:
+    emulator.moves = f"looks:{looks}"
+    emulator.fault("download", status=500, times=None)
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    run = airflow.sense(job_id, output_path=f"{airflow.folder}/out/", never_fail=True, **mode)
+    assert run.state() == "skipped", run.errors()
+
+
+@each_mode
 def test_a_wait_that_is_too_long_ends_as_a_sensors_does_and_names_the_job(
     airflow: Airflow, emulator: Emulator, job_id: str, mode: dict[str, Any]
 ) -> None:

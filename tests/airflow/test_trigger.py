@@ -1,0 +1,207 @@
+"""The trigger: one event, no secret in its row, and whatever becomes of it, the job is not lost."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from magichour_provider.triggers import JobTrigger
+
+if TYPE_CHECKING:
+    from airflow.triggers.base import TriggerEvent
+    from harness import Airflow
+
+    from magichour_provider.emulator import Emulator
+
+
+@pytest.fixture
+def job_id(airflow: Airflow) -> str:
+    return str(airflow.video(wait_for_completion=False).result()["job_id"])
+
+
+def trigger_for(job_id: str, *, seconds: float = 60) -> JobTrigger:
+    return JobTrigger(job_id=job_id, magichour_conn_id="magichour_default", deadline=time.time() + seconds)
+
+
+async def all_events(trigger: JobTrigger) -> list[dict[str, Any]]:
+    return [event.payload async for event in trigger.run()]
+
+
+async def test_it_fires_exactly_one_event(emulator: Emulator, job_id: str) -> None:
+    assert await all_events(trigger_for(job_id)) == [{"job_id": job_id, "status": "complete"}]
+
+
+@pytest.mark.parametrize("status", ["error", "canceled"])
+async def test_a_job_that_ends_without_a_video_is_one_event_too(
+    airflow: Airflow, emulator: Emulator, status: str
+) -> None:
+    emulator.moves = "manual"
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    emulator.cancel(job_id) if status == "canceled" else emulator.fail(job_id, "no_source_face")
+    assert await all_events(trigger_for(job_id)) == [{"job_id": job_id, "status": status}]
+
+
+async def test_failed_looks_are_survived(emulator: Emulator, job_id: str) -> None:
+    faults = [
+        emulator.fault("get_video", **fault)
+        for fault in ({"status": 500}, {"status": 401}, {"html": True}, {"reset": "before"}, {"truncate": 5})
+    ]
+    assert await all_events(trigger_for(job_id)) == [{"job_id": job_id, "status": "complete"}]
+    assert [fault.hits for fault in faults] == [1] * 5
+
+
+async def test_the_deadline_is_one_event_that_names_the_job(emulator: Emulator, job_id: str) -> None:
+    emulator.fault("get_video", status=500, times=None)
+    (event,) = await all_events(trigger_for(job_id, seconds=0.2))
+    assert event["job_id"] == job_id
+    assert event["error_type"] == "WaitTimeout"
+    assert event["retryable"] is True
+    assert job_id in event["error"]
+
+
+async def test_a_connection_that_is_gone_is_one_event(
+    emulator: Emulator, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT")
+    (event,) = await all_events(trigger_for(job_id))
+    assert event["error_type"] == "InvalidConnection"
+    assert "magichour_default" in event["error"]
+
+
+async def test_its_row_is_plain_data_without_a_secret_and_makes_the_same_trigger(
+    emulator: Emulator, job_id: str
+) -> None:
+    classpath, arguments = trigger_for(job_id).serialize()
+    assert classpath == "magichour_provider.triggers.JobTrigger"
+    row = json.dumps(arguments)
+    assert emulator.api_key not in row
+    assert "://" not in row
+    again = JobTrigger(**json.loads(row))
+    assert again.serialize() == (classpath, arguments)
+    assert await all_events(again) == [{"job_id": job_id, "status": "complete"}]
+
+
+async def test_a_person_who_ends_the_task_does_not_destroy_the_job(
+    emulator: Emulator, job_id: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await trigger_for(job_id).on_kill()
+    await trigger_for(job_id).cleanup()
+    assert emulator.requests("delete_video") == []
+    assert job_id in capfd.readouterr().out
+
+
+@pytest.fixture
+def trigger_that_never_fires(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """In place of the trigger's event comes what the scheduler or the triggerer resumes a task with."""
+    from airflow.sdk.definitions import dag as dag_test
+    from airflow.sdk.execution_time import supervisor
+
+    def install(reason: str) -> None:
+        run_task, run_trigger = supervisor.run_task_in_process, dag_test._run_inline_trigger
+        struck: list[str] = []
+
+        def resume_with_failure(ti: Any, task: Any) -> Any:
+            step = run_task(ti, task)
+            if step.state == "deferred" and not struck:
+                step.msg.next_method = "__fail__"
+                step.msg.next_kwargs = {"error": reason}
+            return step
+
+        def fire_nothing_once(trigger: Any, ti: Any) -> TriggerEvent | None:
+            if struck:
+                return run_trigger(trigger, ti)
+            struck.append(reason)
+            return None
+
+        monkeypatch.setattr(supervisor, "run_task_in_process", resume_with_failure)
+        monkeypatch.setattr(dag_test, "_run_inline_trigger", fire_nothing_once)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [("Trigger timeout", "TaskDeferralTimeout"), ("Trigger failure", "TaskDeferralError")],
+)
+def test_a_trigger_that_crashed_or_timed_out_says_what_became_of_the_job_and_a_retry_takes_it_up(
+    airflow: Airflow, emulator: Emulator, trigger_that_never_fires: Any, reason: str, error: str
+) -> None:
+    trigger_that_never_fires(reason)
+    run = airflow.video(deferrable=True, retries=1, output_path=f"{airflow.folder}/out/")
+    (words,) = run.errors()
+    assert words.startswith(error)
+    assert emulator.jobs()[0]["id"] in words
+    assert "free of charge" in words
+    assert run.state() == "success"
+    assert emulator.charges() == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [("Trigger timeout", "AirflowSensorTimeout"), ("Trigger failure", "TaskDeferralError")],
+)
+def test_the_same_for_the_sensor(
+    airflow: Airflow, emulator: Emulator, trigger_that_never_fires: Any, reason: str, error: str
+) -> None:
+    emulator.moves = "looks:2"
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    trigger_that_never_fires(reason)
+    (words,) = airflow.sense(job_id, deferrable=True).errors()
+    assert words.startswith(error)
+    assert job_id in words
+    assert "free of charge" in words
+
+
+def test_an_event_that_names_no_job_is_not_believed_and_a_retry_takes_the_job_up(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serious = JobTrigger.run
+    strange: list[Any] = ["not an event", {"status": "complete"}, None]
+
+    async def run(trigger: JobTrigger) -> Any:
+        from airflow.triggers.base import TriggerEvent
+
+        if strange:
+            yield TriggerEvent(strange.pop())
+        async for event in serious(trigger):
+            yield event
+
+    monkeypatch.setattr(JobTrigger, "run", run)
+    done = airflow.video(deferrable=True, retries=3)
+    assert done.state() == "success", done.errors()
+    assert len(done.errors()) == 3
+    assert emulator.charges() == 1
+
+
+LIMITS: dict[str, dict[str, Any]] = {
+    "timeout in seconds": {"timeout": 0.5},
+    "timeout as timedelta": {"timeout": timedelta(seconds=0.5)},
+    "execution_timeout": {"execution_timeout": timedelta(seconds=1.5)},
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS.keys())
+@pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
+def test_no_limit_is_exceeded_and_the_job_is_taken_up_when_it_has_ended(
+    airflow: Airflow, emulator: Emulator, limit: dict[str, Any], deferrable: bool
+) -> None:
+    emulator.moves = "manual"
+    run = airflow.video(deferrable=deferrable, output_path=f"{airflow.folder}/out/", **limit)
+    assert run.state() == "failed"
+    (job,) = emulator.jobs()
+    assert "execution_timeout" in limit or job["id"] in run.errors()[0]
+
+    emulator.move(job["id"], "complete")
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
+
+
+def test_airflow_is_told_to_end_a_deferral_that_our_deadline_did_not(airflow: Airflow) -> None:
+    run = airflow.video(deferrable=True, timeout=600, execution_timeout=timedelta(seconds=90))
+    deferral = run.steps[0].msg
+    assert timedelta(seconds=90) <= deferral.trigger_timeout <= timedelta(seconds=90 + 300)
