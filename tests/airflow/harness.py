@@ -35,8 +35,11 @@ both_modes = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "
 class Run:
     """One DAG run, and what its tasks did."""
 
-    def __init__(self, dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, dag: DAG, monkeypatch: pytest.MonkeyPatch, params: dict[str, Any] | None = None
+    ) -> None:
         self.dag = dag
+        self._params = params
         self.steps: list[TaskRunResult] = []
         self.events: list[TriggerEvent] = []
         self._monkeypatch = monkeypatch
@@ -101,7 +104,7 @@ class Run:
         with self._monkeypatch.context() as patched:
             patched.setattr(supervisor, "run_task_in_process", noting_step)
             patched.setattr(module, "_run_inline_trigger", noting_event)
-            return self.dag.test()
+            return self.dag.test(run_conf=self._params)
 
 
 class Airflow:
@@ -145,8 +148,8 @@ class Airflow:
         file.write_text(source)
         return self.run_file(file)
 
-    def run_file(self, file: Path) -> Run:
-        """Run the DAG of a file that is in the DAGs folder."""
+    def run_file(self, file: Path, params: dict[str, Any] | None = None) -> Run:
+        """Run the DAG of a file that is in the DAGs folder, with these of its ``params`` changed."""
         from airflow.sdk import DAG
 
         spec = importlib.util.spec_from_file_location(file.stem, file)
@@ -155,7 +158,7 @@ class Airflow:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         (dag,) = {id(found): found for found in vars(module).values() if isinstance(found, DAG)}.values()
-        return Run(dag, self._monkeypatch)
+        return Run(dag, self._monkeypatch, params)
 
     def video(self, **arguments: Any) -> Run:
         """Run a DAG of one ``TalkingPhotoOperator``, whose task id is ``video``."""
