@@ -152,13 +152,18 @@ def accepts(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
 
-def drips(start: str) -> Callable[[socket.socket], None]:
-    """Answer this, and then a byte now and then for as long as anybody listens."""
+DRIPS = 100
+
+
+def drips(start: str, end: str) -> Callable[[socket.socket], None]:
+    """An answer whose middle comes byte by byte, for about five seconds."""
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(start.encode())
         gone = threading.Event()
-        while not gone.wait(0.05):
+        for _ in range(DRIPS):
+            gone.wait(0.05)
             connection.sendall(b"x")
+        says(end)(connection)
 
     return answer
