@@ -16,17 +16,17 @@ from .stack import Stack, title_of
 
 # How often each kind is chosen, relative to the others.
 KINDS = {
-    "task process": 40,
-    "worker (a task's supervisor)": 16,
+    "task process": 46,
+    "worker (a task's supervisor)": 18,
     "triggerer's runner": 8,
-    "triggerer": 10,
+    "triggerer": 8,
     "dag-processor": 4,
-    "api-server": 6,
-    "scheduler": 8,
-    "scheduler, its workers and tasks": 6,
+    "api-server": 5,
+    "scheduler": 6,
+    "scheduler, its workers and tasks": 5,
 }
 SECONDS_BETWEEN_KILLS = 3.0
-SECONDS_BETWEEN_CUTS = 7.0
+SECONDS_BETWEEN_CUTS = 8.0
 WARM_UP = 8.0  # seconds for which a daemon that was started again is left alone
 
 INSTANCE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
@@ -75,6 +75,7 @@ class Killer:
         self._random = random.Random(seed)  # noqa: S311 - chaos, not cryptography
         self._next_kill = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
         self._next_cut = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_CUTS)
+        self._kind = self._choose()
         self._latency: list[Any] = []
         self.kills: Counter[str] = Counter()
         self.moments: Counter[str] = Counter()
@@ -87,11 +88,13 @@ class Killer:
         if now >= self._next_cut:
             self._next_cut = now + self._random.expovariate(1 / SECONDS_BETWEEN_CUTS)
             return self._cut()
-        if now >= self._next_kill:
+        if now < self._next_kill:
+            return None
+        said = self.kill(self._kind)
+        if said:
             self._next_kill = now + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
-            kinds = list(KINDS)
-            return self.kill(self._random.choices(kinds, [KINDS[kind] for kind in kinds])[0])
-        return None
+            self._kind = self._choose()
+        return said
 
     def finish(self) -> str | None:
         """
@@ -109,7 +112,6 @@ class Killer:
         """One of ``KINDS``; says whom, or None when there is none."""
         candidates = sorted(self._victims(kind), key=lambda process: process.pid)
         if not candidates:
-            self._next_kill = 0.0  # choose again at once
             return None
         victim = self._random.choice(candidates)
         with suppress(psutil.Error):
@@ -122,6 +124,9 @@ class Killer:
                 self.moments[moment] += 1
             return f"kill {self.kills.total():3}  {kind:32} pid {victim.pid:<7} {moment or ''}"
         return None
+
+    def _choose(self) -> str:
+        return self._random.choices(list(KINDS), list(KINDS.values()))[0]
 
     def _moment(self, title: str) -> str | None:
         """How far the task has come that this process works for."""

@@ -90,8 +90,9 @@ def instances(stack: Stack) -> list[Instance]:
     return [found[name] for name in sorted(found)]
 
 
-def tell(found: list[Instance], killer: Killer) -> bool:
+def tell(stack: Stack, killer: Killer) -> bool:
     """Print the report; True when nothing was paid twice and nothing is lost."""
+    found = instances(stack)
     _table("SIGKILL of", killer.kills)
     _table("When a task or its worker was killed", killer.moments)
     _table("Cut", killer.cuts)
@@ -101,6 +102,8 @@ def tell(found: list[Instance], killer: Killer) -> bool:
     tries = sum(one.tries for one in found)
     charges = sum(one.charges for one in found)
     print(f"{len(found)} instances, {tries} tries, {charges} charges, {refunded} refunds")
+    parts = len(list(stack.videos.rglob("*.part")))
+    print(f"{parts} temporary files left over from downloads that were killed")
     for one in found:
         if one.outcome == SAID:
             print(f"  {one.name}: {one.paid} charge(s); {one.error}")

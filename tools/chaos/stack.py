@@ -50,7 +50,7 @@ QUICK = {
 class Stack:
     """Started by ``with``; everything it has started is ended with it."""
 
-    def __init__(self, home: Path, database: Callable[[Path], Database], *, moves: str = "seconds:4") -> None:
+    def __init__(self, home: Path, database: Callable[[Path], Database], *, moves: str = "seconds:8") -> None:
         """
         :param home: a folder for logs and videos.
         :param moves: how the emulator's jobs walk.
