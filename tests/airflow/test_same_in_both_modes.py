@@ -55,14 +55,9 @@ SUBMITTING = [
     *(
         row(f"{status} is refused", refused(error), create={"status": status} | ALWAYS)
         for status, error in [
-            (400, "InvalidRequest"),
             (401, "Unauthorized"),
             (402, "InsufficientCredits"),
             (403, "Forbidden"),
-            (404, "NotFound"),
-            (405, "InvalidRequest"),
-            (413, "InvalidRequest"),
-            (415, "InvalidRequest"),
             (422, "InvalidRequest"),
         ]
     ),
@@ -73,7 +68,7 @@ SUBMITTING = [
     row("503 in the vendor's words", mended("Unavailable"), create={"status": 503}),
     *(
         row(f"{status} may have paid", UNCERTAIN, create={"status": status} | ALWAYS)
-        for status in (408, 409, 499, 500, 504)
+        for status in (408, 500, 504)
     ),
     row("a gateway's 502", UNCERTAIN, create={"status": 502, "html": True} | ALWAYS),
     row("a gateway's 503", UNCERTAIN, create={"status": 503, "html": True} | ALWAYS),
