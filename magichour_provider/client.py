@@ -18,7 +18,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self, TypeVar, cast
 
@@ -26,14 +26,7 @@ import httpx
 import tenacity
 
 from magichour_provider import __version__, flows, wire
-from magichour_provider.exceptions import (
-    InvalidConnection,
-    MagicHourError,
-    RateLimited,
-    RequestFailed,
-    TransferFailed,
-    Unavailable,
-)
+from magichour_provider.exceptions import InvalidConnection, MagicHourError
 from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target
 from magichour_provider.inputs import TalkingPhotoInputs
 from magichour_provider.schedule import Schedule
@@ -41,7 +34,6 @@ from magichour_provider.schedule import Schedule
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
-LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is left to whoever called
 MOST_CONNECTIONS = 16
 
 _CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL)
@@ -147,7 +139,7 @@ class MagicHourClient:
         Source: POST /v1/ai-talking-photo.
         """
         call = wire.create_talking_photo(inputs, image=image, audio=audio, name=name)
-        return self._perform(lambda: flows.just(call), _ONLY_UNPAID)
+        return self._perform(lambda: flows.just(call), flows.REPEAT_UNPAID)
 
     def get(self, job_id: str) -> wire.Job:
         """
@@ -219,8 +211,8 @@ class MagicHourClient:
         """
         return self._perform(lambda: flows.just(wire.get_account()))
 
-    def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] | None = None) -> T:
-        return tenacity.Retrying(**policy or _ALL_FREE)(lambda: self._run(attempt()))
+    def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
+        return tenacity.Retrying(**policy)(lambda: self._run(attempt()))
 
     def _run(self, flow: Flow[T]) -> T:
         try:
@@ -312,7 +304,7 @@ class AsyncMagicHourClient:
     ) -> wire.Submission:
         """See ``MagicHourClient.submit``."""
         call = wire.create_talking_photo(inputs, image=image, audio=audio, name=name)
-        return await self._perform(lambda: flows.just(call), _ONLY_UNPAID)
+        return await self._perform(lambda: flows.just(call), flows.REPEAT_UNPAID)
 
     async def get(self, job_id: str) -> wire.Job:
         """See ``MagicHourClient.get``."""
@@ -346,11 +338,11 @@ class AsyncMagicHourClient:
         """See ``MagicHourClient.account``."""
         return await self._perform(lambda: flows.just(wire.get_account()))
 
-    async def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] | None = None) -> T:
+    async def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
         async def once() -> T:
             return await self._run(attempt())
 
-        return await tenacity.AsyncRetrying(**policy or _ALL_FREE)(once)
+        return await tenacity.AsyncRetrying(**policy)(once)
 
     async def _run(self, flow: Flow[T]) -> T:
         try:
@@ -402,12 +394,25 @@ class AsyncMagicHourClient:
         try:
             async with self._storage.stream("GET", fetch.url, headers=_IDENTITY) as response:
                 arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers)
-                with fetch.target.writing() as write:
+                async with _in_a_thread(fetch.target.writing()) as write:
                     async for chunk in response.aiter_raw(CHUNK_BYTES):
                         await asyncio.to_thread(write, arrival.check(chunk))
                     arrival.finish()
         except _CANNOT_TALK as error:
             raise flows.download_failed(fetch.job_id, _why(error)) from error
+
+
+@asynccontextmanager
+async def _in_a_thread(context: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Opening and moving files blocks."""
+    value = await asyncio.to_thread(context.__enter__)
+    try:
+        yield value
+    except BaseException as error:
+        if not await asyncio.to_thread(context.__exit__, type(error), error, error.__traceback__):
+            raise
+    else:
+        await asyncio.to_thread(context.__exit__, None, None, None)
 
 
 async def _off_the_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -416,42 +421,6 @@ async def _off_the_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 # --- what both drivers hold to ---
-
-
-def _may_repeat(error: BaseException) -> bool:
-    """May the same thing be done again at once, by us?"""
-    return (
-        isinstance(error, RequestFailed | TransferFailed)
-        and error.retryable
-        and (getattr(error, "retry_after", None) or 0.0) <= LONGEST_PAUSE
-    )
-
-
-def _may_pay_again(error: BaseException) -> bool:
-    """Only when it is certain that no job was made. (502 and 503 are left to Airflow's retries.)"""
-    certain = isinstance(error, RateLimited) or (isinstance(error, Unavailable) and not error.sent)
-    return certain and _may_repeat(error)
-
-
-_backoff = tenacity.wait_exponential(multiplier=0.5, max=8) + tenacity.wait_random(0, 0.5)
-
-
-def _pause(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    return max(_backoff(state), getattr(error, "retry_after", None) or 0.0)
-
-
-def _policy(may_repeat: Callable[[BaseException], bool]) -> dict[str, Any]:
-    return {
-        "retry": tenacity.retry_if_exception(may_repeat),
-        "stop": tenacity.stop_after_attempt(4),
-        "wait": _pause,
-        "reraise": True,
-    }
-
-
-_ALL_FREE = _policy(_may_repeat)
-_ONLY_UNPAID = _policy(_may_pay_again)
 
 
 class _Watch:

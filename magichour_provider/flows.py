@@ -13,8 +13,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import tenacity
+
 from magichour_provider import wire
-from magichour_provider.exceptions import DownloadFailed, RequestFailed, UploadFailed, WaitTimeout
+from magichour_provider.exceptions import (
+    DownloadFailed,
+    RateLimited,
+    RequestFailed,
+    TransferFailed,
+    Unavailable,
+    UploadFailed,
+    WaitTimeout,
+)
 from magichour_provider.inputs import MediaKind
 from magichour_provider.schedule import Schedule
 
@@ -192,3 +202,45 @@ def download_failed(job_id: str, why: str, status_code: int | None = None) -> Do
         status_code=status_code,
         job_id=job_id,
     )
+
+
+# --- what may be done again at once, by us; the rest is left to Airflow's retries ---
+
+LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is left to whoever called
+
+
+def _may_repeat(error: BaseException) -> bool:
+    return (
+        isinstance(error, RequestFailed | TransferFailed)
+        and error.retryable
+        and (getattr(error, "retry_after", None) or 0.0) <= LONGEST_PAUSE
+    )
+
+
+def _may_pay_again(error: BaseException) -> bool:
+    """Only when it is certain that no job was made: not even after a 502 or 503."""
+    certain = isinstance(error, RateLimited) or (isinstance(error, Unavailable) and not error.sent)
+    return certain and _may_repeat(error)
+
+
+backoff = tenacity.wait_exponential(multiplier=0.5, max=8) + tenacity.wait_random(0, 0.5)
+
+
+def pause(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next attempt: what the server asked for, and no less than our own back-off."""
+    error = state.outcome.exception() if state.outcome else None
+    return max(backoff(state), getattr(error, "retry_after", None) or 0.0)
+
+
+def _policy(may_repeat: Callable[[BaseException], bool]) -> dict[str, Any]:
+    return {
+        "retry": tenacity.retry_if_exception(may_repeat),
+        "stop": tenacity.stop_after_attempt(4),
+        "wait": pause,
+        "reraise": True,
+    }
+
+
+# Arguments for tenacity's blocking and async drivers.
+REPEAT_FREE = _policy(_may_repeat)
+REPEAT_UNPAID = _policy(_may_pay_again)

@@ -22,6 +22,8 @@ from magichour_provider.exceptions import InvalidConnection, InvalidInput, Magic
 from magichour_provider.inputs import ASSET_FIELDS, EXTENSIONS, TalkingPhotoInputs, extension_of, is_remote
 from magichour_provider.storage import Source, Target
 
+KEEP_SETTINGS = 300.0  # seconds for which a shared client is given to newcomers
+
 
 class MagicHourHook(BaseHook):
     """
@@ -149,13 +151,16 @@ class MagicHourHook(BaseHook):
         """
         The async client that everybody on this event loop and connection shares; closed after the last user.
 
+        Whoever comes more than five minutes after it was opened gets a new one, so that a changed connection
+        (a key that was rotated, say) is noticed.
+
         :raises InvalidConnection: names what is wrong with the connection, and the remedy.
         """
         clients = _shared.setdefault(asyncio.get_running_loop(), {})
         shared = clients.get(self.magichour_conn_id)
-        if shared is None:
+        if shared is None or time.monotonic() - shared.opened_at > KEEP_SETTINGS:
             opening = asyncio.ensure_future(_open(self.magichour_conn_id))
-            shared = clients[self.magichour_conn_id] = _Shared(opening)
+            shared = clients[self.magichour_conn_id] = _Shared(opening, time.monotonic())
         shared.users += 1
         try:
             # Shielded: the one who began to open it may be canceled, the others still wait for it.
@@ -163,7 +168,8 @@ class MagicHourHook(BaseHook):
         finally:
             shared.users -= 1
             if not shared.users:
-                del clients[self.magichour_conn_id]
+                if clients.get(self.magichour_conn_id) is shared:
+                    del clients[self.magichour_conn_id]
                 await shared.close()
 
     @classmethod
@@ -259,6 +265,7 @@ def _address(url: object) -> SplitResult | None:
 @dataclass
 class _Shared:
     opening: asyncio.Future[AsyncMagicHourClient]
+    opened_at: float
     users: int = 0
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from magichour_provider import client
+from magichour_provider import flows
 from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -179,12 +179,12 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     made = Pauses()
 
     def at_once(state: Any) -> float:
-        made.append(client._pause(state))
+        made.append(flows.pause(state))
         if made.on_pause:
             made.on_pause()
         return 0.0
 
-    monkeypatch.setattr(client, "_backoff", lambda _: 0.0)
-    for policy in ("_ALL_FREE", "_ONLY_UNPAID"):
-        monkeypatch.setattr(client, policy, {**getattr(client, policy), "wait": at_once})
+    monkeypatch.setattr(flows, "backoff", lambda _: 0.0)
+    for policy in (flows.REPEAT_FREE, flows.REPEAT_UNPAID):
+        monkeypatch.setitem(policy, "wait", at_once)
     return made

@@ -263,6 +263,19 @@ async def test_users_on_one_loop_share_one_client_which_is_closed_after_the_last
         assert await works(later)
 
 
+async def test_a_key_that_was_rotated_is_noticed_by_whoever_comes_later(
+    hook: MagicHourHook, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magichour_provider.hooks.KEEP_SETTINGS", 0.0)
+    rotated = emulator.connection | {"password": "mhk_not_yet_known"}
+    async with hook.async_client() as first:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", json.dumps(rotated))
+        async with MagicHourHook().async_client() as second:
+            with pytest.raises(errors.Unauthorized):
+                await second.account()
+        assert await works(first)
+
+
 async def test_many_who_come_at_once_open_one_client(hook: MagicHourHook) -> None:
     everybody_is_in = asyncio.Barrier(5)
 
