@@ -23,7 +23,6 @@ with DAG(
         end_seconds=5.9,
         resolution="480p",
         wait_for_completion=False,
-        multiple_outputs=True,  # so that submit.output["job_id"] is an XCom of its own
         retries=3,
     )
 

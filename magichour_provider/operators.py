@@ -71,6 +71,8 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
     :param wait_for_completion: if False, return as soon as the job is submitted.
     :param timeout: seconds to wait, for each try. The job goes on afterwards; a retry picks it up.
     :param poll_interval: seconds between two looks; default: the connection's, or timed from render times.
+    :param multiple_outputs: each value of the result is an XCom of its own too, so that
+        ``task.output["job_id"]`` works.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), ``duration_seconds``, ``width``, ``height``, ``fps``.
     :raises AirflowFailException: what no retry can mend: invalid input, 400-403 and 422 (nothing charged), a
@@ -104,9 +106,10 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
         wait_for_completion: bool = True,
         timeout: float | timedelta = 3600,
         poll_interval: float | None = None,
+        multiple_outputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(multiple_outputs=multiple_outputs, **kwargs)
         self.image_file_path = image_file_path
         self.audio_file_path = audio_file_path
         self.start_seconds = start_seconds
@@ -262,13 +265,9 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
         )
 
     def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
-        now = time.time()
-        limits = [self.timeout]
-        if self.execution_timeout:  # Airflow does not enforce it on a deferred task
-            limits.append(self.execution_timeout.total_seconds())
         how: dict[str, Any] = {
-            "deadline": now + min(limits),
-            "submitted_at": now if just_submitted else None,
+            "deadline": self.deadline(),
+            "submitted_at": time.time() if just_submitted else None,
             "poll_interval": self.poll_interval,
         }
         if self.deferrable:

@@ -58,11 +58,12 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         timeout: float | timedelta = 3600,
         poke_interval: float | timedelta | None = None,
+        multiple_outputs: bool = True,
         **kwargs: Any,
     ) -> None:
         if poke_interval is not None:
             kwargs["poke_interval"] = poke_interval
-        super().__init__(timeout=timeout, **kwargs)
+        super().__init__(timeout=timeout, multiple_outputs=multiple_outputs, **kwargs)
         self.job_id = job_id
         self.output_path = output_path
         self.replace = replace
@@ -85,11 +86,10 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
             raise
         if seen:
             return seen.xcom_value
-        now = time.time()
         return self.defer_until_ended(
             self.job_id,
-            deadline=now + self.timeout,
-            submitted_at=now,
+            deadline=self.deadline(),
+            submitted_at=time.time(),
             poll_interval=self.poke_interval if self.fixed_interval else None,
         )
 
@@ -121,6 +121,15 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
         if isinstance(event, dict) and event.get("error_type") == WaitTimeout.__name__:
             raise AirflowSensorTimeout(event.get("error"))
         return super().execute_complete(context, event)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """As Airflow's, but ``soft_fail`` skips only what no retry can mend: as poke mode does it."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSkipException as skipped:
+            if self.soft_fail and type(skipped.__cause__) is AirflowException:
+                raise skipped.__cause__ from None
+            raise
 
     def job_name(self, context: Context) -> str:
         return f"job {self.job_id}"

@@ -6,14 +6,17 @@ A path is local (``/data/me.jpg``), or an Airflow object-storage URI (``s3://con
 
 from __future__ import annotations
 
+import glob
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import ObjectStoragePath
+from fsspec.implementations.local import LocalFileSystem
 
 from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed, TargetExists
 from magichour_provider.inputs import MediaKind, extension_of
@@ -138,6 +141,10 @@ class Target:
             path = ObjectStoragePath(self.uri)
             part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
             path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(path.fs, LocalFileSystem):
+                # A process that was killed has left its part; an object store keeps no open ones.
+                for left in Path(path.path).parent.glob(f".{glob.escape(path.name)}.*.part"):
+                    left.unlink(missing_ok=True)
             file = part.open("wb")
 
         def write(chunk: bytes) -> None:

@@ -50,6 +50,8 @@ class WaitsForJob:
     magichour_conn_id: str
     output_path: str | None
     replace: bool
+    timeout: float
+    execution_timeout: timedelta | None
     log: Any
 
     if TYPE_CHECKING:
@@ -78,6 +80,13 @@ class WaitsForJob:
 
         self._job_id = job_id
         context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=library_url(job_id))
+
+    def deadline(self) -> float:
+        """Of a wait that begins now. Airflow does not enforce ``execution_timeout`` on a deferred task."""
+        limits = [self.timeout]
+        if self.execution_timeout:
+            limits.append(self.execution_timeout.total_seconds())
+        return time.time() + min(limits)
 
     def defer_until_ended(
         self, job_id: str, *, deadline: float, submitted_at: float | None, poll_interval: float | None
@@ -110,7 +119,10 @@ class WaitsForJob:
             job_id = event_job_id(event)
             if "error" in event:
                 kind = getattr(exceptions, str(event.get("error_type")), MagicHourError)
-                raise kind(event["error"], job_id=job_id, retryable=bool(event.get("retryable")))
+                text = str(event["error"])
+                if job_id not in text:
+                    text += f" (job {job_id} is paid for and goes on at Magic Hour)"
+                raise kind(text, job_id=job_id, retryable=bool(event.get("retryable")))
             return self.deliver(context, job_id)
 
     def deliver(self, context: Context, job_id: str) -> dict[str, Any]:

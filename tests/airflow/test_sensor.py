@@ -121,6 +121,18 @@ def test_a_soft_failure_skips(
 
 
 @each_mode
+def test_a_soft_failure_does_not_skip_what_a_retry_can_mend(
+    airflow: Airflow, emulator: Emulator, mode: dict[str, Any]
+) -> None:
+    emulator.moves = "looks:3"
+    emulator.fault("download", status=500, times=4)  # as often as the client tries by itself
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    run = airflow.sense(job_id, output_path=f"{airflow.folder}/out/", soft_fail=True, retries=1, **mode)
+    assert run.state() == "success", run.errors()
+    assert "DownloadFailed" in run.errors()[0]
+
+
+@each_mode
 @pytest.mark.parametrize("looks", [1, 3], ids=["at the first look", "later"])
 def test_a_sensor_that_may_never_fail_skips_whatever_goes_wrong(
     airflow: Airflow, emulator: Emulator, looks: int, mode: dict[str, Any]

@@ -270,3 +270,15 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(
     with pytest.raises(StorageFailed, match="no route to host") as failed:
         ask()
     assert (failed.value.retryable, failed.value.charged) == (True, "no")
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
+    target = Target(str(tmp_path / "video [1].mp4"))
+    (tmp_path / ".video [1].mp4.87654321.part").touch()
+    other = tmp_path / ".another.mp4.12345678.part"
+    other.touch()
+
+    with target.writing() as write:
+        write(b"all of it")
+
+    assert sorted(tmp_path.iterdir()) == [other, tmp_path / "video [1].mp4"]
