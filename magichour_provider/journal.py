@@ -329,9 +329,24 @@ class Journal:
         return any(job.job_id == job_id and job.output_path == output_path for job in self.record.jobs)
 
     def delivering(self, job_id: str, output_path: str) -> None:
-        """Write down that the video is about to be brought there."""
+        """
+        Write down that the video is about to be brought there.
+
+        :raises JournalUnavailable: not written, so do not bring it: the next try would take the file for
+            somebody else's. So ends a try that goes on beside its next one, after the scheduler's death.
+        """
         known = next((job for job in self.record.jobs if job.job_id == job_id), PaidJob(job_id=job_id))
-        self.paid(known.model_copy(update={"output_path": output_path}))
+        try:
+            _briefly()(
+                self._write, self.record.with_job(known.model_copy(update={"output_path": output_path}))
+            )
+        except Exception as error:
+            raise JournalUnavailable(
+                f"that the video of job {job_id} is about to be brought to {output_path} could not be written "
+                f"down ({type(error).__name__}: {error}); it was not brought. It is paid for, and a retry is free",
+                job_id=job_id,
+                charged="yes",
+            ) from error
 
     def ways_on(self, error: MagicHourError) -> MagicHourError:
         """The same error, with what a person can do now."""
@@ -349,14 +364,17 @@ class Journal:
         self.record = record
 
     def _write_if_possible(self, record: Record) -> None:
-        briefly = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_exponential(0.2), reraise=True
-        )
         try:
-            briefly(self._write, record)
+            _briefly()(self._write, record)
         except Exception:
             self.record = record
             log.exception(
                 "Could not write down what this task has paid for: %s. The next try may not know it",
                 record.model_dump(mode="json", exclude_none=True),
             )
+
+
+def _briefly() -> tenacity.Retrying:
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_exponential(0.2), reraise=True
+    )

@@ -156,7 +156,13 @@ class Target:
             with _answering("output_path", self.uri):
                 file.close()
                 self.check()
-                part.fs.mv(part.path, path.path)
+                try:
+                    part.fs.mv(part.path, path.path)
+                except FileNotFoundError as error:
+                    raise StorageFailed(
+                        f"output_path={self.uri!r}: what was written is gone: another try of this task brings "
+                        "the same video, and swept it away; a retry may help"
+                    ) from error
         except BaseException:
             with suppress(Exception):
                 file.close()

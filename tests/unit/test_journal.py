@@ -169,6 +169,20 @@ def test_where_a_video_is_being_brought_is_known_to_the_next_try() -> None:
     assert later.record.jobs[0].inputs == JOB.inputs
 
 
+def test_a_video_is_not_brought_to_where_the_next_try_would_not_know_it() -> None:
+    shelf = Shelf()
+    journal = opened(shelf)
+    journal.paid(JOB)
+    shelf.fails = [ConnectionError("store is away")] * 9
+    with pytest.raises(errors.JournalUnavailable, match=r"job-1.*store is away") as unwritten:
+        journal.delivering("job-1", "/out/me.mp4")
+    assert (unwritten.value.retryable, unwritten.value.charged) == (True, "yes")
+
+    shelf.fails = [ConnectionError(), ConnectionError()]
+    journal.delivering("job-1", "/out/me.mp4")
+    assert opened(shelf).is_delivering("job-1", "/out/me.mp4")
+
+
 def test_a_sensor_may_bring_a_video_that_it_has_not_paid_for() -> None:
     shelf = Shelf()
     opened(shelf).delivering("job-9", "/out/me.mp4")

@@ -272,6 +272,18 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(
     assert (failed.value.retryable, failed.value.charged) == (True, "no")
 
 
+def test_two_tries_that_bring_the_same_video_at_once_cost_no_more_than_a_retry(tmp_path: Path) -> None:
+    target = Target(str(tmp_path / "video.mp4"), replace=True)
+
+    with pytest.raises(StorageFailed, match="another try") as failed, target.writing() as write:
+        write(b"half of")
+        with target.writing() as write_too:
+            write_too(b"all of it")
+
+    assert failed.value.retryable
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"video.mp4": b"all of it"}
+
+
 def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     target = Target(str(tmp_path / "video [1].mp4"))
     (tmp_path / ".video [1].mp4.87654321.part").touch()

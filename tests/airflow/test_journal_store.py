@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import both_modes
+from test_kills import kill_after
 
 from magichour_provider.emulator import Emulator
 from magichour_provider.journal import Journal
+from magichour_provider.operators import TalkingPhotoOperator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,6 +211,24 @@ def test_the_resume_writes_down_what_could_not_be_written_before(
     assert run.state() == "success", run.errors()
     run.clear()
     assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
+
+
+@both_modes
+def test_a_file_that_a_dying_try_could_not_write_down_is_not_taken_for_somebody_elses(
+    airflow: Airflow,
+    emulator: Emulator,
+    store_fails: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    deferrable: bool,
+) -> None:
+    # As when the scheduler has died: its tasks go on for a while, and what they write is refused.
+    store_fails("set", skip=2, times=3)
+    kill_after(monkeypatch, TalkingPhotoOperator, "deliver")
+    target = airflow.folder / "video.mp4"
+    run = airflow.video(output_path=str(target), deferrable=deferrable, retries=2)
+    assert run.state() == "success", run.errors()
+    assert target.read_bytes()[4:8] == b"ftyp"
     assert emulator.charges() == 1
 
 
