@@ -336,14 +336,13 @@ class Journal:
             somebody else's. So ends a try that goes on beside its next one, after the scheduler's death.
         """
         known = next((job for job in self.record.jobs if job.job_id == job_id), PaidJob(job_id=job_id))
+        bringing = known.model_copy(update={"output_path": output_path})
         try:
-            _briefly()(
-                self._write, self.record.with_job(known.model_copy(update={"output_path": output_path}))
-            )
+            _briefly()(self._write, self.record.with_job(bringing))
         except Exception as error:
             raise JournalUnavailable(
-                f"that the video of job {job_id} is about to be brought to {output_path} could not be written "
-                f"down ({type(error).__name__}: {error}); it was not brought. It is paid for, and a retry is free",
+                f"that the video of job {job_id} is being brought to {output_path} could not be written down "
+                f"({type(error).__name__}: {error}); it was not brought. It is paid for, and a retry is free",
                 job_id=job_id,
                 charged="yes",
             ) from error

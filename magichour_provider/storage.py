@@ -160,8 +160,8 @@ class Target:
                     part.fs.mv(part.path, path.path)
                 except FileNotFoundError as error:
                     raise StorageFailed(
-                        f"output_path={self.uri!r}: what was written is gone: another try of this task brings "
-                        "the same video, and swept it away; a retry may help"
+                        f"output_path={self.uri!r}: what was written is gone: another try of this task "
+                        "brings the same video, and swept it away; a retry may help"
                     ) from error
         except BaseException:
             with suppress(Exception):

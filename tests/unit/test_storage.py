@@ -275,10 +275,13 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(
 def test_two_tries_that_bring_the_same_video_at_once_cost_no_more_than_a_retry(tmp_path: Path) -> None:
     target = Target(str(tmp_path / "video.mp4"), replace=True)
 
-    with pytest.raises(StorageFailed, match="another try") as failed, target.writing() as write:
-        write(b"half of")
-        with target.writing() as write_too:
-            write_too(b"all of it")
+    def begin_and_be_overtaken() -> None:
+        with target.writing() as begin:
+            begin(b"half of")
+            write(target, b"all of it")
+
+    with pytest.raises(StorageFailed, match="another try") as failed:
+        begin_and_be_overtaken()
 
     assert failed.value.retryable
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"video.mp4": b"all of it"}
