@@ -63,7 +63,7 @@ def explained(
             return await handler(request)
         except KeyError as error:
             return web.json_response({"message": f"there is no {error.args[0]}"}, status=404)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             return web.json_response({"message": str(error)}, status=400)
 
     return explain

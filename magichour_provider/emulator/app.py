@@ -87,11 +87,16 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await act()
     try:
         names = await names_of(request, world, note)
+        rule = world.faults.pick(call, names)
+        ENDS.set(rule.ends if rule else None)
+        return await (spoil(rule, request, call, act) if rule else act())
     except web.HTTPRequestEntityTooLarge:
         return refusal(413, f"The request body is larger than {LARGEST_JSON} bytes")
-    rule = world.faults.pick(call, names)
-    ENDS.set(rule.ends if rule else None)
-    return await (spoil(rule, request, call, act) if rule else act())
+    except web.RequestPayloadError:
+        return refusal(400, "The request body is not encoded as its headers say")
+    except ConnectionError:
+        # The client is gone: nobody reads this, and it is no error of ours to log.
+        return web.Response(status=499)
 
 
 async def names_of(request: web.Request, world: World, note: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import socket
 import struct
 from contextvars import ContextVar
@@ -57,6 +58,8 @@ ARGUMENTS: dict[str, type | tuple[type, ...]] = {
     "skip": int,
     "name": str,
 }
+
+AMOUNTS = ("hang", "slow", "truncate", "cut", "times", "skip")
 
 PHRASES = {
     400: "Invalid request",
@@ -138,14 +141,21 @@ class Faults:
         for name, value in given.items():
             if name not in ARGUMENTS:
                 raise ValueError(f"{name} is unknown in a fault: choose {', '.join(ARGUMENTS)}")
-            if value is not None and not isinstance(value, ARGUMENTS[name]):
+            if value is not None and not fits(value, ARGUMENTS[name]):
                 raise ValueError(f"{name} is {value!r}: that is the wrong type")
+            if name in AMOUNTS and value is not None and not value >= 0:
+                raise ValueError(f"{name} is {value!r}: choose a number that is not negative")
         if given.get("call") not in (*CALLS, "*"):
             raise ValueError(f"call is {given.get('call')!r}: choose {', '.join(CALLS)} or *")
+        if given.get("status") is not None and not 200 <= given["status"] <= 599:
+            raise ValueError(f"status is {given['status']}: choose 200 to 599")
+        for name, value in (given.get("headers") or {}).items():
+            if set("\r\n\0") & set(f"{name}{value}"):
+                raise ValueError(f"the header {name!r} holds a line break or a null")
         if given.get("reset") not in (None, "before", "after"):
             raise ValueError(f"reset is {given['reset']!r}: choose before or after")
         ends = given.get("ends")
-        if ends is not None and ends not in ("canceled", "deleted") and not ends.startswith("error:"):
+        if ends is not None and ends not in ("canceled", "deleted") and not re.match("error:.", ends):
             raise ValueError(f"ends is {ends!r}: choose error:<code>, canceled or deleted")
         chosen = {name: value for name, value in given.items() if value is not None or name == "times"}
         rule = Fault(id=str(next(self._ids)), **chosen)
@@ -155,6 +165,11 @@ class Faults:
     def pick(self, call: str, names: list[str]) -> Fault | None:
         """The rule that strikes this request, if any."""
         return next((rule for rule in self.rules.values() if rule.strikes(call, names)), None)
+
+
+def fits(value: object, wanted: type | tuple[type, ...]) -> bool:
+    """Whether a value is of a type; true and false are no numbers here."""
+    return isinstance(value, wanted) and (not isinstance(value, bool) or wanted in (bool, object))
 
 
 async def spoil(

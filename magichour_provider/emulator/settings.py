@@ -46,6 +46,11 @@ class Settings:
             raise ValueError("voice is 'espeak-ng', which is not installed: choose auto or tones")
         if not self.api_key:
             raise ValueError("api_key is empty: give one, or leave it out")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}: choose 0 to 65535")
+        for name in ("workers", "max_jobs", "max_disk_mb"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose 1 or more")
         if not 1 <= self.fps <= 120:
             raise ValueError(f"fps is {self.fps!r}: choose 1 to 120")
         Moves.parse(self.moves)

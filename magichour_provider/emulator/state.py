@@ -30,6 +30,8 @@ LEDGER_KEPT = 20_000
 MEDIAN_SECONDS = 174.0
 SPREAD = 0.45
 QUEUED_SHARE = 0.2
+# A hundred years: what lies far beyond has no date.
+LONGEST_LEAP = 100 * 365 * 24 * 3600
 
 
 class Clock:
@@ -43,6 +45,8 @@ class Clock:
         return time.time() + self.ahead
 
     def advance(self, seconds: float) -> None:
+        if not 0 <= seconds <= LONGEST_LEAP:
+            raise ValueError(f"seconds is {seconds:g}: choose 0 to {LONGEST_LEAP}")
         self.ahead += seconds
         self._moved.set()
         self._moved = asyncio.Event()

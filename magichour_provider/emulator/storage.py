@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import itertools
 import secrets
 import time
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Upload:
     """A place for a file, and the file once it was PUT there."""
 
     path: Path
-    made_at: float
+    kept_since: float
     digest: str | None = None
     size: int = 0
 
@@ -89,7 +90,7 @@ class Storage:
         """The upload under a ``file_path``, if its file came and is still kept."""
         self._forget_old()
         upload = self.uploads.get(name)
-        return upload if upload and upload.digest else None
+        return upload if upload and upload.digest and not self._is_old(upload) else None
 
     def sign(self, base: str, method: str, name: str) -> tuple[str, str]:
         """A URL good for ``method`` on one file, and until when."""
@@ -125,7 +126,8 @@ class Storage:
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Take a file. It is there once all of it came, and not before."""
-        upload = self.uploads.get(self.authorize(request))
+        name = self.authorize(request)
+        upload = self.uploads.get(name)
         if upload is None:
             raise StorageError(404, "NoSuchKey", "The specified key does not exist.")
         if request.content_length is None:
@@ -153,6 +155,10 @@ class Storage:
             discard(arriving)
             raise
         upload.digest, upload.size = sha.hexdigest(), size
+        # Its days are counted from now, which makes it the newest.
+        upload.kept_since = self.clock.now()
+        self.uploads.pop(name, None)
+        self.uploads[name] = upload
         self._make_room()
         return web.Response(headers={"ETag": f'"{md5.hexdigest()}"'})
 
@@ -176,12 +182,12 @@ class Storage:
         signed = f"{method}\n{name}\n{query}".encode()
         return hmac.new(self._secret, signed, hashlib.sha256).hexdigest()
 
+    def _is_old(self, upload: Upload) -> bool:
+        return upload.kept_since <= self.clock.now() - UPLOADS_KEPT_SECONDS
+
     def _forget_old(self) -> None:
-        oldest = self.clock.now() - UPLOADS_KEPT_SECONDS
-        while self.uploads:
-            name, upload = next(iter(self.uploads.items()))
-            if upload.made_at > oldest:
-                return
+        old = itertools.takewhile(lambda item: self._is_old(item[1]), self.uploads.items())
+        for name in [name for name, _ in old if not self.in_use.get(name)]:
             self._forget(name)
 
     def _make_room(self) -> None:

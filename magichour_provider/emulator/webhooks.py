@@ -27,6 +27,8 @@ GIVE_UP_SECONDS = 24 * 3600
 DELIVERIES_KEPT = 2000
 # "canceled" is missing on purpose: it sends no event.
 EVENTS = {"rendering": "started", "complete": "completed", "error": "errored"}
+# Those of images can be asked for as in the vendor's form; nothing here makes any.
+KNOWN = {f"{kind}.{event}" for kind in ("video", "audio", "image") for event in EVENTS.values()}
 
 
 @dataclass
@@ -63,6 +65,12 @@ class Webhooks:
 
     def add(self, url: str, secret: str, events: list[str] | None = None) -> Webhook:
         """Register a receiver."""
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise ValueError(f"url is {url!r}: choose one that starts with http:// or https://")
+        if not isinstance(secret, str):
+            raise TypeError(f"secret is {secret!r}: choose text")
+        if unknown := set(events or []) - KNOWN:
+            raise ValueError(f"events has {', '.join(sorted(unknown))}: choose {', '.join(sorted(KNOWN))}")
         receiver = Webhook(url, secret, events or [])
         self.receivers.append(receiver)
         return receiver

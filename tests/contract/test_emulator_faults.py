@@ -155,6 +155,14 @@ def test_a_rule_for_every_call(api: Any) -> None:
         ("create", {"ends": 1}, "wrong type"),
         ("create", {"times": "often"}, "wrong type"),
         ("create", {"headers": "Retry-After: 1"}, "wrong type"),
+        ("create", {"headers": {"Retry-After": "1\r\nX: 2"}}, "line break"),
+        ("create", {"status": True}, "wrong type"),
+        ("create", {"status": 99}, "choose 200 to 599"),
+        ("create", {"status": 1000}, "choose 200 to 599"),
+        ("create", {"hang": -1}, "not negative"),
+        ("create", {"truncate": -1}, "not negative"),
+        ("create", {"times": -1}, "not negative"),
+        ("create", {"ends": "error:"}, "choose error"),
     ],
 )
 def test_a_mistaken_rule_is_explained(stub: Emulator, call: str, rule: dict[str, Any], says: str) -> None:

@@ -247,6 +247,46 @@ def test_uploads_are_kept_for_seven_days(api: Any) -> None:
     assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 422
 
 
+def test_the_seven_days_begin_with_the_bytes_and_not_with_the_url(api: Any) -> None:
+    url, path = upload(api, b"")
+    api.emulator.advance(DAY - 60)
+    assert HTTP.put(url, content=b"picture").status_code == 200
+    api.emulator.advance(7 * DAY - 60)
+    body = api.body()
+    body["assets"]["image_file_path"] = path
+    assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 200
+    api.emulator.advance(120)
+    assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 422
+
+
+def test_a_render_keeps_its_uploads_however_late_it_is(photo: Any, voice: Any) -> None:
+    with Emulator(moves="looks:2") as emulator:
+        create, key = f"{emulator.url}/v1/ai-talking-photo", {"Authorization": f"Bearer {emulator.api_key}"}
+        body = {
+            "start_seconds": 0,
+            "end_seconds": 2,
+            "assets": {
+                "image_file_path": emulator.put_asset(photo, "png"),
+                "audio_file_path": emulator.put_asset(voice, "wav"),
+            },
+        }
+        # One worker: the second waits for the first.
+        answers = [HTTP.post(create, json=body | {"end_seconds": end}, headers=key) for end in (1, 1.5)]
+        jobs = [answer.json()["id"] for answer in answers]
+        emulator.advance(8 * DAY)
+        assert HTTP.post(create, json=body, headers=key).status_code == 422
+        for job in jobs:
+            emulator.move(job, "complete")
+            assert emulator.job(job)["status"] == "complete"
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e15])
+def test_the_clock_goes_forward_only_and_not_out_of_the_calendar(api: Any, seconds: float) -> None:
+    with pytest.raises(ValueError, match="seconds"):
+        api.emulator.advance(seconds)
+    assert api("POST", "/v1/ai-talking-photo", json=api.body()).status_code == 200
+
+
 def test_upload_urls_expire(api: Any) -> None:
     url, _ = upload(api, b"")
     api.emulator.advance(DAY + 1)

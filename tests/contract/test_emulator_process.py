@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -130,6 +132,9 @@ def test_faults_by_command_line() -> None:
     [
         (["--moves", "soon"], "choose instant"),
         (["--fps", "0"], "choose 1 to 120"),
+        (["--port", "99999"], "choose 0 to 65535"),
+        (["--workers", "0"], "choose 1 or more"),
+        (["--port", "0", "--webhook", "nonsense"], "http"),
         (["state", "--url", "http://127.0.0.1:9"], "refused"),
     ],
 )
@@ -138,6 +143,25 @@ def test_mistakes_on_the_command_line(arguments: list[str], says: str) -> None:
     assert ran.returncode == 2
     assert says in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_client_that_gives_up_is_no_error_of_the_emulator(caplog: pytest.LogCaptureFixture) -> None:
+    with Emulator(render="stub") as emulator:
+        http = httpx.Client(headers={"Authorization": f"Bearer {emulator.api_key}"})
+        items = {"items": [{"type": "image", "extension": "png"}]}
+        answer = http.post(f"{emulator.url}/v1/files/upload-urls", json=items).json()
+        wanted = answer["items"][0]["upload_url"]
+        http.close()
+        for address, head in ((wanted, "PUT"), (f"{emulator.url}/v1/ai-talking-photo", "POST")):
+            parts = urlsplit(address)
+            with socket.create_connection((parts.hostname, parts.port)) as connection:
+                target = f"{parts.path}?{parts.query}"
+                connection.sendall(
+                    f"{head} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc".encode()
+                )
+                while not any(seen["method"] == head for seen in emulator.requests()[1:]):
+                    pass
+    assert caplog.records == []
 
 
 def test_a_port_that_is_taken() -> None:

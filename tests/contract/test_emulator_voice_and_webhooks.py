@@ -157,6 +157,23 @@ def test_events_of_a_voice_and_only_those_asked_for(api: Any, receiver: Receiver
     assert [one["type"] for one in api.emulator.deliveries()] == ["audio.completed"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"url": "nonsense"}, "url"),
+        ({"url": 5}, "url"),
+        ({"secret": 5}, "secret"),
+        ({"events": ["video.canceled"]}, "video.canceled"),
+    ],
+)
+def test_a_mistaken_receiver_is_explained(
+    api: Any, receiver: Receiver, wrong: dict[str, Any], says: str
+) -> None:
+    given: dict[str, Any] = {"url": receiver.url, "secret": SECRET} | wrong
+    with pytest.raises(ValueError, match=says):
+        api.emulator.webhook(**given)
+
+
 def test_an_event_is_sent_until_it_is_taken(api: Any, receiver: Receiver) -> None:
     receiver.answers = [500, 302, 404, 200]
     api.emulator.webhook(receiver.url, SECRET, ["video.completed"])
