@@ -93,7 +93,9 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPRequestEntityTooLarge:
         return refusal(413, f"The request body is larger than {LARGEST_JSON} bytes")
     except web.RequestPayloadError:
-        return refusal(400, "The request body is not encoded as its headers say")
+        # Where the next request would begin is not known any more.
+        close = {"Connection": "close"}
+        return refusal(400, "The request body is not encoded as its headers say", close)
     except ConnectionError:
         # The client is gone: nobody reads this, and it is no error of ours to log.
         return web.Response(status=499)
