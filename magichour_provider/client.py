@@ -36,7 +36,7 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 MOST_CONNECTIONS = 16
 
-_CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL)
+_CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 _IDENTITY = {"Accept-Encoding": "identity"}  # so that Content-Length is the video's
 
 
@@ -72,6 +72,10 @@ class Settings:
                     "verify", self.verify, f"cannot be read as a CA bundle ({error}); check the path"
                 ) from error
         return httpx.create_ssl_context(verify=self.verify)
+
+    def redact(self, body: bytes) -> bytes:
+        """Whatever the API says, it does not get the key into an error or a log."""
+        return body.replace(self.api_key.encode(), b"***")
 
     def schedule(self, poll_interval: float | None) -> Schedule:
         return Schedule(self.poll_interval if poll_interval is None else poll_interval)
@@ -112,8 +116,10 @@ class MagicHourClient:
         self._settings = settings
         tls = settings.ssl_context()
         # Nothing is kept alive: blocking polls are so far apart that a kept connection is mostly a stale one.
-        self._api = httpx.Client(**settings.for_api(tls), limits=httpx.Limits(max_keepalive_connections=0))
-        self._storage = httpx.Client(**settings.for_storage(tls))
+        fresh = httpx.Limits(max_keepalive_connections=0)
+        with _usable_proxies():
+            self._api = httpx.Client(**settings.for_api(tls), limits=fresh)
+            self._storage = httpx.Client(**settings.for_storage(tls))
 
     def __enter__(self) -> Self:
         return self
@@ -248,14 +254,16 @@ class MagicHourClient:
                 )
         except _CANNOT_TALK as error:
             _not_answered(call, watch, error)
-        return call.answer(response.status_code, response.headers, response.content)
+        return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
 
     def _put(self, put: Put) -> None:
         length = {"Content-Length": str(put.source.size)}
         try:
-            response = self._storage.put(put.url, content=put.source.chunks(), headers=length)
+            response = self._storage.put(
+                put.url, content=put.source.chunks(), headers=length, follow_redirects=False
+            )
         except _CANNOT_TALK as error:
-            raise flows.upload_failed(put.source, _why(error)) from error
+            raise flows.upload_failed(put.source, _why(error)) from _shown(error)
         _check_put(put, response)
 
     def _fetch(self, fetch: Fetch) -> None:
@@ -267,7 +275,7 @@ class MagicHourClient:
                         write(arrival.check(chunk))
                     arrival.finish()
         except _CANNOT_TALK as error:
-            raise flows.download_failed(fetch.job_id, _why(error)) from error
+            raise flows.download_failed(fetch.job_id, _why(error)) from _shown(error)
 
 
 class AsyncMagicHourClient:
@@ -282,9 +290,10 @@ class AsyncMagicHourClient:
         self._settings = settings
         kept = httpx.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=60)
         fresh = httpx.Limits(max_keepalive_connections=0)
-        self._api = httpx.AsyncClient(**settings.for_api(tls), limits=kept)
-        self._paying_api = httpx.AsyncClient(**settings.for_api(tls), limits=fresh)
-        self._storage = httpx.AsyncClient(**settings.for_storage(tls))
+        with _usable_proxies():
+            self._api = httpx.AsyncClient(**settings.for_api(tls), limits=kept)
+            self._paying_api = httpx.AsyncClient(**settings.for_api(tls), limits=fresh)
+            self._storage = httpx.AsyncClient(**settings.for_storage(tls))
         # Waiting here for a free connection is not yet time without an answer.
         self._gate = asyncio.Semaphore(MOST_CONNECTIONS)
 
@@ -379,15 +388,17 @@ class AsyncMagicHourClient:
                 )
         except (TimeoutError, *_CANNOT_TALK) as error:
             _not_answered(call, watch, error)
-        return call.answer(response.status_code, response.headers, response.content)
+        return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
 
     async def _put(self, put: Put) -> None:
         length = {"Content-Length": str(put.source.size)}
         chunks = _off_the_loop(put.source.chunks())
         try:
-            response = await self._storage.put(put.url, content=chunks, headers=length)
+            response = await self._storage.put(
+                put.url, content=chunks, headers=length, follow_redirects=False
+            )
         except _CANNOT_TALK as error:
-            raise flows.upload_failed(put.source, _why(error)) from error
+            raise flows.upload_failed(put.source, _why(error)) from _shown(error)
         _check_put(put, response)
 
     async def _fetch(self, fetch: Fetch) -> None:
@@ -399,7 +410,7 @@ class AsyncMagicHourClient:
                         await asyncio.to_thread(write, arrival.check(chunk))
                     arrival.finish()
         except _CANNOT_TALK as error:
-            raise flows.download_failed(fetch.job_id, _why(error)) from error
+            raise flows.download_failed(fetch.job_id, _why(error)) from _shown(error)
 
 
 @asynccontextmanager
@@ -462,12 +473,24 @@ class _Watch:
             timer.cancel()
 
 
+@contextmanager
+def _usable_proxies() -> Iterator[None]:
+    """httpx looks at the proxies when it is made: the connection's, or the environment's."""
+    try:
+        yield
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise InvalidConnection(
+            f"the proxy cannot be used ({error}); check the connection's proxy, and HTTP_PROXY, HTTPS_PROXY, "
+            "ALL_PROXY and NO_PROXY"
+        ) from error
+
+
 def _not_answered(call: wire.Call[Any], watch: _Watch, error: Exception) -> NoReturn:
     if isinstance(error, TimeoutError) or watch.expired_after is not None:
         why = "no whole answer in time" if watch.sent else "no connection in time"
     else:
         why = _why(error)
-    call.no_answer(why if watch.sent else f"could not be sent: {why}", sent=watch.sent, cause=error)
+    call.no_answer(why if watch.sent else f"could not be sent: {why}", sent=watch.sent, cause=_shown(error))
 
 
 def _check_put(put: Put, response: httpx.Response) -> None:
@@ -478,7 +501,13 @@ def _check_put(put: Put, response: httpx.Response) -> None:
 
 
 def _why(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = str(_shown(error) or "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _shown(error: Exception) -> Exception | None:
+    """A violation of the protocol is quoted by what the peer sent, which may be the key or a signature."""
+    return None if isinstance(error, httpx.ProtocolError) else error
 
 
 def _silence_httpx() -> None:

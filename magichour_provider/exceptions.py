@@ -86,6 +86,7 @@ class RequestFailed(MagicHourError):
     """The API was asked, and did not do it. ``retry_after`` in seconds, when it said when to ask again."""
 
     retry_after: float | None = None
+    by_vendor: bool = False  # the vendor's own words, rather than something's between us and it
 
 
 class InvalidRequest(RequestFailed):

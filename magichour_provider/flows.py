@@ -26,7 +26,11 @@ from magichour_provider.exceptions import (
     WaitTimeout,
 )
 from magichour_provider.inputs import MediaKind
+from magichour_provider.mp4 import Boxes
 from magichour_provider.schedule import Schedule
+
+LONGEST_WAIT = 300.0  # seconds; what a Retry-After may add to a wait
+LOOKS_FOR_A_DOWNLOAD = 3  # at a job that is complete, but whose download URL is still to come
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
@@ -130,6 +134,7 @@ def wait(
     """
     status: str | None = None
     problem: RequestFailed | None = None
+    patience = LOOKS_FOR_A_DOWNLOAD
     if submitted_at is not None and (now := clock()) < deadline:
         yield Sleep(min(schedule.next_look(now - submitted_at), deadline - now))
     while True:
@@ -140,14 +145,16 @@ def wait(
             if problem is None or (type(failed), failed.status_code) != (type(problem), problem.status_code):
                 on_failed_look(failed)
             problem = failed
-            pause = failed.retry_after or 0.0
+            pause = min(failed.retry_after or 0.0, LONGEST_WAIT)
         else:
             problem = None
             if job.status != status:
                 status = job.status
                 on_change(job)
             if job.ended:
-                return job
+                patience -= 1
+                if not job.awaits_download or not patience or clock() >= deadline:
+                    return job
         now = clock()
         if now >= deadline:
             raise WaitTimeout(
@@ -174,6 +181,9 @@ class Arrival:
         self._expected = int(length) if length and length.isdigit() else None
         self._head = b""
         self._size = 0
+        # Without a length, nothing but the video itself says whether it is whole.
+        endless = self._expected is None and "chunked" not in headers.get("transfer-encoding", "")
+        self._boxes = Boxes() if endless else None
 
     def check(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
@@ -181,10 +191,16 @@ class Arrival:
             self._head += chunk[:8]
             if len(self._head) >= 8 and self._head[4:8] != b"ftyp":
                 raise download_failed(self._job_id, "what came is not an MP4")
+        if self._boxes:
+            try:
+                self._boxes.feed(chunk)
+            except ValueError:
+                raise download_failed(self._job_id, "what came is not an MP4") from None
         return chunk
 
     def finish(self) -> None:
-        if len(self._head) < 8 or self._expected not in (None, self._size):
+        cut = self._expected not in (None, self._size) or (self._boxes and not self._boxes.whole)
+        if len(self._head) < 8 or cut:
             raise download_failed(self._job_id, f"only {self._size} of {self._expected or 'its'} bytes came")
 
 

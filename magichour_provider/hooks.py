@@ -283,13 +283,18 @@ async def _open(conn_id: str) -> AsyncMagicHourClient:
     try:
         settings = settings_of(await get_async_connection(conn_id))
     except AirflowNotFoundException as error:
-        raise _no_such_connection(conn_id) from error
+        # To Airflow, a secrets backend that does not answer has "no such connection" either; and a job is
+        # being waited for with it.
+        missing = _no_such_connection(conn_id)
+        missing.retryable = True
+        raise missing from error
     return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context))
 
 
 def _no_such_connection(conn_id: str) -> InvalidConnection:
     return InvalidConnection(
-        f"magichour_conn_id={conn_id!r}: there is no such connection; create it, for example with "
+        f"magichour_conn_id={conn_id!r}: there is no such connection, or it could not be read; "
+        "create it, for example with "
         f"airflow connections add {conn_id} --conn-type magichour --conn-password <your API key>"
     )
 

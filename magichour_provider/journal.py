@@ -145,7 +145,7 @@ def decide(
             "point the connection back to wait for the job",
             job_id=job.job_id,
         )
-    if isinstance(said, NotFound) and job.age(now) > JUST_CREATED:
+    if isinstance(said, NotFound) and said.by_vendor and job.age(now) > JUST_CREATED:
         raise JobDeleted(
             f"job {job.job_id}, which this task has paid for, is not known to Magic Hour any more: deleted, "
             "or the connection's key now belongs to another account",

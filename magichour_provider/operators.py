@@ -139,7 +139,7 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
         self.refuse_blank("output_path")
         for field in ("timeout", "poll_interval", "max_credits"):
             value = getattr(self, field)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
+            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
                 raise InvalidInput.of(field, value, "must be a number above 0")
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -183,8 +183,9 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
             return None
         self.log.info("Job %s was paid for by an earlier try: taking it up, nothing is paid", job.job_id)
         # An adopted job is completed with what is now known of it.
-        completed = {"host": host, "inputs": fingerprint, "max_tries": job.max_tries or journal.max_tries}
-        job = job.model_copy(update=completed)
+        # From now on only another Clear counts as a person's.
+        known_now = {"host": host, "inputs": fingerprint, "max_tries": journal.max_tries}
+        job = job.model_copy(update=known_now)
         journal.paid(job)
         return job
 
@@ -219,11 +220,10 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
         image, audio = (uploaded.get(field) or getattr(inputs, field) for field in ASSET_FIELDS)
 
         name = inputs.name or f"{self.dag_id}.{self.task_id}"
+        client = self.hook.client  # what can fail before the paid call, fails before the intent
         short_id = journal.intend()
         try:
-            submission = self.hook.client.submit(
-                inputs, image=image, audio=audio, name=f"{name} [mh-{short_id}]"
-            )
+            submission = client.submit(inputs, image=image, audio=audio, name=f"{name} [mh-{short_id}]")
         except SubmissionUncertain as error:
             raise journal.ways_on(error) from error
         except MagicHourError as error:
@@ -231,13 +231,14 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
             if isinstance(error, InsufficientCredits):
                 raise self._with_balance(error, estimate) from error
             raise
+        self._job_id = submission.job_id
+        job = self._paid_job(submission.job_id, inputs, journal, submission.credits_charged)
         self.log.info(
             "Submitted job %s [mh-%s], %s credits charged (an estimate until it is complete)",
             *(submission.job_id, short_id, submission.credits_charged),
         )
-        Stats.incr("magichour.credits_charged", int(submission.credits_charged or 0))
-        job = self._paid_job(submission.job_id, inputs, journal, submission.credits_charged)
         journal.paid(job)
+        Stats.incr("magichour.credits_charged", int(submission.credits_charged or 0))
         return job
 
     def _paid_job(

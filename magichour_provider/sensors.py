@@ -104,7 +104,7 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
                 self.telling["on_failed_look"](why)
                 return PokeReturnValue(is_done=False)
             self.log.info("Job %s is %s", job.job_id, job.status)
-            if not job.ended:
+            if not job.ended or job.awaits_download:
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(is_done=True, xcom_value=self.deliver(context, self.job_id))
 

@@ -21,13 +21,14 @@ except ImportError:  # Airflow 3.0
     from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef]
 
 from magichour_provider import exceptions
-from magichour_provider.exceptions import InvalidInput, MagicHourError
+from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed
 from magichour_provider.links import MagicHourJobLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.hooks import MagicHourHook
+    from magichour_provider.storage import Target
     from magichour_provider.wire import Job
 
 # Beyond our own deadline, in case the triggerer is too busy to keep it.
@@ -150,20 +151,35 @@ class WaitsForJob:
         }
 
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
-        from magichour_provider.journal import Journal
         from magichour_provider.storage import Target
 
         target = Target(str(output_path), self.replace).of_job(job_id)
-        if not target.replace:
-            # A file that this very task instance was bringing when it died is its own, and is replaced.
-            journal = Journal.of(context)
-            if journal.is_delivering(job_id, target.uri):
-                target = Target(target.uri, replace=True)
-            else:
-                target.check()
-                journal.delivering(job_id, target.uri)
-        self.log.info("Downloading the video of job %s to %s", job_id, target.uri)
-        return self.hook.client.download(job_id, target), {"output_path": target.uri}
+        try:
+            target = self._own(context, job_id, target)
+            self.log.info("Downloading the video of job %s to %s", job_id, target.uri)
+            return self.hook.client.download(job_id, target), {"output_path": target.uri}
+        except (InvalidInput, StorageFailed) as error:
+            raise type(error)(
+                f"{error}. Job {job_id} is paid for and its video stays at Magic Hour: once that is mended, "
+                "clear this task to bring it, free of charge",
+                job_id=job_id,
+                charged="yes",
+                retryable=error.retryable,
+            ) from error
+
+    def _own(self, context: Context, job_id: str, target: Target) -> Target:
+        """The target, which may be replaced if this very task was bringing the video when it died."""
+        from magichour_provider.journal import Journal
+        from magichour_provider.storage import Target
+
+        if target.replace:
+            return target
+        journal = Journal.of(context)
+        if journal.is_delivering(job_id, target.uri):
+            return Target(target.uri, replace=True)
+        target.check()
+        journal.delivering(job_id, target.uri)
+        return target
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow's, but a trigger that crashed or timed out still says what became of the job."""

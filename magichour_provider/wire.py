@@ -10,15 +10,17 @@ Source: the vendor's OpenAPI of 2026-08 and its Python SDK 0.90.0 of 2026-10.
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from magichour_provider import exceptions as errors
 from magichour_provider.inputs import MediaKind, TalkingPhotoInputs
@@ -43,29 +45,41 @@ PERMANENT_JOB_ERRORS = frozenset(
 )
 
 
+def _or_none(value: object, read: Callable[[object], object]) -> object:
+    try:
+        return read(value)
+    except ValueError:
+        return None
+
+
+# What an answer is not needed for may be missing, null, or of a type that nobody expects.
+Lenient = Annotated[T | None, WrapValidator(_or_none)]
+Number = Annotated[int | float, Field(allow_inf_nan=False)]
+
+
 class _Answer(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
 class Submission(_Answer):
     """An accepted, paid job. ``credits_charged`` is an estimate until the job is complete."""
 
     job_id: str = Field(alias="id", min_length=1)
-    credits_charged: int | float | None = None
+    credits_charged: Lenient[Number] = None
 
 
 class Download(_Answer):
     """A signed URL of the video; whoever has it can read the video until ``expires_at``."""
 
-    url: str = Field(repr=False)
-    expires_at: str | None = None
+    url: str = Field(repr=False, min_length=1)
+    expires_at: Lenient[str] = None
 
 
 class JobError(_Answer):
     """Why the vendor gave up."""
 
-    code: str | None = None
-    message: str | None = None
+    code: Lenient[str] = None
+    message: Lenient[str] = None
 
 
 class Job(_Answer):
@@ -73,22 +87,27 @@ class Job(_Answer):
 
     job_id: str = Field(alias="id", min_length=1)
     status: str
-    name: str | None = None
-    created_at: str | None = None
-    enabled: bool | None = None
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-    width: int | None = None
-    height: int | None = None
-    fps: int | float | None = None
-    credits_charged: int | float | None = None
-    error: JobError | None = None
-    downloads: list[Download] | None = Field(default=None, repr=False)
+    name: Lenient[str] = None
+    created_at: Lenient[str] = None
+    enabled: Lenient[bool] = None
+    start_seconds: Lenient[Number] = None
+    end_seconds: Lenient[Number] = None
+    width: Lenient[int] = None
+    height: Lenient[int] = None
+    fps: Lenient[Number] = None
+    credits_charged: Lenient[Number] = None
+    error: Lenient[JobError] = None
+    downloads: Lenient[list[Download]] = Field(default=None, repr=False)
 
     @property
     def ended(self) -> bool:
         """Will it never change again? A status that is not known counts as going on."""
         return self.status in ("complete", "error", "canceled") or self.enabled is False
+
+    @property
+    def awaits_download(self) -> bool:
+        """Complete, but where its video is has not been said yet."""
+        return self.status == "complete" and self.enabled is not False and not self.downloads
 
     @property
     def clip_seconds(self) -> float | None:
@@ -138,7 +157,7 @@ class UploadSlot(_Answer):
 
     upload_url: str = Field(repr=False)
     file_path: str
-    expires_at: str | None = None
+    expires_at: Lenient[str] = None
 
 
 class _UploadSlots(_Answer):
@@ -149,9 +168,9 @@ class Account(_Answer):
     """The account that a key belongs to."""
 
     account_id: str = Field(alias="id")
-    credits: int | None = None
-    tier: str | None = None
-    email: str | None = Field(default=None, repr=False)
+    credits: Lenient[Number] = None
+    tier: Lenient[str] = None
+    email: Lenient[str] = Field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -176,8 +195,8 @@ class Call(Generic[T]):
         if not 200 <= status < 300:
             self._refused(status, headers, body)
         try:
-            return self.read(body)
-        except (ValidationError, ValueError) as error:
+            return self.read(body.removeprefix(codecs.BOM_UTF8))
+        except ValueError as error:
             self.no_answer(f"HTTP {status} with {_describe(body)}", status=status, cause=error)
 
     def no_answer(
@@ -217,6 +236,7 @@ class Call(Generic[T]):
             job_id=self.job_id,
         )
         failed.retry_after = _retry_after(headers)
+        failed.by_vendor = message is not None
         raise failed
 
 
@@ -310,6 +330,8 @@ def _segment(job_id: str) -> str:
         raise errors.InvalidInput.of(
             "job_id", job_id, "is empty; if it is a template, it rendered to nothing"
         )
+    if job_id.strip() in (".", ".."):
+        raise errors.InvalidInput.of("job_id", job_id, "is no job id")
     return quote(job_id.strip(), safe="")
 
 
@@ -321,7 +343,7 @@ def _message(body: bytes) -> str | None:
     """The vendor's ``message``, if the body is the vendor's at all."""
     try:
         message = json.loads(body)["message"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return message[:500] if isinstance(message, str) else None
 
@@ -340,7 +362,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """``Retry-After`` in seconds, from either of its forms."""
     value = headers.get("retry-after", "")
     try:
-        return max(0.0, float(value))
+        return max(0.0, float(value)) if math.isfinite(float(value)) else None
     except ValueError:
         pass
     try:

@@ -72,11 +72,18 @@ def test_the_sensors_page(airflow: Airflow, emulator: Emulator, data: Path) -> N
 
 
 def test_the_connection_page(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    emulator: Emulator, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (block,) = code("docs/connection.md")
-    exec(block, {})
+    account, by_hand, asynchronous = code("docs/connection.md")
+    exec(account, {})
     assert capsys.readouterr().out.strip() == f"business {emulator.credits}"
+
+    exec(by_hand.replace("/data", str(data)), {})
+    (job,) = emulator.jobs()
+    assert capsys.readouterr().out.split() == ["complete", str(data / "videos" / f"{job['id']}.mp4")]
+
+    exec(re.sub(r'watch\("[^"]+"\)', f'watch("{job["id"]}")', asynchronous), {})
+    assert capsys.readouterr().out.strip() == "complete"
 
     from magichour_provider.hooks import MagicHourHook
 

@@ -11,7 +11,7 @@ from harness import both_modes
 from test_kills import kill_after
 
 from magichour_provider.emulator import Emulator
-from magichour_provider.journal import Journal
+from magichour_provider.journal import Journal, PaidJob
 from magichour_provider.operators import TalkingPhotoOperator
 
 if TYPE_CHECKING:
@@ -255,6 +255,57 @@ def test_an_input_that_changed_between_two_tries_stops_until_a_person_clears(
     assert run.state() == "success", run.errors()
     assert [job["request"]["end_seconds"] for job in emulator.jobs()] == [1, 3]
     assert emulator.charges() == 2
+
+
+def test_a_retry_after_a_clear_is_a_retry_again(airflow: Airflow, emulator: Emulator) -> None:
+    emulator.fault("download", status=500, times=12)  # two tries, and the one after the clear
+    run = airflow.video(
+        end_seconds="{{ 1 if ti.try_number < 4 else 2 }}", output_path=f"{airflow.folder}/out/", retries=1
+    )
+    run.clear()
+    first, second = run.errors()
+    assert "DownloadFailed" in first
+    assert "JobMismatch" in second
+    assert emulator.charges() == 1
+
+
+def test_a_proxy_that_cannot_be_used_stops_before_anything_is_written_down(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("ALL_PROXY", "nonsense://127.0.0.1:1")
+        # Nothing to upload: the client is first needed for the paid call itself.
+        run = airflow.video(
+            image_file_path=emulator.put_asset(b"a photo", "jpg"),
+            audio_file_path=emulator.put_asset(b"a voice", "mp3"),
+        )
+    assert "InvalidConnection" in run.errors()[0]
+    assert "ALL_PROXY" in run.errors()[0]
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
+
+
+@both_modes
+def test_a_target_that_cannot_be_written_names_the_paid_job(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    place = airflow.folder / "out"
+    paid = Journal.paid
+
+    def and_then_a_file_takes_the_folders_place(journal: Journal, job: PaidJob) -> None:
+        paid(journal, job)
+        place.write_text("a file")
+
+    monkeypatch.setattr(Journal, "paid", and_then_a_file_takes_the_folders_place)
+    run = airflow.video(output_path=f"{place}/video.mp4", deferrable=deferrable)
+    (job,) = emulator.jobs()
+    assert f"Job {job['id']} is paid for" in run.errors()[0]
+    monkeypatch.setattr(Journal, "paid", paid)
+    place.unlink()
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
 
 
 @both_modes

@@ -7,7 +7,15 @@ import pytest
 from magichour_provider.exceptions import DownloadFailed
 from magichour_provider.flows import Arrival
 
-MP4 = b"\x00\x00\x00\x20ftypisom" + bytes(100)
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4) + kind + content
+
+
+START = box(b"ftyp", b"isom" + bytes(20)) + box(b"moov", b"")
+MP4 = START + box(b"mdat", bytes(64))
+LARGE = START + b"\0\0\0\1mdat" + (16 + 64).to_bytes(8) + bytes(64)
+OPEN_END = START + b"\0\0\0\0mdat" + bytes(64)
 
 
 def arrive(*chunks: bytes, status: int = 200, length: str | None = None) -> bytes:
@@ -27,6 +35,11 @@ def test_a_whole_video_comes_through_unchanged(chunks: tuple[bytes, ...], length
     assert arrive(*chunks, length=length) == MP4
 
 
+@pytest.mark.parametrize("video", [MP4, LARGE, OPEN_END], ids=["plain", "64-bit sizes", "open end"])
+def test_without_a_length_a_video_is_whole_when_its_last_box_is(video: bytes) -> None:
+    assert arrive(*(video[i : i + 5] for i in range(0, len(video), 5))) == video
+
+
 @pytest.mark.parametrize(
     ("chunks", "status", "length", "why"),
     [
@@ -41,6 +54,13 @@ def test_a_whole_video_comes_through_unchanged(chunks: tuple[bytes, ...], length
         ((), 200, str(len(MP4)), "only 0 of 112 bytes"),
         ((), 200, None, "only 0 of its bytes"),
         ((MP4[:7],), 200, "7", "only 7 of"),
+        # Nothing says how long it is, but the boxes do.
+        ((MP4[:-1],), 200, None, "only 111 of its bytes"),
+        ((LARGE[:-1],), 200, None, "only 119 of its bytes"),
+        ((LARGE[:45],), 200, None, "only 45 of its bytes"),
+        ((START,), 200, None, "only 40 of its bytes"),
+        ((MP4, b"\0\0\0\1 more"), 200, None, "only 121 of its bytes"),
+        ((MP4, b"\0\0\0\4 more"), 200, None, "not an MP4"),
     ],
 )
 def test_anything_else_is_refused_and_the_error_says_that_the_video_is_safe(

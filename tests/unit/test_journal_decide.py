@@ -64,6 +64,8 @@ UNASKED = [
     errors.InvalidRequest("x", status_code=400),
 ]
 GONE = errors.NotFound("x", status_code=404)
+GONE.by_vendor = True
+MISROUTED = errors.NotFound("a gateway's page", status_code=404)
 TRANSIENT = [said("error", code=code) for code in ("unknown_error", "processing_timeout", "new_code", None)]
 PERMANENT = [said("error", code=code) for code in ("no_source_face", "content_policy_violation")]
 
@@ -79,6 +81,7 @@ TABLE: list[tuple[Record, Job | errors.RequestFailed | None, Any, Any]] = [
     (SAME, said("complete", enabled=False), errors.JobDeleted, errors.JobDeleted),
     (SAME, said("error", code="unknown_error", enabled=False), errors.JobDeleted, errors.JobDeleted),
     (SAME, GONE, errors.JobDeleted, errors.JobDeleted),
+    (SAME, MISROUTED, TAKE_UP, TAKE_UP),  # a 404 that is not the vendor's says nothing about the job
     (YOUNG, GONE, TAKE_UP, TAKE_UP),  # the API may not know yet what it has just made
     *((SAME, vendor, TAKE_UP, TAKE_UP) for vendor in UNASKED),
     (OTHER_ONLY, None, errors.JobMismatch, SUBMIT),

@@ -16,7 +16,8 @@ JITTER = 0.11  # a tenth each way, and what floats lose
 
 
 def looked(status: str, **more: Any) -> wire.Job:
-    return wire.Job.model_validate({"id": "job-1", "status": status, **more})
+    downloads = [{"url": "https://storage.example/a.mp4"}] if status == "complete" else []
+    return wire.Job.model_validate({"id": "job-1", "status": status, "downloads": downloads, **more})
 
 
 def failed(
@@ -91,6 +92,19 @@ def test_a_job_that_has_ended_already_is_looked_at_once_and_at_once() -> None:
     waiting = Waiting(looked("complete"))
     waiting.run()
     assert (waiting.looks, waiting.sleeps) == ([0], [])
+
+
+def test_a_video_whose_url_is_still_to_come_is_looked_at_again() -> None:
+    without = looked("complete", downloads=[])
+    assert Waiting(without, without, looked("complete")).run().download is not None
+    assert Waiting(*[without] * 9).run().download is None  # but not for ever
+
+
+def test_a_pause_without_end_does_not_end_the_looking() -> None:
+    storm = failed(errors.RateLimited, status=429, retry_after=86_400)
+    waiting = Waiting(storm, looked("complete"))
+    waiting.run(timeout=3600)
+    assert waiting.looks == [0, 300]
 
 
 def test_a_job_just_submitted_is_first_looked_at_when_it_may_be_done() -> None:

@@ -291,3 +291,41 @@ def test_a_retry_after_that_says_nothing_is_as_good_as_none(said: str) -> None:
     error = refused(FREE, 429, retry_after=said)
     assert isinstance(error, errors.RequestFailed)
     assert error.retry_after is None
+
+
+def test_only_what_is_needed_must_be_readable() -> None:
+    strange = {
+        "id": "job-1",
+        "status": "complete",
+        "name": 7,
+        "created_at": 1700000000,
+        "enabled": "perhaps",
+        "width": 512.5,
+        "fps": "many",
+        "credits_charged": {"amount": 48},
+        "error": "none",
+        "downloads": [{"url": "https://storage.example/a.mp4", "expires_at": 1700000000}],
+    }
+    job = wire.get_job("job-1").answer(200, {}, json.dumps(strange).encode())
+    assert job.download is not None
+    assert job.download.url == "https://storage.example/a.mp4"
+    assert (job.width, job.fps, job.credits_charged, job.error) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("amount", ["many", None, {}, float("inf"), float("nan")])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["", "with a byte order mark"])
+def test_an_id_that_can_be_read_is_a_job_whatever_stands_beside_it(amount: object, start: bytes) -> None:
+    body = start + json.dumps({"id": "job-1", "credits_charged": amount}).encode()
+    submission = PAID.answer(200, {}, body)
+    assert (submission.job_id, submission.credits_charged) == ("job-1", None)
+
+
+def test_an_endlessly_nested_body_is_only_unreadable() -> None:
+    with pytest.raises(errors.Unavailable):
+        wire.get_job("job-1").answer(500, {}, b"[" * 100_000)
+
+
+@pytest.mark.parametrize("job_id", [".", ".."])
+def test_a_job_id_cannot_climb_to_another_route(job_id: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="job_id"):
+        wire.delete_job(job_id)
