@@ -2,8 +2,8 @@
 ``make chaos N=200``: a whole Airflow on PostgreSQL, N times killed; then the ledger against the tasks.
 
 Processes are killed with SIGKILL at random moments, and the emulator's connections cut, while DAG runs go on.
-What is dead is started again at once; nothing is cleared by hand. It fails when anything was paid twice, or
-lost.
+What is dead is started again at once; nothing is cleared by hand. It fails when anything was paid twice,
+lost, or given up before its tries were used up.
 """
 
 from __future__ import annotations

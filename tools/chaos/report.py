@@ -14,9 +14,12 @@ from .stack import ROOT, Stack
 
 STUB = ROOT / "magichour_provider/emulator/stub.mp4"
 UNCERTAIN = re.compile(r"SubmissionUncertain: (.+?)(?:\\n|\")")
-DELIVERED, ON_ITS_WAY = "delivered", "paid, not delivered, in the journal"
+ERROR = re.compile(r'"exc_value": ?"(.+?)(?:\\n|")')
+DELIVERED = "delivered"
 SAID, UNSAID = "uncertain, and says so", "uncertain by the journal, tries used up"
-UNPAID, LOST, STUCK = "failed, nothing paid", "LOST", "NOT ENDED"
+UNPAID, ON_ITS_WAY = "tries used up, nothing paid", "tries used up, the job is in the journal"
+LOST, GIVEN_UP, STUCK = "LOST", "GIVEN UP WITH TRIES LEFT", "NOT ENDED"
+WRONG = (LOST, GIVEN_UP, STUCK)
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Instance:
     name: str
     state: str
     tries: int
+    tries_left: bool
     journal: dict[str, Any]
     video: Path
     logs: list[Path]
@@ -41,11 +45,10 @@ class Instance:
     def is_delivered(self) -> bool:
         return self.video.is_file() and self.video.read_bytes() == STUB.read_bytes()
 
-    @property
-    def error(self) -> str | None:
-        """What its log says of an uncertain submission."""
-        found = [UNCERTAIN.search(log.read_text(errors="replace")) for log in self.logs]
-        return next((match.group(1) for match in found if match), None)
+    def said(self, words: re.Pattern[str]) -> str | None:
+        """The last of these words in its logs."""
+        found = [match for log in self.logs for match in words.findall(log.read_text(errors="replace"))]
+        return found[-1] if found else None
 
     @property
     def outcome(self) -> str:
@@ -53,13 +56,15 @@ class Instance:
             return DELIVERED if self.is_delivered else LOST
         if self.state != "failed":
             return STUCK
-        if "intent" in self.journal:
-            return SAID if self.error else UNSAID
+        if "intent" in self.journal and self.said(UNCERTAIN):
+            return SAID
         known = {job["job_id"] for job in self.journal.get("jobs", [])}
-        if not self.paid:
-            return UNPAID
         alive = {job["id"] for job in self.jobs if job["status"] not in ("error", "canceled")}
-        return ON_ITS_WAY if alive <= known else LOST
+        if "intent" not in self.journal and not alive <= known:
+            return LOST
+        if self.tries_left:  # nothing here is an error for good
+            return GIVEN_UP
+        return UNSAID if "intent" in self.journal else ON_ITS_WAY if self.paid else UNPAID
 
 
 def instances(stack: Stack) -> list[Instance]:
@@ -68,8 +73,8 @@ def instances(stack: Stack) -> list[Instance]:
         for row in stack.database.rows("select run_id, task_id, map_index, value from task_state_store")
     }
     found = {}
-    for run, task, index, state, tries in stack.database.rows(
-        "select run_id, task_id, map_index, state, try_number from task_instance"
+    for run, task, index, state, tries, most in stack.database.rows(
+        "select run_id, task_id, map_index, state, try_number, max_tries from task_instance"
     ):
         name = f"{run}/{task}/{index}"
         logs = stack.home / f"logs/dag_id=chaos/run_id={run}/task_id={task}/map_index={index}"
@@ -77,9 +82,10 @@ def instances(stack: Stack) -> list[Instance]:
             name=name,
             state=state,
             tries=tries,
+            tries_left=tries <= most,
             journal=journals.get((run, task, index), {}),
             video=stack.videos / f"{name}.mp4",
-            logs=sorted(logs.glob("*.log")),
+            logs=sorted(logs.glob("*.log"), key=lambda log: log.stat().st_mtime),
         )
     for entry in stack.emulator.ledger():
         instance = found[_instance_name(entry)]  # a charge that belongs to nobody ends the report here
@@ -106,12 +112,12 @@ def tell(stack: Stack, killer: Killer) -> bool:
     print(f"{parts} temporary files left over from downloads that were killed")
     for one in found:
         if one.outcome == SAID:
-            print(f"  {one.name}: {one.paid} charge(s); {one.error}")
+            print(f"  {one.name}: {one.paid} charge(s); {one.said(UNCERTAIN)}")
         elif one.outcome != DELIVERED:
-            print(f"  {one.name}: {one.outcome}; {one.paid} charge(s), {one.tries} tries; {one.journal}")
-    wrong = [one for one in found if one.paid > 1 or one.outcome in (LOST, STUCK)]
+            print(f"  {one.name}: {one.outcome}; {one.paid} charge(s), {one.tries} tries; {one.said(ERROR)}")
+    wrong = [one for one in found if one.paid > 1 or one.outcome in WRONG]
     for one in wrong:
-        print(f"WRONG {one.name}: {one.outcome}, {one.charges} charges, {one.refunds} refunds, {one.jobs}")
+        print(f"WRONG {one.name}: {one.outcome}, {one.charges} charges, {one.refunds} refunds; {one.journal}")
     print("\nNothing paid twice, nothing lost." if not wrong else f"\n{len(wrong)} WRONG.")
     return not wrong
 
