@@ -71,6 +71,18 @@ def test_the_sensors_page(airflow: Airflow, emulator: Emulator, data: Path) -> N
     assert emulator.charges() == 1
 
 
+def test_the_alert_on_the_reliability_page(
+    airflow: Airflow, emulator: Emulator, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.fault("create", reset="after")
+    (block,) = code("docs/reliability.md")
+
+    run = airflow.run(block.replace("/data", str(data)))
+
+    assert run.state() == "failed"
+    assert "Look into it: SubmissionUncertain" in capsys.readouterr().out
+
+
 def test_the_connection_page(
     emulator: Emulator, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
