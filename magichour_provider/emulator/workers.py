@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import sys
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ class Workers:
     def __init__(self, limit: int) -> None:
         self._turns = asyncio.Semaphore(limit)
         self._idle: list[asyncio.subprocess.Process] = []
-        self._all: set[asyncio.subprocess.Process] = set()
+        self._starts: set[asyncio.Task[asyncio.subprocess.Process]] = set()
+        self._ended: weakref.WeakSet[asyncio.subprocess.Process] = weakref.WeakSet()
+        self._closed = False
         self._retire: asyncio.TimerHandle | None = None
 
     async def run(self, spec: dict[str, Any]) -> dict[str, Any]:
@@ -37,6 +40,8 @@ class Workers:
         :raises RenderError: with the vendor's code for what went wrong.
         """
         async with self._turns:
+            if self._closed:
+                raise RenderError("unknown_error", "The emulator is being stopped")
             if self._retire:
                 self._retire.cancel()
             worker = self._idle.pop() if self._idle else await self._start()
@@ -58,16 +63,18 @@ class Workers:
         return answer
 
     async def close(self) -> None:
-        """End every worker, busy or not."""
+        """End every worker, busy or not, also one that is just starting; no other starts."""
+        self._closed = True
         if self._retire:
             self._retire.cancel()
-        for worker in list(self._all):
-            self._end(worker)
-            await worker.wait()
+        for worker in await asyncio.gather(*self._starts, return_exceptions=True):
+            if isinstance(worker, asyncio.subprocess.Process):
+                self._end(worker)
+                await worker.wait()
 
     async def _start(self) -> asyncio.subprocess.Process:
         paths = [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
-        worker = await asyncio.create_subprocess_exec(
+        starting = asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "magichour_provider.emulator.worker",
@@ -75,17 +82,28 @@ class Workers:
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
-        self._all.add(worker)
-        return worker
+        self._starts = {start for start in self._starts if not gone(start)}
+        start = asyncio.create_task(starting)
+        self._starts.add(start)
+        # Shielded: asyncio may wait for ever for a process whose start was cancelled halfway.
+        return await asyncio.shield(start)
 
     def _end(self, worker: asyncio.subprocess.Process) -> None:
-        self._all.discard(worker)
+        # Once only: a second signal may reap the process behind the event loop's back.
+        if worker in self._ended:
+            return
+        self._ended.add(worker)
         with suppress(ProcessLookupError):
             worker.kill()
 
     def _end_idle(self) -> None:
         while self._idle:
             self._end(self._idle.pop())
+
+
+def gone(start: asyncio.Task[asyncio.subprocess.Process]) -> bool:
+    """Whether that worker does not run any more, or never did."""
+    return start.done() and (start.exception() is not None or start.result().returncode is not None)
 
 
 async def ask(worker: asyncio.subprocess.Process, spec: dict[str, Any]) -> dict[str, Any]:

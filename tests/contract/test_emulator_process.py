@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,6 +163,23 @@ def test_a_client_that_gives_up_is_no_error_of_the_emulator(caplog: pytest.LogCa
                 while not any(seen["method"] == head for seen in emulator.requests()[1:]):
                     pass
     assert caplog.records == []
+
+
+def test_it_ends_quietly_while_renders_wait_for_their_turn(caplog: pytest.LogCaptureFixture) -> None:
+    library = "https://magichour.ai/my-library"
+    assets = {"image_file_path": f"{library}?imageId=a", "audio_file_path": f"{library}?audioId=a"}
+    with Emulator(moves="manual") as emulator:
+        http = httpx.Client(headers={"Authorization": f"Bearer {emulator.api_key}"})
+        for end in (0.1, 20, 21, 22):
+            body = {"start_seconds": 0, "end_seconds": end, "assets": assets}
+            assert http.post(f"{emulator.url}/v1/ai-talking-photo", json=body).status_code == 200
+        http.close()
+        # Then one is at work on the second, and two wait.
+        emulator.move(emulator.jobs()[0]["id"], "complete")
+    for thread in threading.enumerate():
+        if thread.name.startswith("waitpid"):
+            thread.join(10)
+    assert caplog.messages == []
 
 
 def test_a_port_that_is_taken() -> None:
