@@ -13,23 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self, TypeVar, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import tenacity
 
 from magichour_provider import __version__, flows, wire
 from magichour_provider.exceptions import InvalidConnection, MagicHourError
-from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target
+from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
 from magichour_provider.inputs import TalkingPhotoInputs
-from magichour_provider.schedule import Schedule
+from magichour_provider.schedule import Rhythm, Schedule
+from magichour_provider.watch import Watch
 
 T = TypeVar("T")
 
@@ -49,6 +51,7 @@ class Settings:
     :param proxy: URL of a proxy for everything; without it the usual environment variables count.
     :param verify: check TLS certificates: True, False, or the path of a CA bundle.
     :param poll_interval: seconds between two looks at a job; without it the schedule decides.
+    :param requests_per_second: at most so many looks, by all who share an async client.
     """
 
     api_key: str = field(repr=False)
@@ -57,6 +60,7 @@ class Settings:
     proxy: str | None = field(default=None, repr=False)
     verify: bool | str = True
     poll_interval: float | None = None
+    requests_per_second: float | None = None
 
     def ssl_context(self) -> ssl.SSLContext:
         """
@@ -77,8 +81,8 @@ class Settings:
         """Whatever the API says, it does not get the key into an error or a log."""
         return body.replace(self.api_key.encode(), b"***")
 
-    def schedule(self, poll_interval: float | None) -> Schedule:
-        return Schedule(self.poll_interval if poll_interval is None else poll_interval)
+    def schedule(self, poll_interval: float | None = None, rhythm: Rhythm | None = None) -> Schedule:
+        return Schedule(self.poll_interval if poll_interval is None else poll_interval, rhythm or Rhythm())
 
     def for_storage(self, tls: ssl.SSLContext) -> dict[str, Any]:
         """Arguments of an httpx client for signed URLs, without the key."""
@@ -87,20 +91,6 @@ class Settings:
             "proxy": self.proxy,
             "timeout": httpx.Timeout(self.timeout, connect=min(10.0, self.timeout), pool=None),
             "follow_redirects": True,
-        }
-
-    def for_api(self, tls: ssl.SSLContext) -> dict[str, Any]:
-        """Arguments of an httpx client that speaks to the API, with the key."""
-        return {
-            **self.for_storage(tls),
-            "base_url": self.base_url,
-            "headers": {
-                "Authorization": f"Bearer {self.api_key}",
-                "User-Agent": f"airflow-provider-magichour/{__version__}",
-                "Content-Type": "application/json",
-                "Accept": "application/json",
-            },
-            "follow_redirects": False,
         }
 
 
@@ -115,11 +105,10 @@ class MagicHourClient:
         _silence_httpx()
         self._settings = settings
         tls = settings.ssl_context()
-        # Nothing is kept alive: blocking polls are so far apart that a kept connection is mostly a stale one.
-        fresh = httpx.Limits(max_keepalive_connections=0)
         with _usable_proxies():
-            self._api = httpx.Client(**settings.for_api(tls), limits=fresh)
+            self._api = _Api(settings, tls)
             self._storage = httpx.Client(**settings.for_storage(tls))
+        self.rhythm = Rhythm(settings.requests_per_second)
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +118,6 @@ class MagicHourClient:
 
     def close(self) -> None:
         """Close all connections."""
-        self._api.close()
         self._storage.close()
 
     def submit(self, inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str) -> wire.Submission:
@@ -168,7 +156,7 @@ class MagicHourClient:
         :param how: see ``flows.wait``.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
         """
-        schedule = self._settings.schedule(poll_interval)
+        schedule = self._settings.schedule(poll_interval, self.rhythm)
         return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
 
     def upload(self, sources: Sequence[Source]) -> list[str]:
@@ -237,8 +225,9 @@ class MagicHourClient:
         match step:
             case wire.Call():
                 return self._call(step)
-            case Put():
-                self._put(step)
+            case Together(steps):
+                with ThreadPoolExecutor(len(steps)) as threads:
+                    return [put.exception() for put in [threads.submit(self._put, step) for step in steps]]
             case Fetch():
                 self._fetch(step)
             case Sleep(seconds):
@@ -246,13 +235,13 @@ class MagicHourClient:
         return None
 
     def _call(self, call: wire.Call[T]) -> T:
-        watch = _Watch()
+        watch = Watch()
         try:
-            with watch.limit(self._settings.timeout):
-                response = self._api.request(
-                    call.method, call.path, content=call.body, extensions={"trace": watch.note}
-                )
-        except _CANNOT_TALK as error:
+            # Nothing is kept alive: blocking calls are so far apart that a kept connection is mostly stale.
+            with watch.limit(self._settings.timeout), self._api.connection() as connection:
+                response = connection.handle_request(self._api.request(call, watch.note))
+                response.read()
+        except (TimeoutError, *_CANNOT_TALK) as error:
             _not_answered(call, watch, error)
         return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
 
@@ -283,17 +272,19 @@ class AsyncMagicHourClient:
     The API for an event loop: the same methods, errors and promises as ``MagicHourClient``.
 
     :param tls: from ``Settings.ssl_context``, which blocks: call it off the loop.
+    :param rhythm: what is known of the connection's render times and limits; default: nothing yet.
     """
 
-    def __init__(self, settings: Settings, tls: ssl.SSLContext) -> None:
+    def __init__(self, settings: Settings, tls: ssl.SSLContext, rhythm: Rhythm | None = None) -> None:
         _silence_httpx()
         self._settings = settings
-        kept = httpx.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=60)
-        fresh = httpx.Limits(max_keepalive_connections=0)
         with _usable_proxies():
-            self._api = httpx.AsyncClient(**settings.for_api(tls), limits=kept)
-            self._paying_api = httpx.AsyncClient(**settings.for_api(tls), limits=fresh)
+            self._api = _Api(settings, tls)
             self._storage = httpx.AsyncClient(**settings.for_storage(tls))
+        self.rhythm = rhythm or Rhythm(settings.requests_per_second)
+        # One connection each, and the last used is used first. A pool asks all that it holds about themselves
+        # at every request, so the more there are, the dearer is a look.
+        self._idle: list[httpx.AsyncHTTPTransport] = []
         # Waiting here for a free connection is not yet time without an answer.
         self._gate = asyncio.Semaphore(MOST_CONNECTIONS)
 
@@ -305,8 +296,9 @@ class AsyncMagicHourClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        for http in (self._api, self._paying_api, self._storage):
-            await http.aclose()
+        await self._storage.aclose()
+        for connection in self._idle:
+            await connection.aclose()
 
     async def submit(
         self, inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str
@@ -323,7 +315,7 @@ class AsyncMagicHourClient:
         self, job_id: str, *, deadline: float, poll_interval: float | None = None, **how: Any
     ) -> wire.Job:
         """See ``MagicHourClient.wait``."""
-        schedule = self._settings.schedule(poll_interval)
+        schedule = self._settings.schedule(poll_interval, self.rhythm)
         return await self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
 
     async def upload(self, sources: Sequence[Source]) -> list[str]:
@@ -370,8 +362,8 @@ class AsyncMagicHourClient:
         match step:
             case wire.Call():
                 return await self._call(step)
-            case Put():
-                await self._put(step)
+            case Together(steps):
+                return await asyncio.gather(*map(self._put, steps), return_exceptions=True)
             case Fetch():
                 await self._fetch(step)
             case Sleep(seconds):
@@ -379,16 +371,34 @@ class AsyncMagicHourClient:
         return None
 
     async def _call(self, call: wire.Call[T]) -> T:
-        watch = _Watch()
-        api = self._paying_api if call.pays else self._api
+        if self._storage.is_closed:
+            raise RuntimeError("This client has been closed; whoever shares it must stay in its async with")
+        watch = Watch()
         try:
-            async with self._gate, asyncio.timeout(self._settings.timeout):
-                response = await api.request(
-                    call.method, call.path, content=call.body, extensions={"trace": watch.anote}
-                )
+            async with (
+                self._gate,
+                asyncio.timeout(self._settings.timeout),
+                self._connection(call) as connection,
+            ):
+                # To watch costs as much as half the call, and only for one that pays must it be certain.
+                request = self._api.request(call, watch.anote if call.pays else None)
+                response = await connection.handle_async_request(request)
+                await response.aread()
         except (TimeoutError, *_CANNOT_TALK) as error:
             _not_answered(call, watch, error)
         return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
+
+    @asynccontextmanager
+    async def _connection(self, call: wire.Call[Any]) -> AsyncIterator[httpx.AsyncHTTPTransport]:
+        if call.pays:
+            async with self._api.async_connection() as fresh:
+                yield fresh
+            return
+        kept = self._idle.pop() if self._idle else self._api.async_connection()
+        try:
+            yield kept
+        finally:
+            self._idle.append(kept)
 
     async def _put(self, put: Put) -> None:
         length = {"Content-Length": str(put.source.size)}
@@ -434,43 +444,46 @@ async def _off_the_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
 # --- what both drivers hold to ---
 
 
-class _Watch:
-    """
-    What httpx does not tell by itself: whether a byte of the request was sent, and which socket it uses, so
-    that an answer which drips can be ended from outside.
-    """
+class _Api:
+    """What goes to the API's host, and nowhere else: it holds the key."""
 
-    def __init__(self) -> None:
-        self.sent = False
-        self.expired_after: float | None = None
-        self._socket: socket.socket | None = None
+    def __init__(self, settings: Settings, tls: ssl.SSLContext) -> None:
+        self._base_url = settings.base_url.rstrip("/")
+        self._headers = httpx.Headers(
+            {
+                "Authorization": f"Bearer {settings.api_key}",
+                "User-Agent": f"airflow-provider-magichour/{__version__}",
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+                **_IDENTITY,
+            }
+        )
+        url = urlsplit(self._base_url)
+        proxy = settings.proxy
+        if proxy is None and not proxy_bypass(url.netloc):  # only whole clients ask the environment
+            proxy = getproxies().get(url.scheme) or getproxies().get("all")
+        if proxy and "://" not in proxy:
+            proxy = f"http://{proxy}"
+        self._how: dict[str, Any] = {"verify": tls, "proxy": httpx.Proxy(proxy) if proxy else None}
+        self._timeout = {"timeout": settings.for_storage(tls)["timeout"].as_dict()}
+        self.connection().close()
 
-    def note(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._socket = info["return_value"].get_extra_info("socket")
-        elif event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
-            if self.expired_after is not None:  # before there was a socket that could be ended
-                raise httpx.ConnectTimeout("")
-            self.sent = True
+    def request(self, call: wire.Call[Any], trace: Callable[..., Any] | None) -> httpx.Request:
+        extensions = {**self._timeout, "trace": trace} if trace else self._timeout
+        return httpx.Request(
+            call.method,
+            self._base_url + call.path,
+            headers=self._headers,
+            content=call.body,
+            extensions=extensions,
+        )
 
-    async def anote(self, event: str, info: dict[str, Any]) -> None:
-        self.note(event, info)
+    def connection(self) -> httpx.HTTPTransport:
+        return httpx.HTTPTransport(**self._how, limits=httpx.Limits(max_connections=1))
 
-    @contextmanager
-    def limit(self, seconds: float) -> Iterator[None]:
-        def end() -> None:
-            self.expired_after = seconds
-            if self._socket is not None:
-                with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def async_connection(self) -> httpx.AsyncHTTPTransport:
+        kept = httpx.Limits(max_connections=1, keepalive_expiry=60)
+        return httpx.AsyncHTTPTransport(**self._how, limits=kept)
 
 
 @contextmanager
@@ -485,7 +498,7 @@ def _usable_proxies() -> Iterator[None]:
         ) from error
 
 
-def _not_answered(call: wire.Call[Any], watch: _Watch, error: Exception) -> NoReturn:
+def _not_answered(call: wire.Call[Any], watch: Watch, error: Exception) -> NoReturn:
     if isinstance(error, TimeoutError) or watch.expired_after is not None:
         why = "no whole answer in time" if watch.sent else "no connection in time"
     else:

@@ -18,6 +18,7 @@ import tenacity
 from magichour_provider import wire
 from magichour_provider.exceptions import (
     DownloadFailed,
+    MagicHourError,
     RateLimited,
     RequestFailed,
     TransferFailed,
@@ -27,7 +28,7 @@ from magichour_provider.exceptions import (
 )
 from magichour_provider.inputs import MediaKind
 from magichour_provider.mp4 import Boxes
-from magichour_provider.schedule import Schedule
+from magichour_provider.schedule import Rhythm, Schedule
 
 LONGEST_WAIT = 300.0  # seconds; what a Retry-After may add to a wait
 LOOKS_FOR_A_DOWNLOAD = 3  # at a job that is complete, but whose download URL is still to come
@@ -72,6 +73,13 @@ class Fetch:
 
 
 @dataclass(frozen=True)
+class Together:
+    """Steps side by side; the outcome is a list of what each of them raised, or None."""
+
+    steps: list[Put]
+
+
+@dataclass(frozen=True)
 class Sleep:
     seconds: float
 
@@ -83,14 +91,18 @@ def just(call: wire.Call[T]) -> Flow[T]:
 
 
 def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
-    """One call for all upload URLs, then the files. What is in ``done`` already is not sent again."""
+    """One call for all upload URLs, then the files, side by side. What is ``done`` is not sent again."""
     missing = [number for number in range(len(sources)) if number not in done]
     slots: list[wire.UploadSlot] = yield wire.create_upload_slots(
         [(sources[number].kind, sources[number].extension) for number in missing]
     )
-    for number, slot in zip(missing, slots, strict=True):
-        yield Put(slot.upload_url, sources[number])
-        done[number] = slot.file_path
+    puts = [Put(slot.upload_url, sources[number]) for number, slot in zip(missing, slots, strict=True)]
+    problems: list[MagicHourError | None] = yield Together(puts)
+    for number, slot, problem in zip(missing, slots, problems, strict=True):
+        if problem is None:
+            done[number] = slot.file_path
+    for problem in filter(None, problems):
+        raise problem
     return [done[number] for number in range(len(sources))]
 
 
@@ -132,40 +144,60 @@ def wait(
     :param on_change: told the job whenever its status is another than at the last look.
     :param on_failed_look: told why a look failed, once for each kind of failure in a row.
     """
+    look = wire.get_job(job_id)
     status: str | None = None
     problem: RequestFailed | None = None
     patience = LOOKS_FOR_A_DOWNLOAD
+    went_on_at = submitted_at  # as far as is known
     if submitted_at is not None and (now := clock()) < deadline:
-        yield Sleep(min(schedule.next_look(now - submitted_at), deadline - now))
+        yield Sleep(min(schedule.first_look(now - submitted_at), deadline - now))
     while True:
+        yield from _turn(schedule.rhythm, deadline, clock)
         pause = 0.0
         try:
-            job: wire.Job = yield wire.get_job(job_id)
+            job: wire.Job = yield look
         except RequestFailed as failed:
+            now = clock()
             if problem is None or (type(failed), failed.status_code) != (type(problem), problem.status_code):
                 on_failed_look(failed)
             problem = failed
             pause = min(failed.retry_after or 0.0, LONGEST_WAIT)
+            if isinstance(failed, RateLimited):
+                schedule.rhythm.rest(now, pause)
         else:
+            now = clock()
             problem = None
             if job.status != status:
                 status = job.status
                 on_change(job)
-            if job.ended:
-                patience -= 1
-                if not job.awaits_download or not patience or clock() >= deadline:
-                    return job
-        now = clock()
+            patience -= job.ended
+            if job.ended and (not job.awaits_download or not patience or now >= deadline):
+                if status == "complete" and submitted_at is not None and went_on_at is not None:
+                    schedule.rhythm.saw_end(after=went_on_at - submitted_at, before=now - submitted_at)
+                return job
+            went_on_at = now
         if now >= deadline:
-            raise WaitTimeout(
-                f"job {job_id} has not ended in time; its last known status is {status or 'not known'}"
-                + (f", and the last look failed ({problem})" if problem else "")
-                + ". It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with "
-                "this job id, picks it up free of charge",
-                job_id=job_id,
-            ) from problem
+            raise _not_ended(job_id, status, problem) from problem
         age = float("inf") if submitted_at is None else now - submitted_at
         yield Sleep(min(max(schedule.next_look(age), pause), deadline - now))
+
+
+def _turn(rhythm: Rhythm, deadline: float, clock: Callable[[], float]) -> Flow[None]:
+    """Wait until the API may be asked; a 429 that comes meanwhile holds for whoever waits here too."""
+    turn = rhythm.turn(now := clock())
+    while turn > 0 and now < deadline:
+        yield Sleep(min(turn, deadline - now))
+        turn = rhythm.resting(now := clock())
+
+
+def _not_ended(job_id: str, status: str | None, problem: RequestFailed | None) -> WaitTimeout:
+    return WaitTimeout(
+        f"job {job_id} has not ended in time; its last known status is {status or 'not known'}"
+        + (f", and the last look failed ({problem})" if problem else "")
+        + ". It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with "
+        "this job id, picks it up free of charge",
+        job_id=job_id,
+    )
 
 
 class Arrival:

@@ -20,6 +20,7 @@ from magichour_provider import get_provider_info, wire
 from magichour_provider.client import AsyncMagicHourClient, MagicHourClient, Settings
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError
 from magichour_provider.inputs import ASSET_FIELDS, EXTENSIONS, TalkingPhotoInputs, extension_of, is_remote
+from magichour_provider.schedule import Rhythm
 from magichour_provider.storage import Source, Target
 
 KEEP_SETTINGS = 300.0  # seconds for which a shared client is given to newcomers
@@ -29,8 +30,8 @@ class MagicHourHook(BaseHook):
     """
     Magic Hour through an Airflow connection: API key in the password, base URL in the host.
 
-    Extras: ``timeout`` and ``poll_interval`` (seconds), ``proxy`` (URL), ``verify`` (true, false, or the path
-    of a CA bundle).
+    Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all looks from one
+    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA bundle).
 
     :param magichour_conn_id: the connection.
     """
@@ -222,17 +223,17 @@ def settings_of(connection: Connection) -> Settings:
     if not isinstance(extra, dict):
         raise bad("extra", "…", 'is not a JSON object; write it like {"timeout": 60}')
 
-    def seconds(field: str) -> float | None:
+    def number(field: str, unit: str) -> float | None:
         value = extra.get(field)
         if value in (None, ""):
             return None
         try:
-            number = float(value)
+            found = float(value)
         except (TypeError, ValueError):
-            number = 0.0
-        if not 0 < number < float("inf"):
-            raise bad(field, value, "must be a number of seconds above 0")
-        return number
+            found = 0.0
+        if not 0 < found < float("inf"):
+            raise bad(field, value, f"must be a number of {unit} above 0")
+        return found
 
     verify = extra.get("verify")
     if isinstance(verify, str):
@@ -246,10 +247,11 @@ def settings_of(connection: Connection) -> Settings:
     return Settings(
         api_key=key,
         base_url=host,
-        timeout=seconds("timeout") or Settings.timeout,
+        timeout=number("timeout", "seconds") or Settings.timeout,
         proxy=proxy,
         verify=True if verify is None else verify,
-        poll_interval=seconds("poll_interval"),
+        poll_interval=number("poll_interval", "seconds"),
+        requests_per_second=number("requests_per_second", "requests a second"),
     )
 
 
@@ -277,6 +279,8 @@ class _Shared:
 
 # Keyed by loop: dag.test() makes a new one for each trigger.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
+# Outlive the clients: what is learned of render times, and a pause that the API has asked everybody for.
+_rhythms: dict[tuple[str, str], Rhythm] = {}
 
 
 async def _open(conn_id: str) -> AsyncMagicHourClient:
@@ -288,7 +292,9 @@ async def _open(conn_id: str) -> AsyncMagicHourClient:
         missing = _no_such_connection(conn_id)
         missing.retryable = True
         raise missing from error
-    return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context))
+    rhythm = _rhythms.setdefault((conn_id, settings.base_url), Rhythm())
+    rhythm.requests_per_second = settings.requests_per_second
+    return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context), rhythm)
 
 
 def _no_such_connection(conn_id: str) -> InvalidConnection:

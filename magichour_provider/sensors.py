@@ -137,4 +137,4 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
     def _get_next_poke_interval(self, *args: Any) -> float:
         if self.fixed_interval:
             return float(super()._get_next_poke_interval(*args))
-        return self.hook.settings.schedule(None).next_look(float("inf"))
+        return self.hook.settings.schedule().next_look(float("inf"))

@@ -49,6 +49,7 @@ def row(row_id: str, ending: Ending, *, arguments: dict[str, Any] | None = None,
 
 ALWAYS: dict[str, Any] = {"times": None}
 FOUR: dict[str, Any] = {"times": 4}  # as often as the client tries within one task try
+FOUR_OF_TWO: dict[str, Any] = {"times": 8}  # the photo and the voice go up side by side
 IN_A_HURRY = {"magichour_conn_id": "hurried"}
 
 SUBMITTING = [
@@ -95,10 +96,10 @@ UPLOADING = [
     row("upload URLs 500 for long", mended("Unavailable"), upload_urls={"status": 500} | FOUR),
     row("upload URLs 401", refused("Unauthorized"), upload_urls={"status": 401} | ALWAYS),
     row("upload URL expired", FINE, put={"status": 403}),
-    row("storage refuses for long", mended("UploadFailed"), put={"status": 403} | FOUR),
+    row("storage refuses for long", mended("UploadFailed"), put={"status": 403} | FOUR_OF_TWO),
     row("storage 503", FINE, put={"status": 503}),
     row("upload reset", FINE, put={"reset": "before"}),
-    row("upload reset for long", mended("UploadFailed"), put={"reset": "before"} | FOUR),
+    row("upload reset for long", mended("UploadFailed"), put={"reset": "before"} | FOUR_OF_TWO),
 ]
 WAITING = [
     row("looks 500", FINE, get_video={"status": 500, "times": 3}),

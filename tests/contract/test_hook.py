@@ -276,6 +276,17 @@ async def test_a_key_that_was_rotated_is_noticed_by_whoever_comes_later(
         assert await works(first)
 
 
+async def test_what_is_learned_of_the_connection_outlives_the_client(
+    hook: MagicHourHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magichour_provider.hooks.KEEP_SETTINGS", 0.0)
+    async with hook.async_client() as first, MagicHourHook().async_client() as second:
+        assert second is not first
+        assert second.rhythm is first.rhythm
+    async with hook.async_client() as later:
+        assert later.rhythm is first.rhythm
+
+
 async def test_many_who_come_at_once_open_one_client(hook: MagicHourHook) -> None:
     everybody_is_in = asyncio.Barrier(5)
 

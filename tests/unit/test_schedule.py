@@ -4,45 +4,57 @@ from __future__ import annotations
 
 import pytest
 
-from magichour_provider.schedule import Schedule
+from magichour_provider import schedule
+from magichour_provider.schedule import Rhythm, Schedule
 
 
-def evenly() -> float:
-    return 0.5
+@pytest.fixture(autouse=True)
+def evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No jitter, and of two that come late the one in the middle."""
+    monkeypatch.setattr(schedule.random, "random", lambda: 0.5)
+
+
+def usual(median_seconds: float) -> Schedule:
+    return Schedule(None, Rhythm(median_seconds=median_seconds))
+
+
+@pytest.mark.parametrize(("median", "first"), [(20, 13.8), (174, 65.7), (1200, 263.8)])
+def test_the_first_look_is_when_it_may_just_be_done(median: float, first: float) -> None:
+    assert usual(median).first_look(0) == pytest.approx(first, abs=0.1)
+    assert usual(median).first_look(5) == pytest.approx(first - 5, abs=0.1)
 
 
 @pytest.mark.parametrize(
     ("age", "wait"),
     [
-        (0, 50),  # first when it may just be done
-        (20, 30),
-        (28, 22),
-        (40, 22),  # never sooner than a beat
-        (1000, 22),
-        (float("inf"), 22),  # nobody knows when it was submitted
+        (0, 36.8),  # hardly any has ended
+        (61, 27.6),
+        (122, 18.4),  # many end now
+        (1000, 18.4),
+        (float("inf"), 18.4),  # nobody knows when it was submitted
     ],
 )
-def test_the_first_look_waits_and_then_there_is_a_beat(age: float, wait: float) -> None:
-    assert Schedule().next_look(age, jitter=evenly) == pytest.approx(wait)
+def test_then_there_is_a_beat_that_gets_quicker(age: float, wait: float) -> None:
+    assert Schedule().next_look(age) == pytest.approx(wait, abs=0.1)
 
 
-def test_all_of_it_scales_with_the_usual_render_time() -> None:
-    slow = Schedule(median_seconds=2 * Schedule.median_seconds)
-    for age in (0, 10, 500):
-        assert slow.next_look(2 * age, jitter=evenly) == pytest.approx(
-            2 * Schedule().next_look(age, jitter=evenly)
-        )
+def test_whoever_comes_late_does_not_know_when_the_last_look_was() -> None:
+    assert Schedule().first_look(500) == pytest.approx(Schedule().next_look(500) / 2)
 
 
-@pytest.mark.parametrize("age", [0, 100])
+@pytest.mark.parametrize("age", [0, 0.2])
 def test_a_given_interval_holds_from_the_first_look_on(age: float) -> None:
-    assert Schedule(poll_interval=0.5).next_look(age, jitter=evenly) == pytest.approx(0.5)
+    assert Schedule(poll_interval=0.5).first_look(age) == pytest.approx(0.5 - age)
+    assert Schedule(poll_interval=0.5).next_look(age) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("random", "wait"), [(0.0, 9), (0.5, 10), (1.0, 11)])
-def test_jitter_is_a_tenth_each_way(random: float, wait: float) -> None:
-    assert Schedule(poll_interval=10).next_look(0, jitter=lambda: random) == pytest.approx(wait)
+def test_jitter_is_a_tenth_each_way(random: float, wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule.random, "random", lambda: random)
+    assert Schedule(poll_interval=10).next_look(0) == pytest.approx(wait)
 
 
-def test_a_burst_does_not_look_in_step() -> None:
-    assert len({Schedule().next_look(0) for _ in range(20)}) > 1
+def test_one_slow_render_does_not_slow_the_looks_at_all_others() -> None:
+    rhythm = Rhythm(median_seconds=20)
+    rhythm.saw_end(after=900, before=1000)
+    assert rhythm.median_seconds == 20

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
 from magichour_provider import exceptions as errors
 from magichour_provider import flows, wire
-from magichour_provider.schedule import Schedule
+from magichour_provider.schedule import LATEST, Rhythm, Schedule
 
 START = 1_000_000.0
 JITTER = 0.11  # a tenth each way, and what floats lose
@@ -34,7 +34,7 @@ def failed(
 class Waiting:
     """Plays the world for one flow: each look gets the next answer, the last one for ever."""
 
-    def __init__(self, *answers: wire.Job | errors.RequestFailed) -> None:
+    def __init__(self, *answers: wire.Job | errors.RequestFailed | Callable[[float], wire.Job]) -> None:
         self.now = START
         self.answers = list(answers)
         self.looks: list[float] = []
@@ -42,11 +42,18 @@ class Waiting:
         self.changes: list[str] = []
         self.problems: list[errors.RequestFailed] = []
 
-    def run(self, *, timeout: float = 100, poll_interval: float | None = 10, **how: Any) -> wire.Job:
+    def run(
+        self,
+        *,
+        timeout: float = 100,
+        poll_interval: float | None = 10,
+        rhythm: Rhythm | None = None,
+        **how: Any,
+    ) -> wire.Job:
         flow = flows.wait(
             "job-1",
             deadline=START + timeout,
-            schedule=Schedule(poll_interval),
+            schedule=Schedule(poll_interval, rhythm or Rhythm()),
             on_change=lambda job: self.changes.append(job.status),
             on_failed_look=self.problems.append,
             clock=lambda: self.now,
@@ -63,6 +70,8 @@ class Waiting:
                 assert (step.name, step.job_id) == ("get", "job-1")
                 self.looks.append(self.now - START)
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                if callable(answer):
+                    answer = answer(self.now - START)
                 step = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
         except StopIteration as end:
             job: wire.Job = end.value
@@ -110,13 +119,13 @@ def test_a_pause_without_end_does_not_end_the_looking() -> None:
 def test_a_job_just_submitted_is_first_looked_at_when_it_may_be_done() -> None:
     waiting = Waiting(looked("rendering"), looked("complete"))
     waiting.run(poll_interval=None, submitted_at=START)
-    assert_about(waiting.sleeps, [50, 22])
+    assert_about(waiting.sleeps, [66, 27])
 
 
 def test_the_schedule_knows_how_old_the_job_is() -> None:
     waiting = Waiting(looked("complete"))
     waiting.run(poll_interval=None, submitted_at=START - 20)
-    assert_about(waiting.sleeps, [30])
+    assert waiting.sleeps == [pytest.approx(46, abs=7)]
 
 
 def test_a_change_is_told_once_and_so_is_one_that_goes_backwards() -> None:
@@ -216,3 +225,72 @@ def test_what_is_not_a_failed_look_ends_the_wait() -> None:
     flow = flows.wait(" ", deadline=START, schedule=Schedule(1), clock=lambda: START)
     with pytest.raises(errors.InvalidInput):
         next(flow)
+
+
+# --- what waits on one connection share ---
+
+
+def test_too_many_requests_of_one_wait_pause_the_others_too() -> None:
+    rhythm = Rhythm()
+    first = Waiting(failed(errors.RateLimited, status=429, retry_after=60), looked("complete"))
+    first.run(rhythm=rhythm)
+    assert first.looks == [0, 60]
+    second = Waiting(looked("complete"))
+    second.now = START + 20
+    second.run(rhythm=rhythm)
+    assert 60 <= second.looks[0] <= 60 + 6  # spread, so that not everybody comes back at once
+
+
+def test_a_pause_that_begins_during_another_is_kept_by_whoever_waits() -> None:
+    rhythm = Rhythm()
+    rhythm.rest(START, 10)
+    waiting = Waiting(looked("complete"))
+    flow = flows.wait("job-1", deadline=START + 100, schedule=Schedule(1, rhythm), clock=lambda: waiting.now)
+    step = next(flow)
+    rhythm.rest(START + 5, 50)
+    waiting.now += step.seconds
+    step = flow.send(None)
+    assert waiting.now + step.seconds >= START + 55
+
+
+def test_a_429_that_does_not_say_for_how_long_is_no_excuse_to_go_on_at_once() -> None:
+    rhythm = Rhythm()
+    Waiting(failed(errors.RateLimited, status=429), looked("complete")).run(rhythm=rhythm, poll_interval=0.1)
+    assert rhythm.resting(START + 1) == 0 or rhythm.resting(START + 1) >= 4
+
+
+def test_a_pause_does_not_outlast_the_deadline() -> None:
+    rhythm = Rhythm()
+    rhythm.rest(START, 200)
+    waiting = Waiting(looked("complete"))
+    assert waiting.run(rhythm=rhythm).status == "complete"
+    assert waiting.looks == [100]
+
+
+def test_no_more_looks_a_second_than_the_connection_allows() -> None:
+    rhythm = Rhythm(requests_per_second=2)
+    looks = []
+    for _ in range(5):
+        waiting = Waiting(looked("complete"))
+        waiting.run(rhythm=rhythm)
+        looks += waiting.looks
+    assert looks == [0, 0.5, 1, 1.5, 2]
+
+
+@pytest.mark.parametrize("seconds", [20, 60, 600])
+def test_the_median_follows_the_jobs_that_end(seconds: float) -> None:
+    rhythm = Rhythm()
+    for _ in range(LATEST):
+        Waiting(lambda age: looked("complete" if age >= seconds else "rendering")).run(
+            rhythm=rhythm, poll_interval=None, submitted_at=START, timeout=3600
+        )
+    assert rhythm.median_seconds == pytest.approx(seconds, rel=0.25)
+
+
+@pytest.mark.parametrize("how", [{}, {"submitted_at": None}])
+def test_a_job_that_was_taken_up_or_failed_teaches_nothing(how: dict[str, Any]) -> None:
+    rhythm = Rhythm()
+    end = looked("complete") if how else looked("error")
+    Waiting(end).run(rhythm=rhythm, poll_interval=None, **({"submitted_at": START} | how))
+    assert rhythm.median_seconds == Rhythm().median_seconds
+    assert rhythm._renders == Rhythm()._renders
