@@ -38,15 +38,16 @@ package: $(VENV)/dev-ready
 	sh tools/try_wheel.sh
 
 # The pins carry no address: pip takes them from whatever index it is set up for.
+# What the tests need is the narrowest, so it is pinned first.
 lock: $(VENV)/bin/python
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
-		--no-annotate --upgrade --extra emulator pyproject.toml -o requirements/demo.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
-		--no-annotate --constraint requirements/demo.txt --extra emulator --group test --group check \
+		--no-annotate --upgrade --extra emulator --group test --group check \
 		pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
-		--no-annotate --constraint requirements/demo.txt --extra emulator --group chaos \
+		--no-annotate --constraint requirements/dev.txt --extra emulator pyproject.toml -o requirements/demo.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
+		--no-annotate --constraint requirements/dev.txt --extra emulator --group chaos \
 		pyproject.toml -o requirements/chaos.txt
 
 $(VENV)/bin/python:

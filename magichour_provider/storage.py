@@ -1,7 +1,8 @@
 """
 Files at our end, local or in any object store that Airflow can open: found, checked, read and written.
 
-A path is local (``/data/me.jpg``), or an Airflow object-storage URI (``s3://conn_id@bucket/me.jpg``).
+A path is local (``/data/me.jpg``), or an Airflow object-storage URI (``s3://conn_id@bucket/me.jpg``). Files
+are read and written in blocks, so their size does not matter to memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from airflow.sdk import ObjectStoragePath
 from fsspec.implementations.local import LocalFileSystem
 
@@ -22,6 +23,12 @@ from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageF
 from magichour_provider.inputs import MediaKind, extension_of
 
 CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 8 << 20  # of one request to an object store; S3 takes 10,000 blocks for a file
+
+# Stores that show an object only once its upload is complete, and can throw away one that is not.
+UPLOADS = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl")
+# Of these, the ones that say "there is no such bucket" to whoever may only read and write objects.
+TELLS_BUCKETS = tuple(scheme for scheme in UPLOADS if scheme not in ("gs", "gcs"))
 
 
 @contextmanager
@@ -39,10 +46,16 @@ def _answering(field: str, uri: str) -> Iterator[None]:
         ) from error
     except (ImportError, ValueError) as error:
         raise InvalidInput.of(
-            field, uri, f"{error}; install the Airflow provider for this kind of storage"
+            field,
+            uri,
+            f"{error}; check the path, and install the Airflow provider for this kind of storage: "
+            "apache-airflow-providers-amazon[s3fs] for s3, apache-airflow-providers-google for gs, "
+            "apache-airflow-providers-microsoft-azure for abfs",
         ) from error
     except PermissionError as error:
-        raise InvalidInput.of(field, uri, f"not allowed ({error}); check the permissions") from error
+        raise InvalidInput.of(
+            field, uri, f"not allowed ({error}); check the key and the permissions of whoever asks"
+        ) from error
     except Exception as error:
         raise StorageFailed(
             f"{field}={uri!r}: the storage did not answer as it should ({type(error).__name__}: {error}); "
@@ -50,13 +63,27 @@ def _answering(field: str, uri: str) -> Iterator[None]:
         ) from error
 
 
-def _look(path: ObjectStoragePath) -> dict[str, Any] | None:
+def _look(field: str, uri: str) -> dict[str, Any] | None:
     """What is there, or None. Not ``path.exists()``, to which every failure of a store is "not there"."""
+    path = ObjectStoragePath(uri)
+    if path.conn_id is not None:
+        # Some providers go on without a connection that is missing, as somebody else or as nobody.
+        BaseHook.get_connection(path.conn_id)
+    path.fs.invalidate_cache()  # others write there too
     try:
         found: dict[str, Any] = path.fs.info(path.path)
+        return found
     except FileNotFoundError:
-        return None
-    return found
+        pass
+    if path.protocol in TELLS_BUCKETS:
+        bucket = path.path.partition("/")[0]
+        try:
+            path.fs.info(bucket)
+        except FileNotFoundError as error:
+            raise InvalidInput.of(
+                field, uri, f"there is no bucket {bucket!r}; create it, or check the path"
+            ) from error
+    return None
 
 
 @dataclass(frozen=True)
@@ -75,7 +102,7 @@ class Source:
         :raises StorageFailed: the store could not be asked; retryable.
         """
         with _answering(field, uri):
-            found = _look(ObjectStoragePath(uri))
+            found = _look(field, uri)
             if found is None:
                 raise InvalidInput.of(field, uri, "there is no such file; check the path")
             if found["type"] == "directory":
@@ -92,7 +119,8 @@ class Source:
     def chunks(self) -> Iterator[bytes]:
         with _answering(self.field, self.uri):
             left = self.size
-            with ObjectStoragePath(self.uri).open("rb") as file:
+            path = ObjectStoragePath(self.uri)
+            with path.fs.open(path.path, "rb", block_size=BLOCK_BYTES) as file:
                 while left and (chunk := file.read(min(CHUNK_BYTES, left))):
                     left -= len(chunk)
                     yield chunk
@@ -120,7 +148,7 @@ class Target:
         :raises StorageFailed: the store could not be asked; retryable.
         """
         with _answering("output_path", self.uri):
-            found = _look(ObjectStoragePath(self.uri))  # a folder too: to know whether the store answers
+            found = _look("output_path", self.uri)  # a folder too: to know whether the store answers
             if self.uri.endswith("/") or found is None:
                 return
             if found["type"] == "directory":
@@ -136,36 +164,76 @@ class Target:
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[bytes], object]]:
-        """Write under a temporary name beside the target; move it there when the block ends well."""
+        """
+        Whole, or, when the block raises, not at all, and nothing is left of it.
+
+        :raises TargetExists: a file has come there meanwhile, and ``replace`` is False.
+        :raises StorageFailed: the store did not take it; retryable.
+        """
         with _answering("output_path", self.uri):
             path = ObjectStoragePath(self.uri)
-            part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(path.fs, LocalFileSystem):
-                # A process that was killed has left its part; an object store keeps no open ones.
-                for left in Path(path.path).parent.glob(f".{glob.escape(path.name)}.*.part"):
-                    left.unlink(missing_ok=True)
-            file = part.open("wb")
+            draft = _Upload(path) if path.protocol in UPLOADS else _Part(path)
 
         def write(chunk: bytes) -> None:
             with _answering("output_path", self.uri):
-                file.write(chunk)
+                draft.file.write(chunk)
 
         try:
             yield write
             with _answering("output_path", self.uri):
-                file.close()
                 self.check()
-                try:
-                    part.fs.mv(part.path, path.path)
-                except FileNotFoundError as error:
-                    raise StorageFailed(
-                        f"output_path={self.uri!r}: what was written is gone: another try of this task "
-                        "brings the same video, and swept it away; a retry may help"
-                    ) from error
+                draft.finish()
         except BaseException:
             with suppress(Exception):
-                file.close()
-            with suppress(Exception):
-                part.unlink(missing_ok=True)
+                draft.discard()
             raise
+
+
+class _Upload:
+    """
+    An object that its store shows once the upload is complete: no temporary name, no copy.
+
+    Of a process that was killed, the store keeps blocks that nobody sees, until its lifecycle rule for
+    incomplete uploads sweeps them away.
+    """
+
+    def __init__(self, path: ObjectStoragePath) -> None:
+        self.file = path.fs.open(path.path, "wb", block_size=BLOCK_BYTES)
+
+    def finish(self) -> None:
+        self.file.close()
+
+    def discard(self) -> None:
+        try:
+            self.file.discard()
+        finally:
+            self.file.closed = True  # fsspec completes an upload that is garbage-collected open
+
+
+class _Part:
+    """A file under a temporary name beside its place, moved there when it is whole."""
+
+    def __init__(self, path: ObjectStoragePath) -> None:
+        self._path = path
+        self._part = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(path.fs, LocalFileSystem):
+            # A process that was killed has left its part.
+            for left in Path(path.path).parent.glob(f".{glob.escape(path.name)}.*.part"):
+                left.unlink(missing_ok=True)
+        self.file = path.fs.open(self._part.path, "wb")
+
+    def finish(self) -> None:
+        self.file.close()
+        try:
+            self._path.fs.mv(self._part.path, self._path.path)
+        except FileNotFoundError as error:
+            raise StorageFailed(
+                f"output_path={str(self._path)!r}: what was written is gone: another try of this task "
+                "brings the same video, and swept it away; a retry may help"
+            ) from error
+
+    def discard(self) -> None:
+        with suppress(Exception):
+            self.file.close()
+        self._part.unlink(missing_ok=True)

@@ -12,11 +12,13 @@ A test says which tasks there are and looks at what became of them::
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from buckets import Buckets
 from harness import Airflow
 
 from magichour_provider.emulator import Emulator
@@ -56,3 +58,22 @@ def airflow(
     dags.mkdir()
     yield Airflow(tmp_path, dags, monkeypatch)
     shutil.rmtree(dags)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Buckets]:
+    for module in ("airflow.providers.amazon", "moto", "s3fs"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed: requirements/dev.txt has it")
+    with Buckets.serve() as buckets:
+        yield buckets
+
+
+@pytest.fixture
+def s3(s3_server: Buckets, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buckets]:
+    """An S3 server with an empty bucket, which ``s3://store@media/`` leads to."""
+    s3_server.client.create_bucket(Bucket="media")
+    monkeypatch.setenv("AIRFLOW_CONN_STORE", s3_server.connection())
+    monkeypatch.setattr("airflow.sdk.io.store._STORE_CACHE", {})
+    yield s3_server
+    s3_server.reset()

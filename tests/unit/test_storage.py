@@ -264,8 +264,12 @@ def never_connects(_: str) -> Any:
     ids=["source", "file", "folder"],
 )
 def test_a_store_that_does_not_answer_is_not_an_empty_one(
-    bucket: Bucket, ask: Callable[[], object], filesystem: Callable[[str], Any]
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[], object],
+    filesystem: Callable[[str], Any],
 ) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_AWS", "aws://")
     bucket(filesystem)
     with pytest.raises(StorageFailed, match="no route to host") as failed:
         ask()
