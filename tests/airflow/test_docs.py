@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from harness import Airflow
+    from collections.abc import Callable
+
+    from buckets import Buckets
+    from harness import Airflow, Run
 
     from magichour_provider.emulator import Emulator
 
@@ -111,6 +115,102 @@ def test_the_connection_page(
         ("https://api.magichour.ai", "YOUR_KEY", 30, None),
         ("http://127.0.0.1:8787", "YOUR_KEY", 60, 0.5),
     ]
+
+
+# --- recipes ---
+
+
+@pytest.fixture
+def recipe(airflow: Airflow, dags: Path, data: Path) -> Callable[..., Run]:
+    """Runs a recipe's DAG file, with the test's folder for ``/data``."""
+
+    def run(heading: str, params: dict[str, object] | None = None) -> Run:
+        page = (ROOT / "docs/recipes.md").read_text().partition(f"## {heading}\n")[2]
+        (block, *_) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        file = dags / "recipe.py"
+        file.write_text(block.replace("/data", str(data)))
+        return airflow.run_file(file, params)
+
+    return run
+
+
+@pytest.fixture
+def manifest(data: Path) -> None:
+    seconds = {"ada": 4.6, "news": 2.0}
+    photos = {"ada": "ada.jpg", "news": "anchor.jpg"}
+    rows = [
+        {
+            "image_file_path": f"{data}/{photos[who]}",
+            "audio_file_path": f"{data}/{who}.mp3",
+            "end_seconds": end,
+        }
+        for who, end in seconds.items()
+    ]
+    (data / "manifest.json").write_text(json.dumps(rows))
+
+
+@pytest.mark.usefixtures("manifest")
+def test_a_night_within_its_budget(recipe: Callable[..., Run], emulator: Emulator, data: Path) -> None:
+    emulator.credits = 1000 + 221 + 96  # the reserve, and what both videos need
+
+    run = recipe("Every night, within a budget")
+
+    assert run.state() == "success,success"
+    assert run.result("what_it_cost") == 221 + 96
+    assert emulator.credits == 1000
+    assert len(list((data / "videos").rglob("*.mp4"))) == 2
+
+
+@pytest.mark.usefixtures("manifest")
+def test_a_night_above_its_budget_pays_for_nothing(recipe: Callable[..., Run], emulator: Emulator) -> None:
+    emulator.credits = 1000 + 221 + 95
+
+    run = recipe("Every night, within a budget")
+
+    assert run.state("within_budget") == "failed"
+    (error,) = run.errors("within_budget")
+    assert "2 videos need 317 credits" in error
+    assert emulator.charges() == 0
+    assert emulator.requests("upload_urls") == []
+
+
+def test_from_a_bucket_into_a_bucket(
+    airflow: Airflow, emulator: Emulator, s3: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MEDIA_STORE", s3.connection())
+    s3.put("people/ada.jpg", (MEDIA / "ada.jpg").read_bytes())
+    s3.put("voices/ada.mp3", (MEDIA / "ada.mp3").read_bytes())
+    (block,) = (block for block in code("docs/recipes.md") if "s3://" in block)
+
+    run = airflow.run(block)
+
+    assert run.state() == "success", run.errors()
+    assert run.result()["output_path"].removeprefix("s3://media_store@media/") in s3.keys()  # noqa: SIM118
+
+
+def test_bring_home_a_job(
+    airflow: Airflow, emulator: Emulator, recipe: Callable[..., Run], data: Path
+) -> None:
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+
+    run = recipe("Bring home a job that nobody waits for", {"job_id": job_id})
+
+    assert run.result()["output_path"] == str(data / "videos" / f"{job_id}.mp4")
+    assert emulator.charges() == 1
+
+
+@pytest.mark.parametrize(("credits", "state"), [(10_000, "success"), (9_999, "failed")])
+def test_the_alert_on_low_credits(
+    recipe: Callable[..., Run],
+    emulator: Emulator,
+    capsys: pytest.CaptureFixture[str],
+    credits: int,  # noqa: A002
+    state: str,
+) -> None:
+    emulator.credits = credits
+    run = recipe("Hear of it before the credits are gone")
+    assert run.state("enough_credits") == state
+    assert ("Magic Hour: only 9999 credits are left" in capsys.readouterr().out) == (state == "failed")
 
 
 def test_every_page_that_is_linked_exists() -> None:
