@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,20 @@ def test_every_error_says_its_four_things(kind: type[MagicHourError]) -> None:
 
 def test_bad_input_is_a_value_error_too() -> None:
     assert issubclass(exceptions.InvalidInput, ValueError)
+
+
+ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
+
+
+def test_the_troubleshooting_page_has_each_error_and_what_it_says_about_money() -> None:
+    page = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+    if not page.exists():
+        pytest.skip("docs/ is not here")
+    told = {
+        name: (re.split("[,;]", charged)[0], re.split("[,;]", retried)[0])
+        for name, charged, retried in ROW.findall(page.read_text("utf-8"))
+    }
+    assert told == {
+        name: (kind.charged.replace("unknown", "not known"), "yes" if kind.retryable else "no")
+        for name, kind in KINDS.items()
+    }
