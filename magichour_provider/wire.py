@@ -64,7 +64,7 @@ class _Answer(BaseModel):
 class Submission(_Answer):
     """An accepted, paid job. ``credits_charged`` is an estimate until the job is complete."""
 
-    job_id: str = Field(alias="id", min_length=1)
+    job_id: str = Field(alias="id", pattern=r"[^\s.]")  # " " or ".." could not be asked for
     credits_charged: Lenient[Number] = None
 
 

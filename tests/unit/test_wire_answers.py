@@ -226,7 +226,11 @@ def test_a_502_made_no_job_by_the_vendors_word_and_not_by_a_gateways(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b'{"id": "jo', HTML, b'{"credits_charged": 5}', b'{"id": ""}', b'{"id": null}', b"[]", b"0"]
+    "body",
+    [
+        *(b"", b'{"id": "jo', HTML, b'{"credits_charged": 5}', b"[]", b"0"),
+        *(b'{"id": ""}', b'{"id": null}', b'{"id": " "}', b'{"id": ".."}'),
+    ],
 )
 def test_a_paid_call_whose_success_cannot_be_read_is_uncertain(body: bytes) -> None:
     assert isinstance(refused(PAID, 200, body), errors.SubmissionUncertain)
