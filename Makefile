@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test chaos check format lock package clean
+.PHONY: help demo test chaos bench check format lock package clean
 
 help:
 	@echo "make demo     a photo and a voice become a video, in real Airflow, without a key"
@@ -12,6 +12,8 @@ help:
 	@echo "              REAL=1 uses the real API with MAGICHOUR_API_KEY, and spends credits"
 	@echo "make test     the tests           make check    ruff and mypy"
 	@echo "make chaos    N=200 kills in a whole Airflow on PostgreSQL; is anything paid twice, or lost?"
+	@echo "make bench    ours and the peers, measured side by side, into docs/performance.md"
+	@echo "              ROW=polls measures one row; QUICK=1 is rough, and writes nothing"
 	@echo "make format   tidy the code       make package  build the wheel, try it in a clean Airflow"
 	@echo "make lock     renew requirements/ make clean    remove what make has made"
 
@@ -24,6 +26,9 @@ test: $(VENV)/dev-ready
 
 chaos: $(VENV)/chaos/ready
 	@$(VENV)/chaos/bin/python -m tools.chaos $(if $(N),--kills '$(N)') $(if $(SEED),--seed '$(SEED)')
+
+bench: $(VENV)/bench/ready
+	@$(VENV)/bench/bin/python -m benchmarks $(if $(filter-out 0,$(QUICK)),--quick) $(ROW)
 
 check: $(VENV)/dev-ready
 	$(BIN)/ruff check .
@@ -49,6 +54,9 @@ lock: $(VENV)/bin/python
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
 		--no-annotate --constraint requirements/dev.txt --extra emulator --group chaos \
 		pyproject.toml -o requirements/chaos.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
+		--no-annotate --constraint requirements/dev.txt --constraint requirements/chaos.txt --extra emulator \
+		--group bench pyproject.toml -o requirements/bench.txt
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Try: make PYTHON=python3.12 …" % sys.version.split()[0])'
@@ -70,6 +78,13 @@ $(VENV)/chaos/ready: requirements/chaos.txt | $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)/chaos
 	@$(VENV)/chaos/bin/python -m pip install -q --disable-pip-version-check -r requirements/chaos.txt
 	@$(VENV)/chaos/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/bench/ready: requirements/bench.txt | $(VENV)/bin/python
+	@echo "Installing Airflow with the peers into $(VENV)/bench (once)"
+	@$(PYTHON) -m venv $(VENV)/bench
+	@$(VENV)/bench/bin/python -m pip install -q --disable-pip-version-check -r requirements/bench.txt
+	@$(VENV)/bench/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 clean:
