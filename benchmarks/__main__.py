@@ -1,34 +1,28 @@
 """
 ``make bench``: ours and the peers, measured side by side in one run on this machine.
 
-``make bench ROW=polls`` measures one row (or several: ``ROW="polls looks"``); ``QUICK=1`` is rough. A run that is
-not quick puts what it has found into ``docs/performance.md``, between the markers of each row.
+``make bench ROW=polls`` measures one row (or several: ``ROW="polls looks"``); ``QUICK=1`` is rough. A run
+that is not quick puts what it has found into ``docs/performance.md``, between the markers of each row.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import platform
 import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
+from .harness import Options
 from .table import Table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/performance.md"
-
-
-@dataclass(frozen=True)
-class Options:
-    """:param quick: fewer repetitions and smaller numbers, to see that everything works."""
-
-    quick: bool
 
 
 def row(name: str) -> Callable[[Options], list[Table]]:
@@ -49,9 +43,11 @@ BIG_ROWS: dict[str, Callable[[Options], list[Table]]] = {}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("rows", nargs="*", choices=[*ROWS, *BIG_ROWS, []], metavar="ROW")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=" ".join(ROWS | BIG_ROWS))
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
+    if unknown := set(given.rows) - set(ROWS | BIG_ROWS):
+        parser.error(f"no such row: {' '.join(unknown)}")
     for name in given.rows or ROWS:
         began = time.monotonic()
         tables = (ROWS | BIG_ROWS)[name](Options(quick=given.quick))
@@ -63,9 +59,8 @@ def main() -> int:
 
 
 def where_and_when() -> str:
-    memory = psutil.virtual_memory().total / 2**30
-    python = ".".join(map(str, sys.version_info[:3]))
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {psutil.cpu_count()} CPUs, {memory:.0f} GB, Python {python}"
+    machine = f"{psutil.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GB"
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, Python {platform.python_version()}"
 
 
 def write_down(name: str, found: str) -> None:

@@ -1,0 +1,72 @@
+"""The longest time for which the event loop does nothing else, while many triggers look at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+from .harness import Goal, Options, fresh, goal_table, interleaved
+from .peers import AIOHTTP, ANTHROPIC, HTTP, RAW, SDK_ASYNC, SDK_THREADS, US, waiting
+from .standin import standin
+from .table import Table
+
+TRIGGERS = 1000
+FEW = 100  # of what makes a client for each trigger, in seconds
+LOOKS = 3
+INTERVAL = 1.0  # seconds between the looks of one trigger
+TICK = 0.005
+
+
+def run(options: Options) -> list[Table]:
+    with standin(looks=LOOKS) as server:
+        cases = {
+            peer: partial(
+                fresh,
+                measure,
+                environment=server.trusted,
+                peer=peer,
+                url=server.plain_url,
+                triggers=FEW if peer == ANTHROPIC else TRIGGERS,
+            )
+            for peer in (US, HTTP, SDK_THREADS, SDK_ASYNC, ANTHROPIC, AIOHTTP, RAW)
+        }
+        found = interleaved(cases, rounds=1 if options.quick else 5)
+    stalls = {peer: samples["stall"] for peer, samples in found.items()}
+    rows = [
+        (peer, stall.beside(stalls[US]), found[peer]["seconds"].show(1)) for peer, stall in stalls.items()
+    ]
+    return [
+        Table(
+            f"Longest stall of the loop in ms, {TRIGGERS:,} triggers × {LOOKS} looks, all beginning at once",
+            ["", "stall", "seconds in all"],
+            rows,
+            [f"The {ANTHROPIC}'s trigger makes a client for each job: measured with {FEW} of them."],
+        ),
+        goal_table([Goal("ms", 50, stalls[US], digits=0)]),
+    ]
+
+
+def measure(peer: str, url: str, triggers: int) -> dict[str, float]:
+    return asyncio.run(look_at_once(peer, url, triggers))
+
+
+async def look_at_once(peer: str, url: str, triggers: int) -> dict[str, float]:
+    """:returns: ``stall`` in ms, and the ``seconds`` until all jobs have ended."""
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(TICK)
+            longest = max(longest, time.perf_counter() - before - TICK)
+
+    async with waiting(peer, url) as wait:
+        await wait("first", TICK)  # imports what is imported late
+        ticking = asyncio.create_task(tick())
+        began = time.perf_counter()
+        await asyncio.gather(*(wait(f"job-{number}-{began}", INTERVAL) for number in range(triggers)))
+        seconds = time.perf_counter() - began
+        ticking.cancel()
+    return {"stall": longest * 1000, "seconds": seconds}
