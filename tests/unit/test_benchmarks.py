@@ -1,0 +1,138 @@
+"""What the benchmarks say about noise, and the simulation of the schedule."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import looks, parse
+from benchmarks.harness import Goal, Sample, fresh, goal_table, interleaved
+from benchmarks.table import Table
+
+
+def test_a_number_is_shown_with_its_spread_and_its_ratio_to_ours() -> None:
+    ours = Sample((100.0, 110.0, 90.0))
+    assert ours.beside(ours) == "100 ±10% (×1.00)"
+    assert Sample((300.0, 330.0, 270.0)).beside(ours, digits=1) == "300.0 ±10% (×3.00)"
+
+
+def test_what_differs_by_a_third_is_marked() -> None:
+    assert Sample((100.0, 129.0)).show().startswith("114")
+    assert Sample((100.0, 120.0, 140.0)).show().startswith("~120")
+
+
+def test_a_ratio_that_the_rounds_do_not_agree_about_is_marked() -> None:
+    assert Sample((99.0, 104.0, 103.0)).beside(Sample((100.0, 100.0, 100.0))) == "103 ±2% (≈1.03)"
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """A machine that is slow for a while is slow for both."""
+    assert Sample((2.0, 20.0, 2.0)).over(Sample((1.0, 10.0, 1.0))).spread == 0
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [
+        ((0.8, 0.85), "reached"),
+        ((0.86, 0.9), "MISSED"),
+        ((0.8, 0.9), "too noisy to tell"),
+    ],
+)
+def test_a_goal_is_judged_only_when_all_rounds_agree(rounds: tuple[float, ...], said: str) -> None:
+    assert Goal("polls", 0.85, Sample(rounds)).reached == said
+
+
+def test_a_goal_that_was_not_measured_is_not_reached() -> None:
+    assert goal_table([Goal("polls", 0.85, None)]).rows == [("polls", "0.85", "–", "not measured")]
+
+
+def test_the_peers_take_turns_and_who_gives_up_is_not_asked_again() -> None:
+    asked: list[str] = []
+
+    def answering(name: str, *answers: float | None):
+        left = iter(answers)
+
+        def measure() -> dict[str, float] | None:
+            asked.append(name)
+            return None if (answer := next(left)) is None else {"cpu": answer}
+
+        return measure
+
+    cases = {"a": answering("a", 1, 2, 3), "b": answering("b", 1, None), "c": answering("c", 4, 5, 6)}
+    found = interleaved(cases, rounds=3)
+    assert asked == ["a", "b", "c", "c", "b", "a", "a", "c"]
+    assert found == {"a": {"cpu": Sample((1, 2, 3))}, "c": {"cpu": Sample((4, 5, 6))}}
+
+
+def test_a_measurement_comes_from_a_process_of_its_own() -> None:
+    measured = fresh(parse.measure, module="magichour_provider.operators")
+    assert measured is not None
+    assert measured["ours"] > 0  # though it is imported here already
+
+
+def test_a_measurement_that_fails_ends_the_run_and_says_why() -> None:
+    with pytest.raises(SystemExit, match="No module named 'nothing'"):
+        fresh(parse.measure, module="nothing")
+
+
+def test_a_table_is_markdown() -> None:
+    table = Table("Title", ["", "cost"], [("ours", 1), ("theirs", 100)], ["a note"])
+    assert str(table) == (
+        "**Title**\n\n|        | cost |\n|--------|------|\n| ours   | 1    |\n| theirs | 100  |\n\n- a note"
+    )
+
+
+def test_only_the_rows_own_place_on_the_page_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text("before\n<!-- begin a -->\nold\n<!-- end a -->\n<!-- begin b -->\n<!-- end b -->\n")
+    monkeypatch.setattr(command, "PAGE", page)
+    command.write_down("a", r"new \1")
+    assert page.read_text() == (
+        "before\n<!-- begin a -->\nnew \\1\n<!-- end a -->\n<!-- begin b -->\n<!-- end b -->\n"
+    )
+    with pytest.raises(SystemExit, match="begin c"):
+        command.write_down("c", "new")
+
+
+def test_the_page_has_a_place_for_every_row() -> None:
+    page = command.PAGE.read_text("utf-8")
+    assert [
+        name for name in command.ROWS | command.BIG_ROWS if page.count(f"<!-- begin {name} -->") != 1
+    ] == []
+
+
+# --- looks ---
+
+
+def test_each_job_is_looked_at_until_it_has_ended() -> None:
+    """Looks at 0, 5, 10 see the end at 10; a look at the very end sees it."""
+    found = looks.simulate(lambda: looks.every(5), [7.0, 10.0, 0.5])
+    assert found["polls"] == pytest.approx((3 + 3 + 2) / 3)
+    assert found["mean lag"] == pytest.approx((3 + 0 + 4.5) / 3)
+
+
+def test_the_vendors_advice_is_followed() -> None:
+    assert list(islice(looks.vendors_advice(), 9)) == pytest.approx(
+        [0, 3, 7.5, 14.25, 24.375, 39.5625, 62.34375, 92.34375, 122.34375]
+    )
+
+
+@pytest.mark.parametrize("shape", looks.SHAPES)
+def test_render_times_have_the_median_that_was_asked_for(shape: str) -> None:
+    times = sorted(looks.render_times(looks.SHAPES[shape], 174, 1001, seed=1))
+    assert times[500] == pytest.approx(174)
+    assert min(times) > 0
+
+
+def test_known_results_come_out() -> None:
+    """The same simulation made elsewhere, with lognormal render times around the vendor's median."""
+    times = looks.render_times(looks.SHAPES["lognormal, σ 0.5"], 174, 20_000, seed=1)
+    fixed = looks.simulate(lambda: looks.every(5), times)
+    advice = looks.simulate(looks.vendors_advice, times)
+    assert list(fixed.values()) == pytest.approx([41, 2.5, 4.75], rel=0.03)
+    assert list(advice.values()) == pytest.approx([12, 15, 28.5], rel=0.03)
