@@ -119,7 +119,7 @@ def test_a_pause_without_end_does_not_end_the_looking() -> None:
 def test_a_job_just_submitted_is_first_looked_at_when_it_may_be_done() -> None:
     waiting = Waiting(looked("rendering"), looked("complete"))
     waiting.run(poll_interval=None, submitted_at=START)
-    assert_about(waiting.sleeps, [66, 27])
+    assert waiting.sleeps == [pytest.approx(66, rel=JITTER), pytest.approx(27, abs=4)]
 
 
 def test_the_schedule_knows_how_old_the_job_is() -> None:
