@@ -39,6 +39,7 @@ CHUNK_BYTES = 1 << 20
 MOST_CONNECTIONS = 16
 
 _CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _IDENTITY = {"Accept-Encoding": "identity"}  # so that Content-Length is the video's
 
 
@@ -499,11 +500,12 @@ def _usable_proxies() -> Iterator[None]:
 
 
 def _not_answered(call: wire.Call[Any], watch: Watch, error: Exception) -> NoReturn:
+    sent = watch.sent or not (call.pays or isinstance(error, _NOT_SENT))
     if isinstance(error, TimeoutError) or watch.expired_after is not None:
-        why = "no whole answer in time" if watch.sent else "no connection in time"
+        why = "no whole answer in time" if sent else "no connection in time"
     else:
         why = _why(error)
-    call.no_answer(why if watch.sent else f"could not be sent: {why}", sent=watch.sent, cause=_shown(error))
+    call.no_answer(why if sent else f"could not be sent: {why}", sent=sent, cause=_shown(error))
 
 
 def _check_put(put: Put, response: httpx.Response) -> None:

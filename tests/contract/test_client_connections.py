@@ -7,13 +7,14 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from both import accepts, says, settings_for, stand_in
+from both import MODES, accepts, says, settings_for, stand_in, through
 
 from magichour_provider.client import MOST_CONNECTIONS, AsyncMagicHourClient, MagicHourClient, Settings
-from magichour_provider.exceptions import MagicHourError
+from magichour_provider.exceptions import MagicHourError, Unavailable
 
 if TYPE_CHECKING:
     from both import StandIn
@@ -91,7 +92,7 @@ async def test_a_call_that_pays_has_a_connection_of_its_own() -> None:
         assert server.connections == before + 1
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "the connection's"])
 async def test_a_proxy_is_asked(mode: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -126,3 +127,14 @@ async def test_tls_connections_are_kept_too(tls: ssl.SSLContext) -> None:
             for _ in range(3):
                 await api.get("job-1")
         assert (server.requests, server.connections) == (3, 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("listening", [True, False])
+def test_whether_a_free_call_was_sent_is_told_too(mode: str, listening: bool, pauses: list[float]) -> None:
+    with stand_in(lambda connection: connection.shutdown(socket.SHUT_RDWR)) as server:
+        url = server.url if listening else "http://127.0.0.1:9"
+        with pytest.raises(Unavailable) as failed:
+            through(mode, replace(settings_for(server), base_url=url), lambda api: api.get("job-1"))
+    assert failed.value.sent is listening
+    assert ("could not be sent" in str(failed.value)) is not listening
