@@ -15,6 +15,7 @@ from magichour_provider.client import MagicHourClient, Settings
 from magichour_provider.emulator import Emulator
 from magichour_provider.inputs import EXTENSIONS, TalkingPhotoInputs
 from magichour_provider.storage import Source
+from magichour_provider.wire import create_talking_photo
 
 JOB = "/v1/video-projects/{id}"
 
@@ -61,7 +62,7 @@ def test_a_submission_is_as_described(
         {"image_file_path": "me.png", "audio_file_path": "hello.wav", "end_seconds": 1, **given}
     )
     image, audio = emulator.put_asset(b"photo", "png"), emulator.put_asset(b"voice", "wav")
-    client.submit(inputs, image=image, audio=audio, name="n")
+    client.submit(create_talking_photo(inputs, image=image, audio=audio, name="n"))
     sent = emulator.requests("create")[-1]["json"]
     jsonschema.validate(sent, content_schema(paths["/v1/ai-talking-photo"]["post"]["requestBody"]))
 

@@ -21,6 +21,7 @@ from magichour_provider.emulator import Emulator
 from magichour_provider.hooks import MagicHourHook, settings_of
 from magichour_provider.inputs import TalkingPhotoInputs
 from magichour_provider.storage import Source
+from magichour_provider.wire import create_talking_photo
 
 KEY = "mhk_test_emulator"
 
@@ -387,7 +388,7 @@ def test_nothing_blocks_the_event_loop(hook: MagicHourHook, photo_and_voice: tup
     async def use() -> str:
         async with hook.async_client() as client:
             image, audio = await client.upload(sources)
-            job = await client.submit(inputs, image=image, audio=audio, name="n")
+            job = await client.submit(create_talking_photo(inputs, image=image, audio=audio, name="n"))
             return (await client.wait(job.job_id, deadline=time.time() + 60)).status
 
     with blockbuster_ctx("magichour_provider"):
