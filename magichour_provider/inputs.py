@@ -200,7 +200,14 @@ class TalkingPhotoInputs(Inputs):
 
     @property
     def clip_seconds(self) -> float:
-        return (self.end_seconds or 0.0) - self.start
+        """
+        :raises InvalidInput: the end was left out, and is not measured yet.
+        """
+        if self.end_seconds is None:
+            raise InvalidInput.of(
+                "end_seconds", None, "is needed for an estimate; lengths.with_end measures it"
+            )
+        return self.end_seconds - self.start
 
     @property
     def estimated_credits(self) -> int:

@@ -319,6 +319,11 @@ def test_an_end_that_is_left_out_is_an_input_of_its_own_whatever_the_audio_measu
     assert {field for field in given if given[field] != left_out.get(field)} == {"end_seconds"}
 
 
+def test_a_clip_without_an_end_has_no_price_yet_rather_than_none() -> None:
+    with pytest.raises(InvalidInput, match=r"^end_seconds=None: is needed for an estimate"):
+        inputs(end_seconds=None).estimated_credits  # noqa: B018
+
+
 # --- voices ---
 
 SPOKEN = {"prompt": "Good evening.", "voice_name": "Albert Einstein"}
