@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, Stats, XComArg, conf
+from airflow.providers.common.compat.sdk import BaseOperator, Stats, conf
 
 from magichour_provider.exceptions import (
     CreditLimitExceeded,
@@ -266,4 +266,5 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
 
 
 def _is_known_later(value: object) -> bool:
-    return isinstance(value, XComArg) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+    """A template, or what Airflow resolves at run time: an XCom, a mapped argument, a DAG's param."""
+    return hasattr(value, "iter_references") or (isinstance(value, str) and ("{{" in value or "{%" in value))
