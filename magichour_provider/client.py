@@ -29,9 +29,9 @@ import tenacity
 from magichour_provider import __version__, flows, wire
 from magichour_provider.exceptions import InvalidConnection, MagicHourError
 from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
-from magichour_provider.inputs import TalkingPhotoInputs
 from magichour_provider.schedule import Rhythm, Schedule
 from magichour_provider.watch import Watch
+from magichour_provider.wire import JobKind
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ MOST_CONNECTIONS = 16
 
 _CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
-_IDENTITY = {"Accept-Encoding": "identity"}  # so that Content-Length is the video's
+_IDENTITY = {"Accept-Encoding": "identity"}  # so that Content-Length is the file's
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,15 @@ class Settings:
         """Whatever the API says, it does not get the key into an error or a log."""
         return body.replace(self.api_key.encode(), b"***")
 
-    def schedule(self, poll_interval: float | None = None, rhythm: Rhythm | None = None) -> Schedule:
-        return Schedule(self.poll_interval if poll_interval is None else poll_interval, rhythm or Rhythm())
+    def schedule(
+        self,
+        poll_interval: float | None = None,
+        rhythm: Rhythm | None = None,
+        kind: JobKind = "video",
+    ) -> Schedule:
+        return Schedule(
+            self.poll_interval if poll_interval is None else poll_interval, rhythm or Rhythm(), kind
+        )
 
     def for_storage(self, tls: ssl.SSLContext) -> dict[str, Any]:
         """Arguments of an httpx client for signed URLs, without the key."""
@@ -121,33 +128,37 @@ class MagicHourClient:
         """Close all connections."""
         self._storage.close()
 
-    def submit(self, inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str) -> wire.Submission:
+    def submit(self, call: wire.Call[wire.Submission]) -> wire.Submission:
         """
-        Start a paid render and return at once.
+        Start a paid job and return at once.
 
-        :param image: the photo's URL or ``api-assets/`` path; likewise ``audio``.
-        :param name: by which a person finds the job in the vendor's library.
+        :param call: from ``wire.create_talking_photo`` or ``wire.create_voice``.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
         :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
 
-        Source: POST /v1/ai-talking-photo.
+        Source: POST /v1/ai-talking-photo, POST /v1/ai-voice-generator.
         """
-        call = wire.create_talking_photo(inputs, image=image, audio=audio, name=name)
         return self._perform(lambda: flows.just(call), flows.REPEAT_UNPAID)
 
-    def get(self, job_id: str) -> wire.Job:
+    def get(self, job_id: str, kind: JobKind = "video") -> wire.Job:
         """
         The job as it is now; free.
 
         :raises NotFound: the account does not know the job.
 
-        Source: GET /v1/video-projects/{id}.
+        Source: GET /v1/video-projects/{id}, GET /v1/audio-projects/{id}.
         """
-        return self._perform(lambda: flows.just(wire.get_job(job_id)))
+        return self._perform(lambda: flows.just(wire.get_job(job_id, kind)))
 
     def wait(
-        self, job_id: str, *, deadline: float, poll_interval: float | None = None, **how: Any
+        self,
+        job_id: str,
+        kind: JobKind = "video",
+        *,
+        deadline: float,
+        poll_interval: float | None = None,
+        **how: Any,
     ) -> wire.Job:
         """
         Look until the job has ended, well or not; free.
@@ -157,7 +168,7 @@ class MagicHourClient:
         :param how: see ``flows.wait``.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
         """
-        schedule = self._settings.schedule(poll_interval, self.rhythm)
+        schedule = self._settings.schedule(poll_interval, self.rhythm, kind)
         return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
 
     def upload(self, sources: Sequence[Source]) -> list[str]:
@@ -172,31 +183,31 @@ class MagicHourClient:
         done: dict[int, str] = {}
         return self._perform(lambda: flows.upload(sources, done))
 
-    def completed(self, job_id: str) -> tuple[wire.Job, wire.Download]:
+    def completed(self, job_id: str, kind: JobKind = "video") -> tuple[wire.Job, wire.Download]:
         """
-        A job that has ended well, and a fresh signed URL of its video; free.
+        A job that has ended well, and a fresh signed URL of what it made; free.
 
-        :raises DownloadFailed: there is no URL (yet); the video is paid for; retryable.
-        :raises JobEnded: the job has no video.
+        :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
+        :raises JobEnded: the job has made nothing.
         """
-        return self._perform(lambda: flows.completed(job_id))
+        return self._perform(lambda: flows.completed(job_id, kind))
 
-    def download(self, job_id: str, target: Target) -> wire.Job:
+    def download(self, job_id: str, target: Target, kind: JobKind = "video") -> wire.Job:
         """
-        Bring the video of a complete job to ``target``, whole or not at all; free.
+        Bring what a complete job made to ``target``, whole or not at all; free.
 
-        :raises DownloadFailed: the video is paid for and stays at Magic Hour; retryable.
-        :raises JobEnded: the job has no video.
+        :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
+        :raises JobEnded: the job has made nothing.
         """
-        return self._perform(lambda: flows.download(job_id, target))
+        return self._perform(lambda: flows.download(job_id, target, kind))
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str, kind: JobKind = "video") -> None:
         """
-        Delete the rendered video for ever. Not a cancel: nothing is refunded.
+        Delete what the job made for ever. Not a cancel: nothing is refunded.
 
-        Source: DELETE /v1/video-projects/{id}.
+        Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
         """
-        self._perform(lambda: flows.just(wire.delete_job(job_id)))
+        self._perform(lambda: flows.just(wire.delete_job(job_id, kind)))
 
     def account(self) -> wire.Account:
         """
@@ -259,13 +270,13 @@ class MagicHourClient:
     def _fetch(self, fetch: Fetch) -> None:
         try:
             with self._storage.stream("GET", fetch.url, headers=_IDENTITY) as response:
-                arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers)
+                arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
                 with fetch.target.writing() as write:
                     for chunk in response.iter_raw():
                         write(arrival.check(chunk))
                     arrival.finish()
         except _CANNOT_TALK as error:
-            raise flows.download_failed(fetch.job_id, _why(error)) from _shown(error)
+            raise flows.download_failed(fetch.job_id, _why(error), kind=fetch.kind) from _shown(error)
 
 
 class AsyncMagicHourClient:
@@ -301,22 +312,25 @@ class AsyncMagicHourClient:
         for connection in self._idle:
             await connection.aclose()
 
-    async def submit(
-        self, inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str
-    ) -> wire.Submission:
+    async def submit(self, call: wire.Call[wire.Submission]) -> wire.Submission:
         """See ``MagicHourClient.submit``."""
-        call = wire.create_talking_photo(inputs, image=image, audio=audio, name=name)
         return await self._perform(lambda: flows.just(call), flows.REPEAT_UNPAID)
 
-    async def get(self, job_id: str) -> wire.Job:
+    async def get(self, job_id: str, kind: JobKind = "video") -> wire.Job:
         """See ``MagicHourClient.get``."""
-        return await self._perform(lambda: flows.just(wire.get_job(job_id)))
+        return await self._perform(lambda: flows.just(wire.get_job(job_id, kind)))
 
     async def wait(
-        self, job_id: str, *, deadline: float, poll_interval: float | None = None, **how: Any
+        self,
+        job_id: str,
+        kind: JobKind = "video",
+        *,
+        deadline: float,
+        poll_interval: float | None = None,
+        **how: Any,
     ) -> wire.Job:
         """See ``MagicHourClient.wait``."""
-        schedule = self._settings.schedule(poll_interval, self.rhythm)
+        schedule = self._settings.schedule(poll_interval, self.rhythm, kind)
         return await self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
 
     async def upload(self, sources: Sequence[Source]) -> list[str]:
@@ -324,17 +338,17 @@ class AsyncMagicHourClient:
         done: dict[int, str] = {}
         return await self._perform(lambda: flows.upload(sources, done))
 
-    async def completed(self, job_id: str) -> tuple[wire.Job, wire.Download]:
+    async def completed(self, job_id: str, kind: JobKind = "video") -> tuple[wire.Job, wire.Download]:
         """See ``MagicHourClient.completed``."""
-        return await self._perform(lambda: flows.completed(job_id))
+        return await self._perform(lambda: flows.completed(job_id, kind))
 
-    async def download(self, job_id: str, target: Target) -> wire.Job:
+    async def download(self, job_id: str, target: Target, kind: JobKind = "video") -> wire.Job:
         """See ``MagicHourClient.download``."""
-        return await self._perform(lambda: flows.download(job_id, target))
+        return await self._perform(lambda: flows.download(job_id, target, kind))
 
-    async def delete(self, job_id: str) -> None:
+    async def delete(self, job_id: str, kind: JobKind = "video") -> None:
         """See ``MagicHourClient.delete``."""
-        await self._perform(lambda: flows.just(wire.delete_job(job_id)))
+        await self._perform(lambda: flows.just(wire.delete_job(job_id, kind)))
 
     async def account(self) -> wire.Account:
         """See ``MagicHourClient.account``."""
@@ -415,13 +429,13 @@ class AsyncMagicHourClient:
     async def _fetch(self, fetch: Fetch) -> None:
         try:
             async with self._storage.stream("GET", fetch.url, headers=_IDENTITY) as response:
-                arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers)
+                arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
                 async with _in_a_thread(fetch.target.writing()) as write:
                     async for chunk in response.aiter_raw(CHUNK_BYTES):
                         await asyncio.to_thread(write, arrival.check(chunk))
                     arrival.finish()
         except _CANNOT_TALK as error:
-            raise flows.download_failed(fetch.job_id, _why(error)) from _shown(error)
+            raise flows.download_failed(fetch.job_id, _why(error), kind=fetch.kind) from _shown(error)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ MagicHourError
 │   ├── RateLimited           429
 │   └── Unavailable           5xx, no connection, no answer, an answer that cannot be read
 ├── SubmissionUncertain       the paid call was sent, what became of it is not known
-├── JobEnded                  the job will never have a video
+├── JobEnded                  the job will never have made anything
 │   ├── JobFailed             status ``error``; the vendor refunds
 │   ├── JobCanceled           stopped in the vendor's web app; the vendor refunds
 │   └── JobDeleted            deleted, or not known to this account
@@ -133,7 +133,7 @@ class SubmissionUncertain(MagicHourError):
 
 
 class JobEnded(MagicHourError):
-    """The job has ended, and not with a video."""
+    """The job has ended, and has made nothing."""
 
     code: str | None = None
 
@@ -182,7 +182,7 @@ class UploadFailed(TransferFailed):
 
 
 class DownloadFailed(TransferFailed):
-    """The video did not arrive whole. It is paid for and stays at the vendor's."""
+    """What a job made did not arrive whole. It is paid for and stays at the vendor's."""
 
     charged = "yes"
 

@@ -29,6 +29,7 @@ from magichour_provider.exceptions import (
 from magichour_provider.inputs import MediaKind
 from magichour_provider.mp4 import Boxes
 from magichour_provider.schedule import Rhythm, Schedule
+from magichour_provider.wire import JobKind
 
 LONGEST_WAIT = 300.0  # seconds; what a Retry-After may add to a wait
 LOOKS_FOR_A_DOWNLOAD = 3  # at a job that is complete, but whose download URL is still to come
@@ -50,7 +51,7 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """Where a video goes: whole, or, when the block raises, not at all. ``storage.Target`` is one."""
+    """Where a file goes: whole, or, when the block raises, not at all. ``storage.Target`` is one."""
 
     def writing(self) -> AbstractContextManager[Callable[[bytes], object]]: ...
 
@@ -65,11 +66,12 @@ class Put:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Bring a video from a signed URL."""
+    """Bring what a job made from a signed URL."""
 
     url: str = field(repr=False)
     target: Target
     job_id: str
+    kind: JobKind
 
 
 @dataclass(frozen=True)
@@ -106,23 +108,24 @@ def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
     return [done[number] for number in range(len(sources))]
 
 
-def completed(job_id: str) -> Flow[tuple[wire.Job, wire.Download]]:
+def completed(job_id: str, kind: JobKind) -> Flow[tuple[wire.Job, wire.Download]]:
     """A job that has ended, with a URL that has not expired. It is paid for, so no failed look is final."""
     try:
-        job: wire.Job = yield wire.get_job(job_id)
+        job: wire.Job = yield wire.get_job(job_id, kind)
     except RequestFailed as error:
         why = f"the API did not say where it is ({error})"
-        raise download_failed(job_id, why, error.status_code) from error
+        raise download_failed(job_id, why, error.status_code, kind) from error
     job.raise_unless_complete()
     if job.download is None:
-        raise download_failed(job_id, f"the job is {job.status}, but the API gives no download URL (yet)")
+        why = f"the job is {job.status}, but the API gives no download URL (yet)"
+        raise download_failed(job_id, why, kind=kind)
     return job, job.download
 
 
-def download(job_id: str, target: Target) -> Flow[wire.Job]:
-    """Ask where the video is, each time anew, and bring it."""
-    job, source = yield from completed(job_id)
-    yield Fetch(source.url, target, job_id)
+def download(job_id: str, target: Target, kind: JobKind) -> Flow[wire.Job]:
+    """Ask where the file is, each time anew, and bring it."""
+    job, source = yield from completed(job_id, kind)
+    yield Fetch(source.url, target, job_id, kind)
     return job
 
 
@@ -144,7 +147,7 @@ def wait(
     :param on_change: told the job whenever its status is another than at the last look.
     :param on_failed_look: told why a look failed, once for each kind of failure in a row.
     """
-    look = wire.get_job(job_id)
+    look = wire.get_job(job_id, schedule.kind)
     status: str | None = None
     problem: RequestFailed | None = None
     patience = LOOKS_FOR_A_DOWNLOAD
@@ -173,7 +176,7 @@ def wait(
             patience -= job.ended
             if job.ended and (not job.awaits_download or not patience or now >= deadline):
                 if status == "complete" and submitted_at is not None and went_on_at is not None:
-                    schedule.rhythm.saw_end(after=went_on_at - submitted_at, before=now - submitted_at)
+                    schedule.renders.saw_end(after=went_on_at - submitted_at, before=now - submitted_at)
                 return job
             went_on_at = now
         if now >= deadline:
@@ -194,46 +197,63 @@ def _not_ended(job_id: str, status: str | None, problem: RequestFailed | None) -
     return WaitTimeout(
         f"job {job_id} has not ended in time; its last known status is {status or 'not known'}"
         + (f", and the last look failed ({problem})" if problem else "")
-        + ". It goes on at Magic Hour and may still finish: a retry, or a TalkingPhotoSensor with "
-        "this job id, picks it up free of charge",
+        + ". It goes on at Magic Hour and may still finish: a retry, or a sensor with this job id, "
+        "picks it up free of charge",
         job_id=job_id,
     )
 
 
 class Arrival:
-    """Checks a video while it comes in: the HTTP status, the MP4 signature, and at the end the length."""
+    """
+    Checks a file while it comes in: the HTTP status, how it begins, and at the end the length.
 
-    def __init__(self, job_id: str, status: int, headers: Mapping[str, str]) -> None:
+    A video is an MP4. A voice may be of any kind (the vendor's example is a WAV), but is no page.
+    """
+
+    def __init__(self, job_id: str, status: int, headers: Mapping[str, str], kind: JobKind = "video") -> None:
         self._job_id = job_id
+        self._kind: JobKind = kind
         if status == 403:
-            raise download_failed(job_id, "the signed URL has expired", status)
+            raise self._failed("the signed URL has expired", status)
         if status != 200:
-            raise download_failed(job_id, f"the storage host answered HTTP {status}", status)
+            raise self._failed(f"the storage host answered HTTP {status}", status)
         length = headers.get("content-length")
         self._expected = int(length) if length and length.isdigit() else None
         self._head = b""
         self._size = 0
-        # Without a length, nothing but the video itself says whether it is whole.
+        # Without a length, nothing but the file itself says whether it is whole. An MP4 does.
         endless = self._expected is None and "chunked" not in headers.get("transfer-encoding", "")
+        if endless and kind == "audio":
+            raise self._failed("the storage host did not say how long it is")
         self._boxes = Boxes() if endless else None
 
     def check(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
         if len(self._head) < 8:
             self._head += chunk[:8]
-            if len(self._head) >= 8 and self._head[4:8] != b"ftyp":
-                raise download_failed(self._job_id, "what came is not an MP4")
+            if len(self._head) >= 8:
+                self._check_head()
         if self._boxes:
             try:
                 self._boxes.feed(chunk)
             except ValueError:
-                raise download_failed(self._job_id, "what came is not an MP4") from None
+                raise self._failed("what came is not an MP4") from None
         return chunk
+
+    def _check_head(self) -> None:
+        if self._kind == "audio":
+            if self._head.lstrip()[:1] in (b"<", b"{"):
+                raise self._failed("what came is not a sound, but a page")
+        elif self._head[4:8] != b"ftyp":
+            raise self._failed("what came is not an MP4")
 
     def finish(self) -> None:
         cut = self._expected not in (None, self._size) or (self._boxes and not self._boxes.whole)
         if len(self._head) < 8 or cut:
-            raise download_failed(self._job_id, f"only {self._size} of {self._expected or 'its'} bytes came")
+            raise self._failed(f"only {self._size} of {self._expected or 'its'} bytes came")
+
+    def _failed(self, why: str, status_code: int | None = None) -> DownloadFailed:
+        return download_failed(self._job_id, why, status_code, self._kind)
 
 
 def upload_failed(source: Source, why: str, status_code: int | None = None) -> UploadFailed:
@@ -243,9 +263,11 @@ def upload_failed(source: Source, why: str, status_code: int | None = None) -> U
     )
 
 
-def download_failed(job_id: str, why: str, status_code: int | None = None) -> DownloadFailed:
+def download_failed(
+    job_id: str, why: str, status_code: int | None = None, kind: JobKind = "video"
+) -> DownloadFailed:
     return DownloadFailed(
-        f"the video of job {job_id} did not arrive: {why}. It is paid for and stays at Magic Hour; "
+        f"the {kind} of job {job_id} did not arrive: {why}. It is paid for and stays at Magic Hour; "
         "trying again is free",
         status_code=status_code,
         job_id=job_id,

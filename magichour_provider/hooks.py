@@ -16,12 +16,20 @@ from weakref import WeakKeyDictionary
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, Connection
 
-from magichour_provider import get_provider_info, wire
+from magichour_provider import get_provider_info, lengths, wire
 from magichour_provider.client import AsyncMagicHourClient, MagicHourClient, Settings
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError
-from magichour_provider.inputs import ASSET_FIELDS, EXTENSIONS, TalkingPhotoInputs, extension_of, is_remote
+from magichour_provider.inputs import (
+    ASSET_FIELDS,
+    EXTENSIONS,
+    TalkingPhotoInputs,
+    VoiceInputs,
+    extension_of,
+    is_remote,
+)
 from magichour_provider.schedule import Rhythm
 from magichour_provider.storage import Source, Target
+from magichour_provider.wire import JobKind
 
 KEEP_SETTINGS = 300.0  # seconds for which a shared client is given to newcomers
 
@@ -79,20 +87,45 @@ class MagicHourHook(BaseHook):
         checked = TalkingPhotoInputs.checked({"name": name, **inputs})
         for field in checked.uploads():
             raise InvalidInput.of(field, getattr(checked, field), "is a file; upload() it first")
+        checked = lengths.with_end(checked, self.client)
         for warning in checked.warnings():
             self.log.warning(warning)
         return self.client.submit(
-            checked,
-            image=str(checked.image_file_path),
-            audio=str(checked.audio_file_path),
-            name=checked.name or name,
+            wire.create_talking_photo(
+                checked,
+                image=str(checked.image_file_path),
+                audio=str(checked.audio_file_path),
+                name=checked.name or name,
+            )
         )
 
-    def get(self, job_id: str) -> wire.Job:
-        """The job as it is now; free. See ``MagicHourClient.get``."""
-        return self.client.get(job_id)
+    def submit_voice(self, *, prompt: str, voice_name: str, name: str = "Voice Generator") -> wire.Submission:
+        """
+        Have a text spoken, and return at once; the job is of kind ``audio``.
 
-    def wait(self, job_id: str, *, timeout: float = 3600, poll_interval: float | None = None) -> wire.Job:
+        :param prompt: the text.
+        :param voice_name: one of the vendor's voices.
+        :raises InvalidInput: nothing was sent.
+        :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
+        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+
+        Source: POST /v1/ai-voice-generator.
+        """
+        checked = VoiceInputs.checked({"prompt": prompt, "voice_name": voice_name, "name": name})
+        return self.client.submit(wire.create_voice(checked, name=checked.name or name))
+
+    def get(self, job_id: str, *, kind: JobKind = "video") -> wire.Job:
+        """The job as it is now; free. See ``MagicHourClient.get``."""
+        return self.client.get(job_id, kind)
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        kind: JobKind = "video",
+        timeout: float = 3600,
+        poll_interval: float | None = None,
+    ) -> wire.Job:
         """
         Look until the job has ended, well or not; free.
 
@@ -100,7 +133,7 @@ class MagicHourHook(BaseHook):
         :param poll_interval: seconds between two looks, rather than the connection's or the schedule's.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
         """
-        return self.client.wait(job_id, deadline=time.time() + timeout, poll_interval=poll_interval)
+        return self.client.wait(job_id, kind, deadline=time.time() + timeout, poll_interval=poll_interval)
 
     def upload(self, *paths: str) -> list[str]:
         """
@@ -117,23 +150,33 @@ class MagicHourHook(BaseHook):
         )
         return [uploaded.get(path, path) for path in given]
 
-    def download(self, job_id: str, output_path: str, *, replace: bool = False) -> str:
+    def download(
+        self, job_id: str, output_path: str, *, replace: bool = False, kind: JobKind = "video"
+    ) -> str:
         """
-        Bring the video of a complete job to ``output_path``, whole or not at all; free.
+        Bring what a complete job made to ``output_path``, whole or not at all; free.
 
         :param output_path: local or object storage; ending in ``/`` it is a folder.
-        :returns: where the video is.
+        :returns: where the file is.
         :raises TargetExists: a file is there already, and ``replace`` is False.
-        :raises DownloadFailed: the video is paid for and stays at Magic Hour; retryable.
+        :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         """
-        target = Target(str(output_path), replace).of_job(job_id)
+        target = self.target(job_id, Target(str(output_path), replace), kind)
         target.check()
-        self.client.download(job_id, target)
+        self.client.download(job_id, target, kind)
         return target.uri
 
-    def delete(self, job_id: str) -> None:
-        """Delete the rendered video for ever; no refund. See ``MagicHourClient.delete``."""
-        self.client.delete(job_id)
+    def target(self, job_id: str, place: Target, kind: JobKind) -> Target:
+        """The exact file for this job. What kind of sound a voice is, is said by the URL of its download."""
+        if kind == "video" or not place.is_folder:
+            return place.of_job(job_id)
+        _, download = self.client.completed(job_id, kind)
+        extension = extension_of(download.url)
+        return place.of_job(job_id, extension if extension in EXTENSIONS["audio"] else "wav")
+
+    def delete(self, job_id: str, *, kind: JobKind = "video") -> None:
+        """Delete what the job made for ever; no refund. See ``MagicHourClient.delete``."""
+        self.client.delete(job_id, kind)
 
     def account(self) -> wire.Account:
         """The key's account: tier and credits left; free. See ``MagicHourClient.account``."""

@@ -1,5 +1,5 @@
 """
-What a talking photo is made from, checked before anything is paid.
+What a talking photo, or a voice, is made from, checked before anything is paid.
 
 The vendor's limits change (its clip limit rose from 30 s to 300 s within two years), and its refusal is free:
 so a dated limit gives a warning here, and only what can never work is an error.
@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -44,11 +44,16 @@ EXTENSIONS: dict[MediaKind, tuple[str, ...]] = {
     ),
     "audio": (*("mp3", "wav", "aac", "flac", "webm", "weba", "m4a", "opus", "ogg", "oga", "aiff", "amr"),),
 }
+# What the length of can be measured: see ``lengths.py``.
+MEASURABLE = ("mp3", "wav", "flac", "m4a", "opus", "ogg", "oga", "aiff")
 PROMPTED_MODES = ("prompted", "standard", "expressive")
 # Vendor's SDK 0.90.0, 2026-10. Longest clip in seconds.
 MAX_CLIP_SECONDS = {"realistic": 300, "prompted": 45}
 # Vendor's models page, 2026-07. Credits for a second of output, at 30 frames a second.
 CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
+# Vendor's OpenAPI, 2026-08, and SDK 0.90.0, 2026-10: a tenth of a credit a character.
+CHARACTERS_PER_CREDIT = 10
+MAX_TEXT_CHARACTERS = 1000
 
 ASSET_FIELDS: dict[str, MediaKind] = {"image_file_path": "image", "audio_file_path": "audio"}
 
@@ -79,30 +84,15 @@ Seconds = Annotated[
 ]
 
 
-class TalkingPhotoInputs(BaseModel):
-    """
-    The vendor's request with its leaves side by side; None is "not given", and is not sent.
-
-    Source: POST /v1/ai-talking-photo, seed to SDK 0.90.0.
-    """
+class Inputs(BaseModel):
+    """The vendor's request with its leaves side by side; None is "not given", and is not sent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    image_file_path: Text | None = None
-    audio_file_path: Text | None = None
-    start_seconds: Annotated[Seconds, Field(ge=0)] | None = None
-    end_seconds: Annotated[Seconds, Field(ge=0.1)] | None = None
     name: Text | None = None
-    generation_mode: Annotated[GenerationMode, BeforeValidator(_not_blank)] | None = None
-    intensity: Seconds | None = None
-    prompt: Text | None = None
-    resolution: Annotated[Resolution, BeforeValidator(_not_blank)] | None = None
-    max_resolution: (
-        Annotated[int, BeforeValidator(_plain_number), BeforeValidator(_not_blank), Field(gt=0)] | None
-    ) = None
 
     @classmethod
-    def checked(cls, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> TalkingPhotoInputs:
+    def checked(cls, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> Self:
         """
         The inputs, or one clear error.
 
@@ -114,18 +104,71 @@ class TalkingPhotoInputs(BaseModel):
         try:
             inputs = cls.model_validate({k: v for k, v in values.items() if k not in unknown})
         except ValidationError as error:
-            raise _as_invalid_input(values, error) from None
+            raise _as_invalid_input(values, error, cls) from None
         inputs._check_together(unknown)
         return inputs
+
+    def _check_together(self, unknown: Collection[str]) -> None:
+        raise NotImplementedError
+
+    @property
+    def estimated_credits(self) -> int:
+        """The price by the vendor's dated table; the vendor has the last word."""
+        raise NotImplementedError
+
+    @property
+    def in_words(self) -> str:
+        """What is paid for."""
+        raise NotImplementedError
+
+    def warnings(self) -> list[str]:
+        """What will likely not do what was meant, but is the vendor's to judge, free of charge."""
+        return []
+
+    def uploads(self) -> dict[str, MediaKind]:
+        """The fields whose files must first be uploaded, with their kind."""
+        return {}
+
+    def fingerprint(self) -> dict[str, str]:
+        """
+        What makes two submissions "the same input": a short digest of each field that was given.
+
+        Not the name.
+        """
+        return {
+            field: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+            for field, value in sorted(self._compared().items())
+        }
+
+    def _compared(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True, exclude={"name"})
+
+
+class TalkingPhotoInputs(Inputs):
+    """
+    A photo and a voice. Without ``end_seconds`` the clip ends with the audio: see ``lengths.with_end``.
+
+    Source: POST /v1/ai-talking-photo, seed to SDK 0.90.0.
+    """
+
+    image_file_path: Text | None = None
+    audio_file_path: Text | None = None
+    start_seconds: Annotated[Seconds, Field(ge=0)] | None = None
+    end_seconds: Annotated[Seconds, Field(ge=0.1)] | None = None
+    generation_mode: Annotated[GenerationMode, BeforeValidator(_not_blank)] | None = None
+    intensity: Seconds | None = None
+    prompt: Text | None = None
+    resolution: Annotated[Resolution, BeforeValidator(_not_blank)] | None = None
+    max_resolution: (
+        Annotated[int, BeforeValidator(_plain_number), BeforeValidator(_not_blank), Field(gt=0)] | None
+    ) = None
 
     def _check_together(self, unknown: Collection[str]) -> None:
         for field, kind in ASSET_FIELDS.items():
             if field not in unknown:
                 _check_asset(field, kind, getattr(self, field))
-        if "end_seconds" not in unknown and self.end_seconds is None:
-            raise InvalidInput.of(
-                "end_seconds", None, "is needed: the second at which the clip ends in the audio"
-            )
+        if not {"end_seconds", "audio_file_path"} & set(unknown) and self.end_seconds is None:
+            _check_measurable(str(self.audio_file_path))
         if (
             not {"start_seconds", "end_seconds"} & set(unknown)
             and self.end_seconds is not None
@@ -157,15 +200,24 @@ class TalkingPhotoInputs(BaseModel):
 
     @property
     def clip_seconds(self) -> float:
-        return (self.end_seconds or 0.0) - self.start
+        """
+        :raises InvalidInput: the end was left out, and is not measured yet.
+        """
+        if self.end_seconds is None:
+            raise InvalidInput.of(
+                "end_seconds", None, "is needed for an estimate; lengths.with_end measures it"
+            )
+        return self.end_seconds - self.start
 
     @property
     def estimated_credits(self) -> int:
-        """The price of the clip by the vendor's table of 2026-07; the vendor has the last word."""
         return math.ceil(round(self.clip_seconds * CREDITS_PER_SECOND[self.price_class], 6))
 
+    @property
+    def in_words(self) -> str:
+        return f"the clip of {self.clip_seconds:g} s"
+
     def warnings(self) -> list[str]:
-        """What will likely not do what was meant, but is the vendor's to judge, free of charge."""
         found = []
         longest = MAX_CLIP_SECONDS[self.price_class]
         if self.clip_seconds > longest:
@@ -183,28 +235,53 @@ class TalkingPhotoInputs(BaseModel):
         return found
 
     def uploads(self) -> dict[str, MediaKind]:
-        """The fields whose files must first be uploaded, with their kind."""
         return {
             field: kind for field, kind in ASSET_FIELDS.items() if not is_remote(getattr(self, field) or "")
         }
 
-    def fingerprint(self) -> dict[str, str]:
+    def _compared(self) -> dict[str, Any]:
         """
-        What makes two submissions "the same input": a short digest of each field that was given.
-
-        Not the name, not what a file contains, and not the query of a URL (signatures change), but for
-        library URLs, whose query is the asset.
+        Not what a file contains, and not the query of a URL (signatures change), but for library URLs, whose
+        query is the asset. An end that was not given stays so, whatever the audio measures.
         """
-        values = self.model_dump(exclude_none=True, exclude={"name"})
+        values = super()._compared()
         values["start_seconds"] = self.start
         for field in ASSET_FIELDS:
             value = str(values.get(field, ""))
             if _is_url(value) and not _is_library_url(value):
                 values[field] = urlsplit(value)._replace(query="", fragment="").geturl()
-        return {
-            field: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
-            for field, value in sorted(values.items())
-        }
+        return values
+
+
+class VoiceInputs(Inputs):
+    """
+    A text and who speaks it. The voices are an open list: which there are is the vendor's to say.
+
+    Source: POST /v1/ai-voice-generator, OpenAPI 2026-08 to SDK 0.90.0.
+    """
+
+    prompt: Text | None = None
+    voice_name: Text | None = None
+
+    def _check_together(self, unknown: Collection[str]) -> None:
+        for field, what in (("prompt", "the text"), ("voice_name", "the name of one of the vendor's voices")):
+            if field not in unknown and getattr(self, field) is None:
+                raise InvalidInput.of(field, None, f"is needed: {what}")
+        if self.prompt is not None and len(self.prompt) > MAX_TEXT_CHARACTERS:
+            raise InvalidInput.of(
+                "prompt",
+                f"{self.prompt[:30]}…",
+                f"has {len(self.prompt)} characters, and Magic Hour takes {MAX_TEXT_CHARACTERS} (2026-10); "
+                "shorten it, or make several voices of it",
+            )
+
+    @property
+    def estimated_credits(self) -> int:
+        return math.ceil(len(self.prompt or "") / CHARACTERS_PER_CREDIT)
+
+    @property
+    def in_words(self) -> str:
+        return f"the text of {len(self.prompt or '')} characters"
 
 
 def is_remote(asset: str) -> bool:
@@ -228,6 +305,13 @@ def _is_library_url(asset: str) -> bool:
     )
 
 
+def library_audio(asset: str) -> str | None:
+    """The job whose sound a URL of the vendor's library stands for, if it is one."""
+    if not (_is_url(asset) and _is_library_url(asset)):
+        return None
+    return parse_qs(urlsplit(asset).query).get("audioId", [None])[0]
+
+
 def _without_query(asset: str) -> str:
     return re.split("[?#]", asset, maxsplit=1)[0] if _is_url(asset) else asset
 
@@ -247,6 +331,24 @@ def _check_asset(field: str, kind: MediaKind, asset: str | None) -> None:
         )
 
 
+def _check_measurable(audio: str) -> None:
+    """Is this something whose length we can find out: a file of ours, or what a job made?"""
+    if is_remote(audio) and not library_audio(audio):
+        raise InvalidInput.of(
+            "end_seconds",
+            None,
+            "is needed, since audio_file_path is not a file that can be measured here; give the second at "
+            "which the clip ends in the audio",
+        )
+    if not is_remote(audio) and extension_of(audio) not in MEASURABLE:
+        raise InvalidInput.of(
+            "end_seconds",
+            None,
+            f"is needed, since the length of a .{extension_of(audio)} file is not measured (that of "
+            f".{', .'.join(MEASURABLE)} is); give the second at which the clip ends in the audio",
+        )
+
+
 # pydantic's words for what our users get wrong, with the remedy; anything else keeps pydantic's own.
 _REMEDIES = {
     "finite_number": "must be a finite number",
@@ -262,12 +364,14 @@ _REMEDIES = {
 }
 
 
-def _as_invalid_input(values: Mapping[str, object], error: ValidationError) -> InvalidInput:
+def _as_invalid_input(
+    values: Mapping[str, object], error: ValidationError, inputs: type[Inputs]
+) -> InvalidInput:
     first: Any = error.errors()[0]
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return InvalidInput.of(
-            field, values.get(field), f"is no input; there are {', '.join(TalkingPhotoInputs.model_fields)}"
+            field, values.get(field), f"is no input; there are {', '.join(inputs.model_fields)}"
         )
     text = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
     remedy = _REMEDIES.get(first["type"], text).format(**first.get("ctx", {}))

@@ -174,7 +174,7 @@ def _other_inputs(job: PaidJob, inputs: Mapping[str, str]) -> JobMismatch:
     return JobMismatch(
         f"this task has paid for job {job.job_id} with other inputs: {', '.join(changed)} changed "
         "between two tries. A retry never pays again by itself: clear the task to pay for the new inputs, "
-        "or wait for the paid job with a TalkingPhotoSensor",
+        "or wait for the paid job with a sensor",
         job_id=job.job_id,
     )
 
@@ -325,12 +325,12 @@ class Journal:
         return self.record.intent is None and any(job.job_id == job_id for job in self.record.jobs)
 
     def is_delivering(self, job_id: str, output_path: str) -> bool:
-        """Was this task instance bringing the video there when it died? Then what is there is its own."""
+        """Was this task instance bringing its file there when it died? Then what is there is its own."""
         return any(job.job_id == job_id and job.output_path == output_path for job in self.record.jobs)
 
     def delivering(self, job_id: str, output_path: str) -> None:
         """
-        Write down that the video is about to be brought there.
+        Write down that the file is about to be brought there.
 
         :raises JournalUnavailable: not written, so do not bring it: the next try would take the file for
             somebody else's. So ends a try that goes on beside its next one, after the scheduler's death.
@@ -341,7 +341,7 @@ class Journal:
             _briefly()(self._write, self.record.with_job(bringing))
         except Exception as error:
             raise JournalUnavailable(
-                f"that the video of job {job_id} is being brought to {output_path} could not be written down "
+                f"that the file of job {job_id} is being brought to {output_path} could not be written down "
                 f"({type(error).__name__}: {error}); it was not brought. It is paid for, and a retry is free",
                 job_id=job_id,
                 charged="yes",

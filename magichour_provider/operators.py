@@ -1,59 +1,33 @@
-"""``TalkingPhotoOperator``: a photo and a voice become a video, paid for once."""
+"""
+``TalkingPhotoOperator``: a photo and a voice become a video. ``VoiceGeneratorOperator``: a text becomes a
+voice. Each is paid for once: see ``paying.py``.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, Stats, XComArg, conf
-
-from magichour_provider.exceptions import (
-    CreditLimitExceeded,
-    InsufficientCredits,
-    InvalidInput,
-    JobDeleted,
-    JobMismatch,
-    MagicHourError,
-    RequestFailed,
-    SubmissionUncertain,
-)
-from magichour_provider.waiting import WaitsForJob, as_airflow_errors, event_job_id
+from magichour_provider.paying import PaidJobOperator
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
-    from magichour_provider.inputs import TalkingPhotoInputs
-    from magichour_provider.journal import Journal, PaidJob
-    from magichour_provider.wire import Job
-
-INPUTS = (
-    "image_file_path",
-    "audio_file_path",
-    "start_seconds",
-    "end_seconds",
-    "name",
-    "generation_mode",
-    "intensity",
-    "prompt",
-    "resolution",
-    "max_resolution",
-)
+    from magichour_provider.inputs import TalkingPhotoInputs, VoiceInputs
+    from magichour_provider.wire import Call, JobKind, Submission
 
 
-class TalkingPhotoOperator(WaitsForJob, BaseOperator):
+class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     """
     Make a talking-photo video with Magic Hour, and bring it to ``output_path``.
 
-    A retry never pays again: it finds the job that was paid for, or stops and says what is unknown. So
-    ``retries`` is safe, and worth setting.
+    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
+    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
 
     :param image_file_path: the photo: a URL, an ``api-assets/…`` path, a URL of the vendor's library, a local
         path, or an object-storage URI (``s3://conn_id@bucket/key``). The last two are uploaded.
     :param audio_file_path: the voice, likewise.
     :param start_seconds: where the clip starts in the audio.
-    :param end_seconds: where the clip ends in the audio.
+    :param end_seconds: where the clip ends in the audio; default: with the audio, which is measured if it is
+        a file (mp3, wav, flac, m4a, opus, ogg, oga, aiff) or a voice in the vendor's library.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :param generation_mode: ``realistic`` (the vendor's default), ``prompted``, or an older name of these:
         ``pro``, ``standard``, ``stable``, ``expressive``.
@@ -61,55 +35,43 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
     :param prompt: what should happen in the scene; only with ``prompted``.
     :param resolution: ``480p`` or ``720p``.
     :param max_resolution: larger side of the video in pixels; the vendor prefers ``resolution``.
-    :param output_path: where the video goes, local or object storage; ending in ``/`` it is a folder and the
-        file is ``{job_id}.mp4``. Without it the result holds a signed URL that expires.
-    :param replace: overwrite a file at ``output_path``. Without it, one that is there is an error before
-        anything is paid.
-    :param max_credits: refuse to submit (and to upload) when the estimate is above this, in credits.
-    :param magichour_conn_id: the Airflow connection.
-    :param deferrable: wait in the triggerer; default: Airflow's ``[operators] default_deferrable``.
-    :param wait_for_completion: if False, return as soon as the job is submitted.
-    :param timeout: seconds to wait, for each try. The job goes on afterwards; a retry picks it up.
-    :param poll_interval: seconds between two looks; default: the connection's, or timed from render times.
-    :param multiple_outputs: each value of the result is an XCom of its own too, so that
-        ``task.output["job_id"]`` works.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), ``duration_seconds``, ``width``, ``height``, ``fps``.
-    :raises AirflowFailException: what no retry can mend: invalid input, 400-403 and 422 (nothing charged), a
-        permanent job error (refunded), or ``SubmissionUncertain`` (charged? not known: it says what to do).
-    :raises AirflowException: the rest; a retry costs nothing unless the last job was refunded.
 
     Source: POST /v1/ai-talking-photo, GET /v1/video-projects/{id}.
     """
 
-    template_fields: Sequence[str] = (*INPUTS, "output_path", "magichour_conn_id")
-    ui_color = "#efe7fb"
+    kind: JobKind = "video"
+    input_fields: ClassVar[tuple[str, ...]] = (
+        "image_file_path",
+        "audio_file_path",
+        "start_seconds",
+        "end_seconds",
+        "name",
+        "generation_mode",
+        "intensity",
+        "prompt",
+        "resolution",
+        "max_resolution",
+    )
+    template_fields: Sequence[str] = (*input_fields, "output_path", "magichour_conn_id")
 
     def __init__(
         self,
         *,
         image_file_path: str,
         audio_file_path: str,
-        end_seconds: float,
         start_seconds: float = 0.0,
+        end_seconds: float | None = None,
         name: str | None = None,
         generation_mode: str | None = None,
         intensity: float | None = None,
         prompt: str | None = None,
         resolution: str | None = None,
         max_resolution: int | None = None,
-        output_path: str | None = None,
-        replace: bool = False,
-        max_credits: int | None = None,
-        magichour_conn_id: str = "magichour_default",
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        wait_for_completion: bool = True,
-        timeout: float | timedelta = 3600,
-        poll_interval: float | None = None,
-        multiple_outputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(multiple_outputs=multiple_outputs, **kwargs)
+        super().__init__(**kwargs)
         self.image_file_path = image_file_path
         self.audio_file_path = audio_file_path
         self.start_seconds = start_seconds
@@ -120,183 +82,68 @@ class TalkingPhotoOperator(WaitsForJob, BaseOperator):
         self.prompt = prompt
         self.resolution = resolution
         self.max_resolution = max_resolution
-        self.output_path = output_path
-        self.replace = replace
-        self.max_credits = max_credits
-        self.magichour_conn_id = magichour_conn_id
-        self.deferrable = deferrable
-        self.wait_for_completion = wait_for_completion
-        self.timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        self.poll_interval = poll_interval
-        self._check_what_is_known()
+        self.check_what_is_known()
 
-    def _check_what_is_known(self) -> None:
-        """At DAG parse: everything but what a template or another task will say."""
+    def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> TalkingPhotoInputs:
         from magichour_provider.inputs import TalkingPhotoInputs
 
-        later = {field for field in INPUTS if _is_known_later(getattr(self, field))}
-        TalkingPhotoInputs.checked({field: getattr(self, field) for field in INPUTS}, unknown=later)
-        self.refuse_blank("output_path")
-        for field in ("timeout", "poll_interval", "max_credits"):
-            value = getattr(self, field)
-            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
-                raise InvalidInput.of(field, value, "must be a number above 0")
+        return TalkingPhotoInputs.checked(values, unknown=unknown)
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        from magichour_provider.journal import Journal
+    def complete(self, inputs: TalkingPhotoInputs) -> TalkingPhotoInputs:
+        from magichour_provider.lengths import with_end
 
-        with as_airflow_errors():
-            journal = Journal.of(context)
-            inputs = self._inputs()
-            taken_up = self._take_up(journal, inputs)
-            job = taken_up or self._submit(journal, inputs)
-            self.announce(context, job.job_id)
-            if not self.wait_for_completion:
-                return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
-            return self._wait(context, job, just_submitted=taken_up is None)
+        complete = with_end(inputs, self.hook.client)
+        if inputs.end_seconds is None:
+            self.log.info("The clip ends with the audio: end_seconds=%s", complete.end_seconds)
+        return complete
 
-    def _inputs(self) -> TalkingPhotoInputs:
-        from magichour_provider.inputs import TalkingPhotoInputs
+    def paid_call(
+        self, inputs: TalkingPhotoInputs, uploaded: Mapping[str, str], name: str
+    ) -> Call[Submission]:
+        from magichour_provider.wire import create_talking_photo
 
-        self.refuse_blank("output_path")
-        return TalkingPhotoInputs.checked({field: getattr(self, field) for field in INPUTS})
-
-    def _take_up(self, journal: Journal, inputs: TalkingPhotoInputs) -> PaidJob | None:
-        """The job that was paid for already. The input files are not touched: they may be gone by now."""
-        from magichour_provider.journal import decide
-
-        fingerprint = inputs.fingerprint()
-        known = journal.record.job_for(fingerprint)
-        host = self.hook.settings.base_url
-        try:
-            job = decide(
-                journal.record,
-                fingerprint,
-                host=host,
-                max_tries=journal.max_tries,
-                said=self._ask(known.job_id) if known else None,
-                now=time.time(),
-            )
-        except (SubmissionUncertain, JobDeleted, JobMismatch) as error:
-            raise journal.ways_on(error) from error
-        if job is None:
-            return None
-        self.log.info("Job %s was paid for by an earlier try: taking it up, nothing is paid", job.job_id)
-        # An adopted job is completed with what is now known of it.
-        # From now on only another Clear counts as a person's.
-        known_now = {"host": host, "inputs": fingerprint, "max_tries": journal.max_tries}
-        job = job.model_copy(update=known_now)
-        journal.paid(job)
-        return job
-
-    def _ask(self, job_id: str) -> Job | RequestFailed:
-        try:
-            return self.hook.get(job_id)
-        except RequestFailed as error:
-            return error
-
-    def _submit(self, journal: Journal, inputs: TalkingPhotoInputs) -> PaidJob:
-        from magichour_provider.inputs import ASSET_FIELDS
-        from magichour_provider.storage import Source, Target
-
-        for warning in inputs.warnings():
-            self.log.warning(warning)
-        if self.output_path is not None:
-            Target(str(self.output_path), self.replace).check()
-        sources = [
-            Source.find(field, kind, getattr(inputs, field)) for field, kind in inputs.uploads().items()
-        ]
-        estimate = inputs.estimated_credits
-        if self.max_credits is not None and estimate > self.max_credits:
-            raise CreditLimitExceeded(
-                f"max_credits={self.max_credits}: the clip of {inputs.clip_seconds:g} s is estimated at "
-                f"{estimate} credits; raise the limit or shorten the clip. Nothing was submitted"
-            )
-        uploaded: dict[str, str] = {}
-        if sources:
-            self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
-            paths = self.hook.client.upload(sources)
-            uploaded = {source.field: path for source, path in zip(sources, paths, strict=True)}
-        image, audio = (uploaded.get(field) or getattr(inputs, field) for field in ASSET_FIELDS)
-
-        name = inputs.name or f"{self.dag_id}.{self.task_id}"
-        client = self.hook.client  # what can fail before the paid call, fails before the intent
-        short_id = journal.intend()
-        try:
-            submission = client.submit(inputs, image=image, audio=audio, name=f"{name} [mh-{short_id}]")
-        except SubmissionUncertain as error:
-            raise journal.ways_on(error) from error
-        except MagicHourError as error:
-            journal.no_job_made()
-            if isinstance(error, InsufficientCredits):
-                raise self._with_balance(error, estimate) from error
-            raise
-        self._job_id = submission.job_id
-        job = self._paid_job(submission.job_id, inputs, journal, submission.credits_charged)
-        self.log.info(
-            "Submitted job %s [mh-%s], %s credits charged (an estimate until it is complete)",
-            *(submission.job_id, short_id, submission.credits_charged),
+        image, audio = (
+            uploaded.get(field, getattr(inputs, field)) for field in ("image_file_path", "audio_file_path")
         )
-        journal.paid(job)
-        Stats.incr("magichour.credits_charged", int(submission.credits_charged or 0))
-        return job
-
-    def _paid_job(
-        self, job_id: str, inputs: TalkingPhotoInputs, journal: Journal, credits_charged: float | None = None
-    ) -> PaidJob:
-        from magichour_provider.journal import PaidJob
-
-        return PaidJob(
-            job_id=job_id,
-            credits_charged=credits_charged,
-            submitted_at=datetime.now(UTC),
-            host=self.hook.settings.base_url,
-            inputs=inputs.fingerprint(),
-            max_tries=journal.max_tries,
-        )
-
-    def _with_balance(self, error: InsufficientCredits, estimate: int) -> InsufficientCredits:
-        try:
-            left: object = self.hook.account().credits
-        except MagicHourError:
-            left = "an unknown number of"
-        return InsufficientCredits(
-            f"{error}. The account has {left} credits, this clip needs about {estimate}",
-            status_code=error.status_code,
-        )
-
-    def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
-        how: dict[str, Any] = {
-            "deadline": self.deadline(),
-            "submitted_at": time.time() if just_submitted else None,
-            "poll_interval": self.poll_interval,
-        }
-        if self.deferrable:
-            self.defer_until_ended(job.job_id, **how)
-        self.hook.client.wait(job.job_id, **how, **self.telling)
-        return self.deliver(context, job.job_id)
-
-    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
-        """Resumed by the trigger: if the job could not be written down before, it is now."""
-        from magichour_provider.journal import Journal
-
-        with as_airflow_errors():
-            journal = Journal.of(context)
-            job_id = event_job_id(event)
-            if not journal.knows(job_id):
-                journal.paid(self._paid_job(job_id, self._inputs(), journal))
-            self._job_id = job_id
-        return super().execute_complete(context, event)
-
-    def job_name(self, context: Context) -> str:
-        from magichour_provider.journal import Journal
-
-        try:
-            jobs = Journal.of(context).record.jobs
-        except MagicHourError:
-            return "its job"
-        return f"job {jobs[-1].job_id}" if jobs else "its job"
+        return create_talking_photo(inputs, image=image, audio=audio, name=name)
 
 
-def _is_known_later(value: object) -> bool:
-    return isinstance(value, XComArg) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
+    """
+    Have a text spoken by one of Magic Hour's voices.
+
+    Its result is what ``TalkingPhotoOperator`` takes: ``audio_file_path=voice.output["audio_file_path"]``.
+
+    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
+    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
+
+    :param prompt: the text, of at most 1000 characters.
+    :param voice_name: who speaks it; the vendor's list of voices is open, so only the vendor refuses one.
+    :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
+    :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
+        ``download_url_expires_at``), ``audio_file_path`` (the voice in the vendor's library: a URL without a
+        signature, which does not expire) and ``duration_seconds`` (measured; None if that cannot be done).
+
+    Source: POST /v1/ai-voice-generator, GET /v1/audio-projects/{id}.
+    """
+
+    kind: JobKind = "audio"
+    input_fields: ClassVar[tuple[str, ...]] = ("prompt", "voice_name", "name")
+    template_fields: Sequence[str] = (*input_fields, "output_path", "magichour_conn_id")
+
+    def __init__(self, *, prompt: str, voice_name: str, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.prompt = prompt
+        self.voice_name = voice_name
+        self.name = name
+        self.check_what_is_known()
+
+    def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> VoiceInputs:
+        from magichour_provider.inputs import VoiceInputs
+
+        return VoiceInputs.checked(values, unknown=unknown)
+
+    def paid_call(self, inputs: VoiceInputs, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
+        from magichour_provider.wire import create_voice
+
+        return create_voice(inputs, name=name)

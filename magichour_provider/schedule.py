@@ -14,13 +14,30 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
+from magichour_provider.wire import JobKind
+
 # Vendor, talking photos, queueing included, 30 days to 2026-07-20.
 MEDIAN_RENDER_SECONDS = 174.0
+# The vendor says nothing of voices: a guess, with which looks are 6 to 9 s apart, as it advises for videos.
+MEDIAN_VOICE_SECONDS = 10.0
 VENDORS_WEIGHT = 5  # as many renders does the vendor's figure count for
 LATEST = 51  # renders that the median is taken of
 
 JITTER = 0.1
 REST_SECONDS = 5.0  # after a 429 that does not say for how long
+
+
+class Renders:
+    """How long jobs of one kind usually take on one connection: the median of the latest."""
+
+    def __init__(self, median_seconds: float) -> None:
+        self.median_seconds = median_seconds
+        self._latest = deque([median_seconds] * VENDORS_WEIGHT, maxlen=LATEST)
+
+    def saw_end(self, *, after: float, before: float) -> None:
+        """A render was still going on at the one age, in seconds, and complete at the other."""
+        self._latest.append((after + before) / 2)
+        self.median_seconds = statistics.median(self._latest)
 
 
 class Rhythm:
@@ -34,16 +51,13 @@ class Rhythm:
         self, requests_per_second: float | None = None, *, median_seconds: float = MEDIAN_RENDER_SECONDS
     ) -> None:
         self.requests_per_second = requests_per_second
-        self.median_seconds = median_seconds
-        self._renders = deque([median_seconds] * VENDORS_WEIGHT, maxlen=LATEST)
+        self.renders: dict[JobKind, Renders] = {
+            "video": Renders(median_seconds),
+            "audio": Renders(MEDIAN_VOICE_SECONDS),
+        }
         self._next_turn = 0.0
         self._rests_until = 0.0
         self._spread = 0.0
-
-    def saw_end(self, *, after: float, before: float) -> None:
-        """A render was still going on at the one age, in seconds, and complete at the other."""
-        self._renders.append((after + before) / 2)
-        self.median_seconds = statistics.median(self._renders)
 
     def rest(self, now: float, seconds: float) -> None:
         """The API has had too many requests: nobody asks it anything for so long (0: it did not say)."""
@@ -76,6 +90,11 @@ class Schedule:
 
     poll_interval: float | None = None
     rhythm: Rhythm = field(default_factory=Rhythm)
+    kind: JobKind = "video"
+
+    @property
+    def renders(self) -> Renders:
+        return self.rhythm.renders[self.kind]
 
     def first_look(self, age: float) -> float:
         """
@@ -86,7 +105,7 @@ class Schedule:
         """
         first = self.poll_interval
         if first is None:
-            first = 1.6 * self.rhythm.median_seconds**0.72
+            first = 1.6 * self.renders.median_seconds**0.72
         if age < first:
             return _jittered(first) - age
         return random.random() * self.next_look(age)  # noqa: S311 - no secret
@@ -95,7 +114,7 @@ class Schedule:
         """Seconds until the look after this one; jittered, so that a burst of tasks does not look in step."""
         if self.poll_interval is not None:
             return _jittered(self.poll_interval)
-        median = self.rhythm.median_seconds
+        median = self.renders.median_seconds
         beat = 25.5 * (median / (median + 160)) ** 0.5
         return _jittered(beat * (1 + max(0.0, 1 - age / (0.7 * median))))
 

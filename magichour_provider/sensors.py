@@ -1,4 +1,4 @@
-"""``TalkingPhotoSensor``: waits for a job that exists already, whoever submitted it. Never submits."""
+"""Wait for a job that exists already, whoever submitted it: a video or a voice. Never submits."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ from magichour_provider.waiting import WaitsForJob, as_airflow_errors
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from magichour_provider.wire import JobKind
 
-class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
+
+class JobSensor(WaitsForJob, BaseSensorOperator):
     """
-    Wait until a job has ended, and bring its video to ``output_path``.
+    What the sensors share: wait until a job has ended, and bring what it made to ``output_path``.
 
     It takes a job id from anywhere (an XCom, a person) and costs nothing, so every paid job can be picked up.
     Modes ``poke`` and ``reschedule`` and ``deferrable=True`` end alike. A job that failed fails the sensor at
     once; a failed look does not, until the timeout.
 
     :param job_id: the job.
-    :param output_path: where the video goes, local or object storage; ending in ``/`` it is a folder and the
-        file is ``{job_id}.mp4``. Without it the result holds a signed URL that expires.
+    :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
+        file is named after the job. Without it the result holds a signed URL that expires.
     :param replace: overwrite a file at ``output_path``.
     :param magichour_conn_id: the Airflow connection.
     :param deferrable: wait in the triggerer; default: Airflow's ``[operators] default_deferrable``.
     :param timeout: seconds until the sensor gives up. The job goes on.
     :param poke_interval: seconds between two looks; default: the connection's, or timed from render times.
-    :returns: the same as ``TalkingPhotoOperator``.
+    :returns: the same as the operator that makes such jobs.
     :raises AirflowFailException: the job failed, was canceled or deleted.
     :raises AirflowSensorTimeout: it had not ended in time.
     """
@@ -99,7 +101,7 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
             if self._job_id is None:
                 self.announce(context, self.job_id)
             try:
-                job = self.hook.get(self.job_id)
+                job = self.hook.get(self.job_id, kind=self.kind)
             except RequestFailed as why:
                 self.telling["on_failed_look"](why)
                 return PokeReturnValue(is_done=False)
@@ -137,4 +139,16 @@ class TalkingPhotoSensor(WaitsForJob, BaseSensorOperator):
     def _get_next_poke_interval(self, *args: Any) -> float:
         if self.fixed_interval:
             return float(super()._get_next_poke_interval(*args))
-        return self.hook.settings.schedule().next_look(float("inf"))
+        return self.hook.settings.schedule(kind=self.kind).next_look(float("inf"))
+
+
+class TalkingPhotoSensor(JobSensor):
+    """Wait for a video: see ``JobSensor``. It returns what ``TalkingPhotoOperator`` does."""
+
+    kind: JobKind = "video"
+
+
+class VoiceGeneratorSensor(JobSensor):
+    """Wait for a voice: see ``JobSensor``. It returns what ``VoiceGeneratorOperator`` does."""
+
+    kind: JobKind = "audio"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from airflow.sdk import ObjectStoragePath
@@ -116,6 +116,18 @@ class Source:
     def extension(self) -> str:
         return extension_of(self.uri)
 
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """
+        The file, to look around in it.
+
+        :raises StorageFailed: it cannot be read; retryable.
+        """
+        with _answering(self.field, self.uri):
+            path = ObjectStoragePath(self.uri)
+            with path.fs.open(path.path, "rb", block_size=CHUNK_BYTES) as file:
+                yield file
+
     def chunks(self) -> Iterator[bytes]:
         with _answering(self.field, self.uri):
             left = self.size
@@ -131,7 +143,7 @@ class Source:
 @dataclass(frozen=True)
 class Target:
     """
-    Where a video goes.
+    Where a video, or a voice, goes.
 
     :param uri: exact, or, ending in ``/``, a folder.
     :param replace: a file that is there already may be overwritten.
@@ -142,14 +154,14 @@ class Target:
 
     def check(self) -> None:
         """
-        Before anything is paid: can the video go there?
+        Before anything is paid: can the file go there?
 
         :raises TargetExists: a file is there, and ``replace`` is False.
         :raises StorageFailed: the store could not be asked; retryable.
         """
         with _answering("output_path", self.uri):
             found = _look("output_path", self.uri)  # a folder too: to know whether the store answers
-            if self.uri.endswith("/") or found is None:
+            if self.is_folder or found is None:
                 return
             if found["type"] == "directory":
                 raise InvalidInput.of("output_path", self.uri, "is a folder; let it end in '/'")
@@ -158,9 +170,13 @@ class Target:
                     "output_path", self.uri, "is there already; choose another path, or set replace=True"
                 )
 
-    def of_job(self, job_id: str) -> Target:
+    @property
+    def is_folder(self) -> bool:
+        return self.uri.endswith("/")
+
+    def of_job(self, job_id: str, extension: str = "mp4") -> Target:
         """The exact file for this job. A file in the folder that bears its id is its own, and is replaced."""
-        return Target(f"{self.uri}{job_id}.mp4", replace=True) if self.uri.endswith("/") else self
+        return Target(f"{self.uri}{job_id}.{extension}", replace=True) if self.is_folder else self
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[bytes], object]]:

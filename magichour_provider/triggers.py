@@ -9,6 +9,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from magichour_provider.exceptions import MagicHourError
 from magichour_provider.hooks import MagicHourHook
+from magichour_provider.wire import JobKind
 
 
 class JobTrigger(BaseTrigger):
@@ -18,6 +19,8 @@ class JobTrigger(BaseTrigger):
     The event is ``{"job_id", "status"}``, or ``{"job_id", "error", "error_type", "retryable"}``. It carries
     no URL: whoever resumes asks for a fresh one.
 
+    :param kind: of the job: ``video``, or ``audio``; triggers that were stored before there were two are for
+        videos.
     :param deadline: seconds since the epoch.
     :param submitted_at: likewise; with it, the first look waits for the schedule.
     :param poll_interval: seconds between two looks, rather than the connection's or the schedule's.
@@ -29,18 +32,20 @@ class JobTrigger(BaseTrigger):
         job_id: str,
         magichour_conn_id: str,
         deadline: float,
+        kind: JobKind = "video",
         submitted_at: float | None = None,
         poll_interval: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_id = job_id
+        self.kind = kind
         self.magichour_conn_id = magichour_conn_id
         self.deadline = deadline
         self.submitted_at = submitted_at
         self.poll_interval = poll_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = ("job_id", "magichour_conn_id", "deadline", "submitted_at", "poll_interval")
+        names = ("job_id", "kind", "magichour_conn_id", "deadline", "submitted_at", "poll_interval")
         return "magichour_provider.triggers.JobTrigger", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -48,6 +53,7 @@ class JobTrigger(BaseTrigger):
             async with MagicHourHook(self.magichour_conn_id).async_client() as client:
                 job = await client.wait(
                     self.job_id,
+                    self.kind,
                     deadline=self.deadline,
                     submitted_at=self.submitted_at,
                     poll_interval=self.poll_interval,

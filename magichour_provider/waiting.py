@@ -1,4 +1,4 @@
-"""What operator and sensor share once a job exists: wait for it, bring its video home, say how it ended."""
+"""What operators and sensors share once a job exists: wait, bring home what it made, say how it ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from magichour_provider.hooks import MagicHourHook
     from magichour_provider.storage import Target
-    from magichour_provider.wire import Job
+    from magichour_provider.wire import Job, JobKind
 
 # Beyond our own deadline, in case the triggerer is too busy to keep it.
 GRACE = timedelta(minutes=2)
@@ -46,8 +46,9 @@ def as_airflow_errors() -> Iterator[None]:
 
 
 class WaitsForJob:
-    """To be mixed into an operator or a sensor."""
+    """To be mixed into an operator or a sensor. ``kind`` is what its jobs make."""
 
+    kind: JobKind = "video"
     magichour_conn_id: str
     output_path: str | None
     replace: bool
@@ -80,7 +81,7 @@ class WaitsForJob:
         from magichour_provider.wire import library_url
 
         self._job_id = job_id
-        context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=library_url(job_id))
+        context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=library_url(job_id, self.kind))
 
     def deadline(self) -> float:
         """Of a wait that begins now. Airflow does not enforce ``execution_timeout`` on a deferred task."""
@@ -97,6 +98,7 @@ class WaitsForJob:
         self.defer(
             trigger=JobTrigger(
                 job_id=job_id,
+                kind=self.kind,
                 magichour_conn_id=self.magichour_conn_id,
                 deadline=deadline,
                 submitted_at=submitted_at,
@@ -128,15 +130,15 @@ class WaitsForJob:
 
     def deliver(self, context: Context, job_id: str) -> dict[str, Any]:
         """
-        The video to its place, and what the next task wants to know.
+        What the job made to its place, and what the next task wants to know.
 
-        :raises JobEnded: there is no video.
+        :raises JobEnded: it has made nothing.
         :raises TransferFailed: it is paid for and stays at Magic Hour; a retry is free.
         """
         if self.output_path:
             job, place = self._download(context, job_id, self.output_path)
         else:
-            job, download = self.hook.client.completed(job_id)
+            job, download = self.hook.client.completed(job_id, self.kind)
             place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
         self.log.info("Job %s is complete, %s credits charged", job_id, job.credits_charged)
         return {
@@ -144,31 +146,52 @@ class WaitsForJob:
             "status": job.status,
             "credits_charged": job.credits_charged,
             **place,
+            **(self._of_video(job) if self.kind == "video" else self._of_voice(job, place)),
+        }
+
+    def _of_video(self, job: Job) -> dict[str, Any]:
+        return {
             "duration_seconds": job.clip_seconds,
             "width": _pixels(job.width),
             "height": _pixels(job.height),
             "fps": job.fps,
         }
 
+    def _of_voice(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
+        """The API does not say how long a voice is. It is here all the same if that cannot be measured."""
+        from magichour_provider import lengths
+        from magichour_provider.storage import Source
+        from magichour_provider.wire import library_url
+
+        seconds = None
+        try:
+            if uri := place.get("output_path"):
+                seconds = lengths.of_file(Source.find("output_path", "audio", uri))
+            else:
+                seconds = lengths.of_job(job.job_id, self.hook.client)
+        except (InvalidInput, StorageFailed) as error:
+            self.log.warning("Job %s: duration_seconds is not known: %s", job.job_id, error)
+        return {"audio_file_path": library_url(job.job_id, "audio"), "duration_seconds": seconds}
+
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
         from magichour_provider.storage import Target
 
-        target = Target(str(output_path), self.replace).of_job(job_id)
+        target = self.hook.target(job_id, Target(str(output_path), self.replace), self.kind)
         try:
             target = self._own(context, job_id, target)
-            self.log.info("Downloading the video of job %s to %s", job_id, target.uri)
-            return self.hook.client.download(job_id, target), {"output_path": target.uri}
+            self.log.info("Downloading the %s of job %s to %s", self.kind, job_id, target.uri)
+            return self.hook.client.download(job_id, target, self.kind), {"output_path": target.uri}
         except (InvalidInput, StorageFailed) as error:
             raise type(error)(
-                f"{error}. Job {job_id} is paid for and its video stays at Magic Hour: once that is mended, "
-                "clear this task to bring it, free of charge",
+                f"{error}. Job {job_id} is paid for and its {self.kind} stays at Magic Hour: once that is "
+                "mended, clear this task to bring it, free of charge",
                 job_id=job_id,
                 charged="yes",
                 retryable=error.retryable,
             ) from error
 
     def _own(self, context: Context, job_id: str, target: Target) -> Target:
-        """The target, which may be replaced if this very task was bringing the video when it died."""
+        """The target, which may be replaced if this very task was bringing the file when it died."""
         from magichour_provider.journal import Journal
         from magichour_provider.storage import Target
 
@@ -194,8 +217,7 @@ class WaitsForJob:
         """A wait that ended before the job, in words that name the job."""
         return (
             f"{error}: the wait for {self.job_name(context)} ended before the job. It goes on at Magic "
-            "Hour and may still finish: a retry, or a TalkingPhotoSensor with its id, picks it up free "
-            "of charge"
+            "Hour and may still finish: a retry, or a sensor with its id, picks it up free of charge"
         )
 
     def job_name(self, context: Context) -> str:

@@ -17,15 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, Generic, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from magichour_provider import exceptions as errors
-from magichour_provider.inputs import MediaKind, TalkingPhotoInputs
+from magichour_provider.inputs import MediaKind, TalkingPhotoInputs, VoiceInputs
 
 T = TypeVar("T")
+
+JobKind = Literal["video", "audio"]  # what a job makes; each kind has routes of its own
 
 BASE_URL = "https://api.magichour.ai"
 LIBRARY_URL = "https://magichour.ai/my-library"
@@ -69,7 +71,7 @@ class Submission(_Answer):
 
 
 class Download(_Answer):
-    """A signed URL of the video; whoever has it can read the video until ``expires_at``."""
+    """A signed URL of what a job made; whoever has it can read that until ``expires_at``."""
 
     url: str = Field(repr=False, min_length=1)
     expires_at: Lenient[str] = None
@@ -83,7 +85,10 @@ class JobError(_Answer):
 
 
 class Job(_Answer):
-    """A job as the vendor sees it now. Times in seconds, sizes in pixels, ``fps`` in frames a second."""
+    """
+    A job as the vendor sees it now. Times in seconds, sizes in pixels, ``fps`` in frames a second: of videos
+    only.
+    """
 
     job_id: str = Field(alias="id", min_length=1)
     status: str
@@ -106,7 +111,7 @@ class Job(_Answer):
 
     @property
     def awaits_download(self) -> bool:
-        """Complete, but where its video is has not been said yet."""
+        """Complete, but where its file is has not been said yet."""
         return self.status == "complete" and self.enabled is not False and not self.downloads
 
     @property
@@ -123,12 +128,12 @@ class Job(_Answer):
         """
         :raises JobFailed: status ``error``; refunded; retryable unless the code is known to be permanent.
         :raises JobCanceled: stopped in the vendor's web app; refunded.
-        :raises JobDeleted: its video was deleted; what was charged stays charged.
+        :raises JobDeleted: what it made was deleted; what was charged stays charged.
         """
         if self.enabled is False:
             raise errors.JobDeleted(
                 f"job {self.job_id} was deleted, in the vendor's web app or through its API: "
-                "its video cannot be had any more",
+                "what it made cannot be had any more",
                 job_id=self.job_id,
             )
         if self.status == "canceled":
@@ -288,16 +293,27 @@ def create_talking_photo(
     )
 
 
-def get_job(job_id: str) -> Call[Job]:
-    """``GET /v1/video-projects/{id}``: free."""
+def create_voice(inputs: VoiceInputs, *, name: str) -> Call[Submission]:
+    """``POST /v1/ai-voice-generator``: spends credits."""
+    body = {"name": name, "style": {"prompt": inputs.prompt, "voice_name": inputs.voice_name}}
     return Call(
-        "get", "GET", f"/v1/video-projects/{_segment(job_id)}", Job.model_validate_json, job_id=job_id
+        "submit",
+        "POST",
+        "/v1/ai-voice-generator",
+        Submission.model_validate_json,
+        body=json.dumps(body).encode(),
+        pays=True,
     )
 
 
-def delete_job(job_id: str) -> Call[None]:
-    """``DELETE /v1/video-projects/{id}``: irreversible; not a cancel, and no refund."""
-    return Call("delete", "DELETE", f"/v1/video-projects/{_segment(job_id)}", lambda _: None, job_id=job_id)
+def get_job(job_id: str, kind: JobKind = "video") -> Call[Job]:
+    """``GET /v1/{video,audio}-projects/{id}``: free."""
+    return Call("get", "GET", _project(job_id, kind), Job.model_validate_json, job_id=job_id)
+
+
+def delete_job(job_id: str, kind: JobKind = "video") -> Call[None]:
+    """``DELETE /v1/{video,audio}-projects/{id}``: irreversible; not a cancel, and no refund."""
+    return Call("delete", "DELETE", _project(job_id, kind), lambda _: None, job_id=job_id)
 
 
 def create_upload_slots(files: Sequence[tuple[MediaKind, str]]) -> Call[list[UploadSlot]]:
@@ -320,9 +336,17 @@ def get_account() -> Call[Account]:
     return Call("account", "GET", "/v1/account", Account.model_validate_json)
 
 
-def library_url(job_id: str) -> str:
-    """The job in the vendor's web app, for a person who is logged in there."""
-    return f"{LIBRARY_URL}?videoId={_segment(job_id)}"
+def library_url(job_id: str, kind: JobKind = "video") -> str:
+    """
+    The job in the vendor's web app, for a person who is logged in there; and, for the API, what it made.
+
+    It holds no signature and does not expire, but works for this account alone.
+    """
+    return f"{LIBRARY_URL}?{kind}Id={_segment(job_id)}"
+
+
+def _project(job_id: str, kind: JobKind) -> str:
+    return f"/v1/{kind}-projects/{_segment(job_id)}"
 
 
 def _segment(job_id: str) -> str:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 HEADER = """
 import datetime
 from airflow.sdk import DAG, task
-from magichour_provider.operators import TalkingPhotoOperator
-from magichour_provider.sensors import TalkingPhotoSensor
+from magichour_provider.operators import TalkingPhotoOperator, VoiceGeneratorOperator
+from magichour_provider.sensors import TalkingPhotoSensor, VoiceGeneratorSensor
 """
 
 both_modes = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
@@ -163,6 +163,11 @@ class Airflow:
     def video(self, **arguments: Any) -> Run:
         """Run a DAG of one ``TalkingPhotoOperator``, whose task id is ``video``."""
         return self.run("TalkingPhotoOperator(task_id='video', **VIDEO)", VIDEO=self.inputs | arguments)
+
+    def speak(self, **arguments: Any) -> Run:
+        """Run a DAG of one ``VoiceGeneratorOperator``, whose task id is ``voice``."""
+        voice = {"prompt": "Good evening.", "voice_name": "Albert Einstein", **arguments}
+        return self.run("VoiceGeneratorOperator(task_id='voice', **VOICE)", VOICE=voice)
 
     def sense(self, job_id: str, **arguments: Any) -> Run:
         """Run a DAG of one ``TalkingPhotoSensor``, whose task id is ``video``."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from harness import both_modes
 
+import magichour_provider
+from magichour_provider import lengths
 from magichour_provider.client import MagicHourClient
 from magichour_provider.flows import Arrival
 from magichour_provider.journal import Journal
-from magichour_provider.operators import TalkingPhotoOperator
+from magichour_provider.operators import TalkingPhotoOperator, VoiceGeneratorOperator
 from magichour_provider.storage import Source, Target
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ class Killed(BaseException):
     """Nothing in the package catches it, as nothing catches SIGKILL."""
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, owner: type, step: str) -> list[str]:
+def kill_after(monkeypatch: pytest.MonkeyPatch, owner: Any, step: str) -> list[str]:
     """Die once, when the step is done and before the next. Returns a list that says so."""
     original = inspect.getattr_static(owner, step)
     done = getattr(original, "__func__", original)  # of a classmethod
@@ -85,6 +88,65 @@ def test_one_charge_and_the_video_is_delivered(
     assert list(target.parent.iterdir()) == [target]
 
 
+VOICE_STEPS = [
+    (Journal, "of"),
+    (VoiceGeneratorOperator, "_inputs"),
+    (VoiceGeneratorOperator, "_take_up"),
+    (VoiceGeneratorOperator, "_prepare"),
+    (Journal, "paid"),
+    (VoiceGeneratorOperator, "_submit"),
+    (VoiceGeneratorOperator, "announce"),
+    (Journal, "delivering"),
+    (Arrival, "check"),
+    (LocalFileSystem, "mv"),
+    (MagicHourClient, "download"),
+    (lengths, "of_file"),
+    (VoiceGeneratorOperator, "deliver"),
+]
+
+
+@both_modes
+@pytest.mark.parametrize(("owner", "step"), VOICE_STEPS)
+def test_one_charge_and_the_voice_is_delivered(
+    airflow: Airflow,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    step: str,
+    deferrable: bool,
+) -> None:
+    killed = kill_after(monkeypatch, owner, step)
+    target = airflow.folder / "out" / "voice.wav"
+    run = airflow.speak(output_path=str(target), deferrable=deferrable, retries=1)
+    assert killed
+    assert run.state("voice") == "success", run.errors("voice")
+    assert emulator.charges() == 1
+    assert run.result("voice")["duration_seconds"] == 0.5
+    assert list(target.parent.iterdir()) == [target]
+
+
+@both_modes
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [(lengths, "with_end"), (lengths, "of_file"), (MagicHourClient, "upload"), (Journal, "paid")],
+)
+def test_one_charge_and_one_end_when_the_end_is_measured(
+    airflow: Airflow,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    step: str,
+    deferrable: bool,
+) -> None:
+    voice = Path(magichour_provider.__file__).parent / "emulator" / "stub.wav"
+    killed = kill_after(monkeypatch, owner, step)
+    run = airflow.video(audio_file_path=str(voice), end_seconds=None, deferrable=deferrable, retries=1)
+    assert killed
+    assert run.state() == "success", run.errors()
+    assert [job["request"]["end_seconds"] for job in emulator.jobs()] == [0.5]
+    assert emulator.charges() == 1
+
+
 @pytest.mark.parametrize("step", ["wait", "execute"])
 def test_one_charge_when_killed_after_the_wait(
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, step: str
@@ -97,6 +159,7 @@ def test_one_charge_when_killed_after_the_wait(
 
 
 @both_modes
+@pytest.mark.parametrize("task", ["video", "voice"])
 @pytest.mark.parametrize(
     ("owner", "step", "charges"), [(Journal, "intend", 0), (MagicHourClient, "submit", 1)]
 )
@@ -107,14 +170,15 @@ def test_around_the_paid_call_it_stops_and_says_what_is_unknown(
     owner: type,
     step: str,
     charges: int,
+    task: str,
     deferrable: bool,
 ) -> None:
     kill_after(monkeypatch, owner, step)
-    run = airflow.video(deferrable=deferrable, retries=3)
-    killed, uncertain = run.raised()
+    run = (airflow.video if task == "video" else airflow.speak)(deferrable=deferrable, retries=3)
+    killed, uncertain = run.raised(task)
     assert isinstance(killed, Killed)
     assert type(uncertain.__cause__).__name__ == "SubmissionUncertain"
-    assert run.state() == "failed"
+    assert run.state(task) == "failed"
     assert emulator.charges() == charges
 
 

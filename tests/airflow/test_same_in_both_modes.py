@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+import magichour_provider
 
 if TYPE_CHECKING:
     from harness import Airflow
 
     from magichour_provider.emulator import Emulator
 
+STUBS = Path(magichour_provider.__file__).parent / "emulator"
+MP4, WAV = (STUBS / "stub.mp4").read_bytes(), (STUBS / "stub.wav").read_bytes()
+
 
 @dataclass(frozen=True)
 class Ending:
-    """What became of a task; ``errors`` are the causes of each try that failed."""
+    """What became of a task; ``errors`` are the causes of failed tries, ``videos`` the files on disk."""
 
     state: str
     errors: tuple[str, ...] = ()
@@ -175,6 +181,11 @@ REFUSED_HERE = [
 ]
 
 
+# A voice takes the same way; on its own are its routes, and what counts as a whole file.
+VOICES = [SUBMITTING[0], *SUBMITTING[4:8], *ANSWER_LOST[:3], *WAITING, *ENDING, *DOWNLOADING]
+ROUTES_OF_VOICES = {"create": "create_voice", "get_video": "get_audio", "download": "download"}
+
+
 @pytest.mark.parametrize(
     ("faults", "arguments", "ending"),
     SUBMITTING + ANSWER_LOST + UPLOADING + WAITING + ENDING + DOWNLOADING + REFUSED_HERE,
@@ -190,28 +201,51 @@ def test_same_in_both_modes(
     monkeypatch.setenv("AIRFLOW_CONN_HURRIED", hurried(emulator))
     monkeypatch.chdir(airflow.folder)
     (airflow.folder / "empty.jpg").touch()
-
-    def outcome(mode: str) -> Ending:
-        emulator.clear_faults()
-        for call, rule in faults.items():
-            emulator.fault(call, **rule)
-        folder = airflow.folder / mode
-        where = {"output_path": f"{folder}/", "deferrable": mode == "deferrable"}
-        run = airflow.video(**(where | arguments), retries=1)
-        kinds = [entry["kind"] for entry in emulator.ledger(run.dag.dag_id)]
-        on_disk = list(folder.iterdir()) if folder.exists() else []
-        assert all(path.read_bytes()[4:8] == b"ftyp" for path in on_disk)
-        return Ending(
-            state=run.state(),
-            errors=tuple(type(error.__cause__).__name__ for error in run.raised()),
-            charges=kinds.count("charge"),
-            refunds=kinds.count("refund"),
-            videos=len(on_disk),
-        )
-
-    assert {mode: outcome(mode) for mode in ("sync", "deferrable")} == {"sync": ending, "deferrable": ending}
+    for mode in ("sync", "deferrable"):
+        assert (mode, outcome(airflow, emulator, "video", mode, faults, arguments)) == (mode, ending)
     if not faults:
         assert emulator.requests() == [], "what we refuse by ourselves is refused before anything is sent"
+
+
+@pytest.mark.parametrize(("faults", "arguments", "ending"), VOICES)
+def test_a_voice_ends_the_same_in_both_modes_and_as_a_video_does(
+    airflow: Airflow,
+    emulator: Emulator,
+    faults: dict[str, dict[str, Any]],
+    arguments: dict[str, Any],
+    ending: Ending,
+) -> None:
+    of_voices = {ROUTES_OF_VOICES[call]: rule for call, rule in faults.items()}
+    for mode in ("sync", "deferrable"):
+        assert (mode, outcome(airflow, emulator, "voice", mode, of_voices, arguments)) == (mode, ending)
+
+
+def outcome(
+    airflow: Airflow,
+    emulator: Emulator,
+    task: str,
+    mode: str,
+    faults: dict[str, dict[str, Any]],
+    arguments: dict[str, Any],
+) -> Ending:
+    """What becomes of a task with one retry."""
+    emulator.clear_faults()
+    for call, rule in faults.items():
+        emulator.fault(call, **rule)
+    folder = airflow.folder / mode
+    where = {"output_path": f"{folder}/", "deferrable": mode == "deferrable", "retries": 1}
+    run = (airflow.video if task == "video" else airflow.speak)(**(where | arguments))
+    kinds = [entry["kind"] for entry in emulator.ledger(run.dag.dag_id)]
+    on_disk = list(folder.iterdir()) if folder.exists() else []
+    whole = {"video": MP4, "voice": WAV}[task]
+    assert all(path.read_bytes() == whole for path in on_disk)
+    return Ending(
+        state=run.state(task),
+        errors=tuple(type(error.__cause__).__name__ for error in run.raised(task)),
+        charges=kinds.count("charge"),
+        refunds=kinds.count("refund"),
+        videos=len(on_disk),
+    )
 
 
 def hurried(emulator: Emulator) -> str:

@@ -15,6 +15,7 @@ from both import MODES, accepts, says, settings_for, stand_in, through
 
 from magichour_provider.client import MOST_CONNECTIONS, AsyncMagicHourClient, MagicHourClient, Settings
 from magichour_provider.exceptions import MagicHourError, Unavailable
+from magichour_provider.wire import create_talking_photo
 
 if TYPE_CHECKING:
     from both import StandIn
@@ -86,9 +87,13 @@ async def test_a_call_that_pays_has_a_connection_of_its_own() -> None:
         async with client_for(server) as api:
             with suppress(MagicHourError):  # what it answers is no job
                 await api.get("job-1")
-            await api.submit(inputs, image="api-assets/a.png", audio="api-assets/a.mp3", name="n")
+            await api.submit(
+                create_talking_photo(inputs, image="api-assets/a.png", audio="api-assets/a.mp3", name="n")
+            )
             before = server.connections
-            await api.submit(inputs, image="api-assets/a.png", audio="api-assets/a.mp3", name="n")
+            await api.submit(
+                create_talking_photo(inputs, image="api-assets/a.png", audio="api-assets/a.mp3", name="n")
+            )
         assert server.connections == before + 1
 
 

@@ -14,6 +14,7 @@ from magichour_provider import exceptions as errors
 from magichour_provider.emulator import Emulator
 from magichour_provider.inputs import TalkingPhotoInputs
 from magichour_provider.storage import Source, Target
+from magichour_provider.wire import create_talking_photo
 
 INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.wav", end_seconds=1)
 
@@ -62,7 +63,11 @@ def test_two_files_need_one_call_for_their_urls_and_can_then_be_used(
     assert counted(emulator, "upload_urls", "put") == [before[0] + 1, before[1] + 2]
     assert {put["bytes"] for put in emulator.requests("put")[-2:]} == {source.size for source in sources}
     assert (image[:11], image[-4:], audio[-4:]) == ("api-assets/", ".png", ".wav")
-    through(mode, settings_for(emulator), lambda api: api.submit(INPUTS, image=image, audio=audio, name="n"))
+    through(
+        mode,
+        settings_for(emulator),
+        lambda api: api.submit(create_talking_photo(INPUTS, image=image, audio=audio, name="n")),
+    )
 
 
 UPLOAD_FAULTS: list[dict[str, Any]] = [
@@ -87,7 +92,9 @@ def test_a_file_that_did_not_get_through_is_sent_again_and_it_alone(
     assert [item["extension"] for item in asked[0]] == ["png", "wav"]
     assert len(asked[1]) == 1
     through(
-        mode, settings_for(emulator), lambda api: api.submit(INPUTS, image=paths[0], audio=paths[1], name="n")
+        mode,
+        settings_for(emulator),
+        lambda api: api.submit(create_talking_photo(INPUTS, image=paths[0], audio=paths[1], name="n")),
     )
 
 
@@ -148,7 +155,11 @@ def test_a_file_that_became_shorter_is_not_uploaded(
 def job_id(emulator: Emulator) -> str:
     """A job that is complete."""
     assets = {"image": emulator.put_asset(b"photo", "png"), "audio": emulator.put_asset(b"voice", "wav")}
-    submitted = through("sync", settings_for(emulator), lambda api: api.submit(INPUTS, **assets, name="n"))
+    submitted = through(
+        "sync",
+        settings_for(emulator),
+        lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
+    )
     return str(submitted.job_id)
 
 

@@ -13,6 +13,7 @@ from magichour_provider import exceptions as errors
 from magichour_provider.client import Settings
 from magichour_provider.emulator import Emulator
 from magichour_provider.inputs import TalkingPhotoInputs
+from magichour_provider.wire import create_talking_photo
 
 SHORT = 0.5
 
@@ -34,7 +35,11 @@ def job_id(emulator: Emulator) -> str:
     """A job that was just submitted."""
     inputs = TalkingPhotoInputs(image_file_path="a.png", audio_file_path="a.wav", end_seconds=1)
     assets = {"image": emulator.put_asset(b"photo", "png"), "audio": emulator.put_asset(b"voice", "wav")}
-    submitted = through("sync", settings_for(emulator), lambda api: api.submit(inputs, **assets, name="n"))
+    submitted = through(
+        "sync",
+        settings_for(emulator),
+        lambda api: api.submit(create_talking_photo(inputs, **assets, name="n")),
+    )
     return str(submitted.job_id)
 
 

@@ -13,10 +13,12 @@ import pytest
 from magichour_provider import wire
 from magichour_provider.client import MagicHourClient, Settings
 from magichour_provider.emulator import Emulator
-from magichour_provider.inputs import EXTENSIONS, TalkingPhotoInputs
+from magichour_provider.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs
 from magichour_provider.storage import Source
+from magichour_provider.wire import create_talking_photo
 
 JOB = "/v1/video-projects/{id}"
+AUDIO = "/v1/audio-projects/{id}"
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,28 @@ def test_a_submission_is_as_described(
         {"image_file_path": "me.png", "audio_file_path": "hello.wav", "end_seconds": 1, **given}
     )
     image, audio = emulator.put_asset(b"photo", "png"), emulator.put_asset(b"voice", "wav")
-    client.submit(inputs, image=image, audio=audio, name="n")
+    client.submit(create_talking_photo(inputs, image=image, audio=audio, name="n"))
     sent = emulator.requests("create")[-1]["json"]
     jsonschema.validate(sent, content_schema(paths["/v1/ai-talking-photo"]["post"]["requestBody"]))
+
+
+def test_a_text_to_be_spoken_is_as_described(
+    emulator: Emulator, client: MagicHourClient, paths: dict[str, Any]
+) -> None:
+    inputs = VoiceInputs(prompt="Good evening.", voice_name="Albert Einstein")
+    client.submit(wire.create_voice(inputs, name="n"))
+    schema = content_schema(paths["/v1/ai-voice-generator"]["post"]["requestBody"])
+    sent = emulator.requests("create_voice")[-1]["json"]
+    jsonschema.validate(sent, schema)
+    assert not list(_unknown(sent, schema)), "the description would not mind a field that nobody knows"
+
+
+def _unknown(sent: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    for name, value in sent.items():
+        if name not in schema["properties"]:
+            yield name
+        elif isinstance(value, dict):
+            yield from _unknown(value, schema["properties"][name])
 
 
 def test_a_call_for_upload_urls_is_as_described(
@@ -79,8 +100,9 @@ def test_a_call_for_upload_urls_is_as_described(
     jsonschema.validate(emulator.requests("upload_urls")[-1]["json"], schema)
 
 
-def test_every_status_that_is_described_is_known_as_ended_or_not(paths: dict[str, Any]) -> None:
-    schema = content_schema(paths[JOB]["get"]["responses"]["200"])
+@pytest.mark.parametrize("path", [JOB, AUDIO])
+def test_every_status_that_is_described_is_known_as_ended_or_not(paths: dict[str, Any], path: str) -> None:
+    schema = content_schema(paths[path]["get"]["responses"]["200"])
     ended = {
         status: wire.Job.model_validate({"id": "job-1", "status": status}).ended
         for status in schema["properties"]["status"]["enum"]
@@ -110,6 +132,12 @@ def examples(schema: dict[str, Any]) -> Any:
     ("method", "path", "call"),
     [
         ("get", JOB, wire.get_job("job-1")),
+        ("get", AUDIO, wire.get_job("job-1", "audio")),
+        (
+            "post",
+            "/v1/ai-voice-generator",
+            wire.create_voice(VoiceInputs(prompt="Hello", voice_name="Albert Einstein"), name="n"),
+        ),
         (
             "post",
             "/v1/ai-talking-photo",

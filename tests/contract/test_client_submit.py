@@ -18,6 +18,7 @@ from magichour_provider.client import Settings
 from magichour_provider.emulator import Emulator
 from magichour_provider.exceptions import RateLimited, SubmissionUncertain
 from magichour_provider.inputs import TalkingPhotoInputs
+from magichour_provider.wire import create_talking_photo
 
 INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.mp3", end_seconds=1)
 SHORT, HARDLY = 0.5, 0.2  # seconds
@@ -59,7 +60,7 @@ def submitted(emulator: Emulator, assets: dict[str, str]) -> Iterator[Callable[.
         return row(
             mode,
             settings_for(emulator, timeout=timeout),
-            lambda client: client.submit(INPUTS, **assets, name=name),
+            lambda client: client.submit(create_talking_photo(INPUTS, **assets, name=name)),
             charges=lambda: emulator.charges(name),
             requests=lambda: sum(
                 bool(sent["json"]) and sent["json"]["name"] == name for sent in emulator.requests("create")
@@ -158,7 +159,11 @@ def test_a_pause_that_is_too_long_is_left_to_the_caller(
 ) -> None:
     emulator.fault("create", status=429, headers={"Retry-After": said})
     with pytest.raises(RateLimited) as limited:
-        through(mode, settings_for(emulator), lambda api: api.submit(INPUTS, **assets, name="n"))
+        through(
+            mode,
+            settings_for(emulator),
+            lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
+        )
     assert limited.value.retry_after is not None
     assert limited.value.retry_after >= least
     assert pauses == []
@@ -168,7 +173,11 @@ def test_a_pause_that_is_too_long_is_left_to_the_caller(
 def test_the_vendors_reason_reaches_the_caller(emulator: Emulator, assets: dict[str, str], mode: str) -> None:
     emulator.fault("create", status=422, body={"message": "end_seconds is beyond the audio"})
     with pytest.raises(Exception, match="end_seconds is beyond the audio"):
-        through(mode, settings_for(emulator), lambda api: api.submit(INPUTS, **assets, name="n"))
+        through(
+            mode,
+            settings_for(emulator),
+            lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
+        )
 
 
 # --- what a network does ---
@@ -178,7 +187,9 @@ def posted(mode: str, server: StandIn, **settings: Any) -> Row:
     return row(
         mode,
         settings_for(server, **settings),
-        lambda client: client.submit(INPUTS, image="api-assets/1", audio="api-assets/2", name="n"),
+        lambda client: client.submit(
+            create_talking_photo(INPUTS, image="api-assets/1", audio="api-assets/2", name="n")
+        ),
         requests=lambda: server.requests,
     )
 
@@ -264,7 +275,7 @@ def test_a_name_that_does_not_resolve(
     expected = row(
         mode,
         settings,
-        lambda client: client.submit(INPUTS, image="a", audio="b", name="n"),
+        lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
         requests=lambda: 0,
     )
     assert expected == NOT_SENT
@@ -320,7 +331,7 @@ def test_a_server_that_does_not_speak_tls(mode: str, emulator: Emulator, pauses:
     ending = row(
         mode,
         Settings(api_key="k", base_url=emulator.url.replace("http:", "https:"), verify=False),
-        lambda client: client.submit(INPUTS, image="a", audio="b", name="n"),
+        lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
         requests=lambda: len(emulator.requests()),
     )
     assert ending == NOT_SENT
@@ -333,11 +344,11 @@ def test_the_paid_call_goes_out_on_a_connection_of_its_own(mode: str) -> None:
 
         async def in_order(client: Any) -> None:
             await client.account()
-            await client.submit(INPUTS, image="a", audio="b", name="n")
+            await client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n"))
 
         def one_by_one(client: Any) -> None:
             client.account()
-            client.submit(INPUTS, image="a", audio="b", name="n")
+            client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n"))
 
         through(mode, settings_for(server), one_by_one if mode == "sync" else in_order)
         assert (server.connections, server.requests) == (2, 2)
@@ -349,7 +360,7 @@ def test_the_key_is_in_no_error(mode: str, submitted: Callable[..., Row]) -> Non
         through(
             mode,
             settings_for(server),
-            lambda client: client.submit(INPUTS, image="a", audio="b", name="n"),
+            lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
         )
     error: BaseException | None = lost.value
     while error is not None:

@@ -21,6 +21,7 @@ from magichour_provider.emulator import Emulator
 from magichour_provider.hooks import MagicHourHook, settings_of
 from magichour_provider.inputs import TalkingPhotoInputs
 from magichour_provider.storage import Source
+from magichour_provider.wire import create_talking_photo
 
 KEY = "mhk_test_emulator"
 
@@ -207,6 +208,22 @@ def test_from_files_to_video_by_hand(
     assert emulator.charges() == charges + 1
 
 
+def test_from_a_text_to_a_video_by_hand(hook: MagicHourHook, emulator: Emulator, tmp_path: Path) -> None:
+    charges = emulator.charges()
+    voice = hook.submit_voice(prompt="Good evening.", voice_name="Albert Einstein")
+    assert hook.wait(voice.job_id, kind="audio", timeout=60).status == "complete"
+    place = hook.download(voice.job_id, f"{tmp_path}/voices/", kind="audio")
+    assert place == f"{tmp_path}/voices/{voice.job_id}.wav"
+    assert Path(place).read_bytes()[:4] == b"RIFF"
+
+    library = "https://magichour.ai/my-library"
+    hook.submit(image_file_path=f"{library}?imageId=any", audio_file_path=f"{library}?audioId={voice.job_id}")
+    assert emulator.jobs()[-1]["request"]["end_seconds"] == 0.5  # of the stub's voice
+    hook.delete(voice.job_id, kind="audio")
+    assert hook.get(voice.job_id, kind="audio").enabled is False
+    assert emulator.charges() == charges + 2
+
+
 def test_a_file_is_not_submitted_as_if_magic_hour_could_read_it(
     hook: MagicHourHook, emulator: Emulator
 ) -> None:
@@ -387,7 +404,7 @@ def test_nothing_blocks_the_event_loop(hook: MagicHourHook, photo_and_voice: tup
     async def use() -> str:
         async with hook.async_client() as client:
             image, audio = await client.upload(sources)
-            job = await client.submit(inputs, image=image, audio=audio, name="n")
+            job = await client.submit(create_talking_photo(inputs, image=image, audio=audio, name="n"))
             return (await client.wait(job.job_id, deadline=time.time() + 60)).status
 
     with blockbuster_ctx("magichour_provider"):

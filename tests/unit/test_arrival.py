@@ -1,4 +1,4 @@
-"""A video is checked while it comes in."""
+"""A video, or a voice, is checked while it comes in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from magichour_provider.exceptions import DownloadFailed
 from magichour_provider.flows import Arrival
+from magichour_provider.wire import JobKind
 
 
 def box(kind: bytes, content: bytes) -> bytes:
@@ -18,8 +19,12 @@ LARGE = START + b"\0\0\0\1mdat" + (16 + 64).to_bytes(8) + bytes(64)
 OPEN_END = START + b"\0\0\0\0mdat" + bytes(64)
 
 
-def arrive(*chunks: bytes, status: int = 200, length: str | None = None) -> bytes:
-    arrival = Arrival("job-1", status, {} if length is None else {"content-length": length})
+def arrive(
+    *chunks: bytes, status: int = 200, length: str | None = None, kind: JobKind = "video", **headers: str
+) -> bytes:
+    if length is not None:
+        headers["content-length"] = length
+    arrival = Arrival("job-1", status, headers, kind)
     whole = b"".join(arrival.check(chunk) for chunk in chunks)
     arrival.finish()
     return whole
@@ -70,4 +75,35 @@ def test_anything_else_is_refused_and_the_error_says_that_the_video_is_safe(
         arrive(*chunks, status=status, length=length)
     assert "job-1" in str(failed.value)
     assert "stays at Magic Hour" in str(failed.value)
+    assert (failed.value.job_id, failed.value.retryable, failed.value.charged) == ("job-1", True, "yes")
+
+
+WAV = b"RIFF\x2c\0\0\0WAVEfmt " + bytes(36)
+MP3 = b"\xff\xfb\x90\x64" + bytes(60)
+
+
+@pytest.mark.parametrize("sound", [WAV, MP3, b"ID3" + bytes(60), b"what will be invented"])
+def test_a_whole_voice_of_any_kind_comes_through_unchanged(sound: bytes) -> None:
+    assert arrive(sound, length=str(len(sound)), kind="audio") == sound
+    assert arrive(sound[:3], sound[3:], kind="audio", **{"transfer-encoding": "chunked"}) == sound
+
+
+@pytest.mark.parametrize(
+    ("chunks", "status", "length", "why"),
+    [
+        ((WAV,), 403, "52", "the signed URL has expired"),
+        ((b"<html>not a voice</html>",), 200, "24", "not a sound"),
+        ((b"  <?xml version='1.0'?>",), 200, "23", "not a sound"),
+        ((b'{"message": "no"}',), 200, "17", "not a sound"),
+        ((WAV[:-1],), 200, str(len(WAV)), f"only {len(WAV) - 1} of {len(WAV)} bytes"),
+        ((), 200, "0", "only 0 of"),
+        ((WAV,), 200, None, "did not say how long"),
+    ],
+)
+def test_a_voice_that_is_none_or_not_whole_is_refused(
+    chunks: tuple[bytes, ...], status: int, length: str | None, why: str
+) -> None:
+    with pytest.raises(DownloadFailed, match=why) as failed:
+        arrive(*chunks, status=status, length=length, kind="audio")
+    assert "the audio of job job-1" in str(failed.value)
     assert (failed.value.job_id, failed.value.retryable, failed.value.charged) == ("job-1", True, "yes")

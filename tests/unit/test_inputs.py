@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from magichour_provider.exceptions import InvalidInput
-from magichour_provider.inputs import EXTENSIONS, TalkingPhotoInputs, extension_of
+from magichour_provider.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs, extension_of
 
 GOOD = {"image_file_path": "/data/me.png", "audio_file_path": "/data/hello.mp3", "end_seconds": 7.5}
 LIBRARY = "https://magichour.ai/my-library"
@@ -35,7 +35,15 @@ BAD: list[tuple[dict[str, Any], str, Any, str]] = [
     ({"image_file_path": "  "}, "image_file_path", "  ", "rendered to nothing"),
     ({"audio_file_path": "None"}, "audio_file_path", "None", "rendered to nothing"),
     ({"image_file_path": 7}, "image_file_path", 7, "must be text"),
-    ({"end_seconds": None}, "end_seconds", None, "the second at which the clip ends"),
+    *(
+        (
+            {"end_seconds": None, "audio_file_path": audio},
+            "end_seconds",
+            None,
+            "the second at which the clip ends",
+        )
+        for audio in ("https://x.example/hello.mp3", "api-assets/hello.mp3", "/hello.webm", "hello.AMR")
+    ),
     ({"end_seconds": 0}, "end_seconds", 0, "0.1 or more"),
     ({"end_seconds": 5, "start_seconds": 5}, "end_seconds", 5.0, "greater than start_seconds=5.0"),
     ({"end_seconds": 4, "start_seconds": 5}, "end_seconds", 4.0, "greater than start_seconds=5.0"),
@@ -148,7 +156,7 @@ def test_every_mode_of_the_vendor_is_taken_in_its_own_word(mode: str) -> None:
         ({"start_seconds": "{{ start }}", "end_seconds": 1}, {"start_seconds"}),
         ({"start_seconds": 9, "end_seconds": "{{ end }}"}, {"end_seconds"}),
         ({"intensity": 0.5, "generation_mode": "{{ mode }}"}, {"generation_mode"}),
-        ({"end_seconds": None}, {"end_seconds"}),
+        ({"end_seconds": None, "audio_file_path": "api-assets/hello.mp3"}, {"end_seconds"}),
     ],
 )
 def test_a_rule_that_needs_a_value_not_known_yet_waits_for_it(
@@ -289,3 +297,71 @@ def test_the_fingerprint_shows_nothing_of_what_it_stands_for() -> None:
 )
 def test_the_extension_is_that_of_the_file(path: str, extension: str) -> None:
     assert extension_of(path) == extension
+
+
+# --- an end that is left out ---
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        *("/data/hello.wav", "s3://conn@bucket/hello.MP3", "hello.m4a"),
+        "https://magichour.ai/my-library?audioId=cm1",
+    ],
+)
+def test_the_end_may_be_left_out_where_it_can_be_measured(audio: str) -> None:
+    assert inputs(audio_file_path=audio, end_seconds=None).end_seconds is None
+
+
+def test_an_end_that_is_left_out_is_an_input_of_its_own_whatever_the_audio_measures() -> None:
+    left_out, given = inputs(end_seconds=None).fingerprint(), inputs(end_seconds=7.5).fingerprint()
+    assert "end_seconds" not in left_out
+    assert {field for field in given if given[field] != left_out.get(field)} == {"end_seconds"}
+
+
+def test_a_clip_without_an_end_has_no_price_yet_rather_than_none() -> None:
+    with pytest.raises(InvalidInput, match=r"^end_seconds=None: is needed for an estimate"):
+        inputs(end_seconds=None).estimated_credits  # noqa: B018
+
+
+# --- voices ---
+
+SPOKEN = {"prompt": "Good evening.", "voice_name": "Albert Einstein"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompt": None}, "^prompt=None: is needed"),
+        ({"prompt": " "}, "^prompt=' ': is empty; if it is a template"),
+        ({"prompt": 7}, "^prompt=7: must be text"),
+        ({"prompt": "x" * 1001}, r"^prompt='x{30}…': has 1001 characters, .* takes 1000 .*shorten it"),
+        ({"voice_name": None}, "^voice_name=None: is needed"),
+        ({"voice_name": ""}, "^voice_name='': is empty"),
+        ({"speed": 2}, "^speed=2: is no input; there are .*prompt, voice_name"),
+    ],
+)
+def test_what_cannot_be_spoken_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        VoiceInputs.checked(SPOKEN | given)
+
+
+def test_a_text_and_a_voice_that_are_known_later_are_checked_then() -> None:
+    VoiceInputs.checked({"prompt": "{{ text }}" * 1000, "voice_name": None}, unknown={"prompt", "voice_name"})
+
+
+@pytest.mark.parametrize("voice", ["Albert Einstein", "a voice of next year's"])
+def test_the_voices_are_an_open_list(voice: str) -> None:
+    assert VoiceInputs.checked(SPOKEN | {"voice_name": voice}).voice_name == voice
+
+
+@pytest.mark.parametrize(("characters", "estimate"), [(1, 1), (10, 1), (11, 2), (1000, 100)])
+def test_the_estimate_of_a_voice_is_a_tenth_of_a_credit_a_character(characters: int, estimate: int) -> None:
+    assert VoiceInputs.checked(SPOKEN | {"prompt": "x" * characters}).estimated_credits == estimate
+
+
+def test_the_fingerprint_of_a_voice_is_its_text_and_voice_not_its_name() -> None:
+    one = VoiceInputs.checked(SPOKEN).fingerprint()
+    assert VoiceInputs.checked(SPOKEN | {"name": "another"}).fingerprint() == one
+    assert VoiceInputs.checked(SPOKEN | {"prompt": "Good morning."}).fingerprint() != one
+    assert VoiceInputs.checked(SPOKEN | {"voice_name": "Anybody"}).fingerprint() != one

@@ -9,7 +9,7 @@ import pytest
 
 from magichour_provider import wire
 from magichour_provider.exceptions import InvalidInput
-from magichour_provider.inputs import TalkingPhotoInputs
+from magichour_provider.inputs import TalkingPhotoInputs, VoiceInputs
 
 
 def sent(**given: Any) -> Any:
@@ -70,6 +70,16 @@ def test_what_is_given_goes_to_its_place(given: dict[str, Any], added: dict[str,
     assert sent(**given) == MINIMAL | added
 
 
+def test_a_voice_is_a_text_and_who_speaks_it() -> None:
+    inputs = VoiceInputs.checked({"prompt": "Good evening ☺", "voice_name": "Anybody", "name": "not sent"})
+    call = wire.create_voice(inputs, name="dag.task [mh-1a2b3c4d]")
+    assert (call.method, call.path, call.pays) == ("POST", "/v1/ai-voice-generator", True)
+    assert json.loads(call.body or b"") == {
+        "name": "dag.task [mh-1a2b3c4d]",
+        "style": {"prompt": "Good evening ☺", "voice_name": "Anybody"},
+    }
+
+
 def test_upload_urls_are_asked_for_all_files_at_once() -> None:
     call = wire.create_upload_slots([("image", "png"), ("audio", "mp3")])
     assert json.loads(call.body or b"") == {
@@ -84,6 +94,8 @@ def test_upload_urls_are_asked_for_all_files_at_once() -> None:
         (wire.get_job(" abc\n"), "GET", "/v1/video-projects/abc"),
         (wire.get_job("../account?x=1"), "GET", "/v1/video-projects/..%2Faccount%3Fx%3D1"),
         (wire.delete_job("abc"), "DELETE", "/v1/video-projects/abc"),
+        (wire.get_job("abc", "audio"), "GET", "/v1/audio-projects/abc"),
+        (wire.delete_job("abc", "audio"), "DELETE", "/v1/audio-projects/abc"),
         (wire.create_upload_slots([]), "POST", "/v1/files/upload-urls"),
         (wire.get_account(), "GET", "/v1/account"),
     ],
@@ -101,3 +113,4 @@ def test_a_job_id_that_rendered_to_nothing_is_refused(of: Any, job_id: Any) -> N
 
 def test_the_library_url_names_the_job() -> None:
     assert wire.library_url("a/b") == "https://magichour.ai/my-library?videoId=a%2Fb"
+    assert wire.library_url("a/b", "audio") == "https://magichour.ai/my-library?audioId=a%2Fb"

@@ -1,0 +1,52 @@
+"""
+A text becomes a voice, and the voice speaks from a photo.
+
+The voice stays where it was made: Magic Hour takes it from its own library, so no file of it is kept here.
+Both tasks pay once, however often they are retried.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from magichour_provider.operators import TalkingPhotoOperator, VoiceGeneratorOperator
+
+MEDIA = Path(__file__).parent / "media"
+
+with DAG(
+    "magichour_text_to_video",
+    schedule=None,
+    params={
+        "name": "Ada",
+        "photo": str(MEDIA / "ada.jpg"),
+        "voice_name": "Albert Einstein",
+        "output_path": "/tmp/magichour_videos/",  # noqa: S108 (an example; yours is s3://conn_id@bucket/…)
+    },
+    default_args={"deferrable": True, "retries": 3, "retry_delay": timedelta(minutes=2)},
+) as dag:
+
+    @task
+    def write_text(params: dict[str, Any]) -> str:
+        """Runs once: what it has written is the same for each retry of the tasks that are paid for."""
+        return f"Good morning. My name is {params['name']}, and this is what I have to say today."
+
+    voice = VoiceGeneratorOperator(
+        task_id="voice",
+        prompt=write_text(),
+        voice_name="{{ params.voice_name }}",
+        max_credits=100,
+    )
+
+    TalkingPhotoOperator(
+        task_id="talking_photo",
+        image_file_path="{{ params.photo }}",
+        audio_file_path=voice.output["audio_file_path"],
+        end_seconds=voice.output["duration_seconds"],
+        resolution="480p",
+        output_path="{{ params.output_path }}",
+        max_credits=1000,
+    )

@@ -1,0 +1,317 @@
+"""The voice operator and its sensor: the same promises as for videos, and the chain from text to video."""
+
+from __future__ import annotations
+
+import re
+import wave
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import both_modes
+
+from magichour_provider.emulator import Emulator
+
+if TYPE_CHECKING:
+    from harness import Airflow
+
+STUB_SECONDS = 0.5  # of the voice that the emulator has when it renders nothing
+
+
+@both_modes
+def test_a_text_becomes_a_voice_on_disk(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    with Emulator(moves="looks:2", poll_interval=0.02) as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
+        run = airflow.speak(
+            prompt="Good evening. " * 3, output_path=f"{airflow.folder}/out/", deferrable=deferrable
+        )
+        (job,) = emulator.jobs()
+
+    assert run.state("voice") == "success", run.errors("voice")
+    voice = airflow.folder / "out" / f"{job['id']}.wav"
+    with wave.open(str(voice)) as sound:
+        seconds = sound.getnframes() / sound.getframerate()
+    assert run.result("voice") == {
+        "job_id": job["id"],
+        "status": "complete",
+        "credits_charged": 5,
+        "output_path": str(voice),
+        "audio_file_path": f"https://magichour.ai/my-library?audioId={job['id']}",
+        "duration_seconds": pytest.approx(seconds, abs=0.001),
+    }
+
+
+def test_every_input_reaches_magic_hour_and_nothing_else_does(airflow: Airflow, emulator: Emulator) -> None:
+    airflow.speak(prompt="{{ 'Good' }} evening, ☺", voice_name="{{ 'Albert' }} Einstein", name="{{ 'News' }}")
+    (sent,) = (request["json"] for request in emulator.requests("create_voice"))
+    assert re.fullmatch(r"News \[mh-[0-9a-f]{8}\]", sent.pop("name"))
+    assert sent == {"style": {"prompt": "Good evening, ☺", "voice_name": "Albert Einstein"}}
+    assert emulator.requests("upload_urls") == []
+
+
+@both_modes
+def test_without_an_output_path_it_is_measured_all_the_same_and_nothing_is_on_disk(
+    airflow: Airflow, emulator: Emulator, deferrable: bool
+) -> None:
+    before = sorted(airflow.folder.rglob("*"))
+    result = airflow.speak(deferrable=deferrable).result("voice")
+    assert result["download_url"].startswith(emulator.url)
+    assert result["duration_seconds"] == STUB_SECONDS
+    assert sorted(airflow.folder.rglob("*")) == before
+
+
+def test_a_voice_that_cannot_be_measured_is_delivered_all_the_same(
+    airflow: Airflow, emulator: Emulator
+) -> None:
+    emulator.fault("download", status=200, body="a sound of next year's making", times=None)
+    run = airflow.speak(output_path=f"{airflow.folder}/voice.wav")
+    assert run.state("voice") == "success", run.errors("voice")
+    assert run.result("voice")["duration_seconds"] is None
+
+
+def test_the_button_opens_the_voice_in_the_library(airflow: Airflow, emulator: Emulator) -> None:
+    from magichour_provider.links import MagicHourJobLink
+
+    (ti,) = airflow.speak().instances("voice")
+    link = ti.xcom_pull(task_ids="voice", key=MagicHourJobLink().xcom_key)
+    assert link == f"https://magichour.ai/my-library?audioId={emulator.jobs()[0]['id']}"
+
+
+@pytest.mark.parametrize("prompt", ["x" * 1001, "", None])
+def test_a_text_that_cannot_be_spoken_does_not_even_parse(airflow: Airflow, prompt: str | None) -> None:
+    with pytest.raises(ValueError, match=r"^prompt="):
+        airflow.speak(prompt=prompt)
+
+
+def test_a_text_that_is_known_later_is_checked_then(airflow: Airflow, emulator: Emulator) -> None:
+    run = airflow.speak(prompt="{{ 'x' * 1001 }}", retries=1)
+    (error,) = run.errors("voice")
+    assert error.startswith("AirflowFailException: InvalidInput: prompt='xxx")
+    assert emulator.requests() == []
+
+
+def test_max_credits_bounds_a_voice_too(airflow: Airflow, emulator: Emulator) -> None:
+    run = airflow.speak(prompt="x" * 101, max_credits=10)
+    assert "max_credits=10: the text of 101 characters is estimated at 11 credits" in run.errors("voice")[0]
+    assert emulator.requests() == []
+    assert airflow.speak(prompt="x" * 100, max_credits=10).state("voice") == "success"
+
+
+def test_the_vendor_says_which_voices_there_are(airflow: Airflow, emulator: Emulator) -> None:
+    run = airflow.speak(voice_name="Nobody", retries=1)
+    (error,) = run.errors("voice")
+    assert error.startswith("AirflowFailException: InvalidRequest:")
+    assert "voice_name" in error
+    assert emulator.charges() == 0
+
+
+# --- picked up by the sensor ---
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [{"mode": "poke"}, {"mode": "reschedule"}, {"deferrable": True}],
+    ids=["poke", "reschedule", "deferrable"],
+)
+def test_a_voice_that_was_submitted_is_picked_up_by_the_sensor(
+    airflow: Airflow, emulator: Emulator, mode: dict[str, Any]
+) -> None:
+    emulator.moves = "looks:2"
+    run = airflow.run(
+        """
+        submitted = VoiceGeneratorOperator(task_id="submit", **TEXT, wait_for_completion=False)
+        VoiceGeneratorSensor(task_id="voice", job_id=submitted.output["job_id"], output_path=OUT, **MODE)
+        """,
+        TEXT={"prompt": "Good evening.", "voice_name": "Albert Einstein"},
+        OUT=f"{airflow.folder}/out/",
+        MODE=mode,
+    )
+    (job,) = emulator.jobs()
+    assert run.state("voice") == "success", run.errors("voice")
+    assert run.result("voice")["output_path"] == f"{airflow.folder}/out/{job['id']}.wav"
+    assert run.result("voice")["audio_file_path"].endswith(f"audioId={job['id']}")
+    assert Path(run.result("voice")["output_path"]).read_bytes()[:4] == b"RIFF"
+    assert emulator.charges() == 1
+
+
+# --- from text to video ---
+
+CHAIN = """
+voice = VoiceGeneratorOperator(
+    task_id="voice", prompt="Good evening.", voice_name="Albert Einstein", deferrable=DEFERRABLE
+)
+TalkingPhotoOperator(
+    task_id="video",
+    image_file_path=PHOTO,
+    audio_file_path=voice.output["audio_file_path"],
+    end_seconds=END,
+    output_path=OUT,
+    deferrable=DEFERRABLE,
+    retries=1,
+)
+"""
+
+
+def chain(airflow: Airflow, deferrable: bool = False, end: str = "None", source: str = CHAIN) -> Any:
+    return airflow.run(
+        source.replace("END", end),
+        PHOTO=str(airflow.folder / "photo.jpg"),
+        OUT=f"{airflow.folder}/video.mp4",
+        DEFERRABLE=deferrable,
+    )
+
+
+@both_modes
+@pytest.mark.parametrize("end", ["None", 'voice.output["duration_seconds"]'], ids=["left out", "handed on"])
+def test_from_text_to_video_the_voice_is_handed_over_by_its_library_url(
+    airflow: Airflow, emulator: Emulator, deferrable: bool, end: str
+) -> None:
+    run = chain(airflow, deferrable, end)
+    assert run.state("video") == "success", run.errors("video")
+    voice, video = emulator.jobs()
+    assert video["request"]["assets"]["audio_file_path"] == (
+        f"https://magichour.ai/my-library?audioId={voice['id']}"
+    )
+    assert video["request"]["end_seconds"] == STUB_SECONDS
+    assert [request["bytes"] for request in emulator.requests("put")] == [airflow.photo.stat().st_size]
+    assert emulator.charges() == 2
+
+
+def test_the_video_speaks_for_as_long_as_the_voice_does(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator(poll_interval=0.02) as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
+        airflow.photo.write_bytes((Path(__file__).parents[2] / "example_dags/media/ada.jpg").read_bytes())
+        run = chain(airflow)
+    assert run.state("video") == "success", run.errors("video")
+    said, shown = run.result("voice")["duration_seconds"], run.result("video")["duration_seconds"]
+    assert shown == pytest.approx(said, abs=0.001)
+    assert said > STUB_SECONDS
+
+
+def test_the_library_url_and_the_download_url_both_stay_the_same_input_when_a_signature_changes(
+    airflow: Airflow, emulator: Emulator
+) -> None:
+    for source in (CHAIN, CHAIN.replace('voice.output["audio_file_path"]', 'voice.output["download_url"]')):
+        (airflow.folder / "video.mp4").unlink(missing_ok=True)
+        charges = emulator.charges()
+        run = chain(airflow, source=source, end='voice.output["duration_seconds"]')
+        before = run.result("voice")["download_url"]
+        run.clear("voice")
+        assert run.result("voice")["download_url"] != before
+        run.clear("video")
+        assert run.state("video") == "success", run.errors("video")
+        assert emulator.charges() == charges + 2
+
+
+# --- an end that is left out ---
+
+
+def write_voice(path: Path, seconds: float) -> None:
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(round(16_000 * seconds)))
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_the_clip_ends_with_the_file(airflow: Airflow, emulator: Emulator, scheme: str) -> None:
+    write_voice(voice := airflow.folder / "voice.wav", 2.5)
+    run = airflow.video(audio_file_path=f"{scheme}{voice}", start_seconds=0.5, end_seconds=None)
+    assert run.state() == "success", run.errors()
+    assert emulator.jobs()[0]["request"]["end_seconds"] == 2.5
+    assert emulator.jobs()[0]["credits_charged"] == 96
+
+
+@both_modes
+def test_what_was_measured_is_not_measured_again_when_a_job_is_taken_up(
+    airflow: Airflow, emulator: Emulator, deferrable: bool
+) -> None:
+    write_voice(voice := airflow.folder / "voice.wav", 1)
+    target = airflow.folder / "video.mp4"
+    run = airflow.video(
+        audio_file_path=str(voice), end_seconds=None, output_path=str(target), deferrable=deferrable
+    )
+    for path in (target, voice, airflow.photo):
+        path.unlink()
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert target.is_file()
+    assert emulator.charges() == 1
+
+
+def test_a_voice_that_grew_between_two_tries_is_still_the_same_input(
+    airflow: Airflow, emulator: Emulator
+) -> None:
+    write_voice(voice := airflow.folder / "voice.wav", 1)
+    emulator.fault("create", status=503)
+    emulator.fault("download", status=403, times=4)
+    run = airflow.video(
+        audio_file_path=str(voice), end_seconds=None, retries=2, output_path=f"{airflow.folder}/out/"
+    )
+    write_voice(voice, 2)
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
+
+
+@pytest.mark.parametrize(
+    ("audio", "words"),
+    [
+        ("voice.mp3", "voice.mp3 cannot be measured"),  # it holds the words "a voice"
+        ("{{ 'https://x.example/voice.mp3' }}", "is not a file that can be measured here"),
+        ("https://magichour.ai/my-library?audioId=nobodys", "the audio of job nobodys cannot be measured"),
+    ],
+)
+def test_what_cannot_be_measured_asks_for_the_end_before_anything_is_paid_or_uploaded(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, audio: str, words: str
+) -> None:
+    monkeypatch.chdir(airflow.folder)
+    run = airflow.video(audio_file_path=audio, end_seconds=None, retries=1)
+    (error,) = run.errors()
+    assert error.startswith("AirflowFailException: InvalidInput: end_seconds=None: is needed")
+    assert words in error
+    assert emulator.charges() == 0
+    assert emulator.requests("put") == []
+
+
+@pytest.mark.parametrize("audio", ["https://x.example/voice.mp3", "api-assets/voice.mp3", "voice.webm"])
+def test_where_that_is_known_at_parse_the_dag_does_not_parse(airflow: Airflow, audio: str) -> None:
+    with pytest.raises(ValueError, match=r"^end_seconds=None: is needed"):
+        airflow.video(audio_file_path=audio, end_seconds=None)
+
+
+def test_a_measured_clip_is_held_against_limits_and_credits(
+    airflow: Airflow, emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_voice(voice := airflow.folder / "voice.wav", 46)
+    measured = {"audio_file_path": str(voice), "end_seconds": None}
+    run = airflow.video(**measured, max_credits=2000)
+    assert "max_credits=2000: the clip of 46 s is estimated at 2208 credits" in run.errors()[0]
+    assert emulator.requests() == []
+
+    run = airflow.video(**measured, generation_mode="prompted")
+    assert "= 46 s is above 45 s, the longest prompted clip" in capsys.readouterr().out
+    assert run.errors()[0].startswith("AirflowFailException: InvalidRequest:")  # the vendor's refusal is free
+
+    run = airflow.video(**measured, start_seconds=46)
+    assert "end_seconds=46.0: must be greater than start_seconds=46.0" in run.errors()[0]
+    assert emulator.charges() == 0
+
+
+@both_modes
+def test_a_wait_for_a_voice_that_was_too_short_is_taken_up_later(
+    airflow: Airflow, emulator: Emulator, deferrable: bool
+) -> None:
+    emulator.moves = "manual"
+    run = airflow.speak(deferrable=deferrable, timeout=timedelta(seconds=0.2))
+    assert run.state("voice") == "failed"
+    (job,) = emulator.jobs()
+    assert job["id"] in run.errors("voice")[0]
+    emulator.move(job["id"], "complete")
+    run.clear("voice")
+    assert run.state("voice") == "success", run.errors("voice")
+    assert emulator.charges() == 1
