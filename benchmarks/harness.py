@@ -164,13 +164,12 @@ def fresh(
 
 
 def clean_environment() -> dict[str, str]:
-    """Nothing of the shell's settings, and an Airflow without a database, whose logs are not kept."""
+    """Nothing of the shell's settings, and an Airflow of its own."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     home = Path(tempfile.gettempdir()) / "magichour-bench-airflow"
     return kept | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -14,7 +14,8 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -187,8 +188,9 @@ Wait = Callable[[str, float], Awaitable[object]]
 async def waiting(peer: str, url: str) -> AsyncIterator[Wait]:
     """
     What waits for a job by its id, looking every so many seconds: the peer's own trigger, if it has one that
-    waits; or else what anybody would write, a loop of polls and sleeps.
+    waits; or else the trigger that anybody would write, a loop of polls and sleeps.
     """
+    log_as_a_triggerer()
     if peer in OWN_TRIGGERS:
         yield OWN_TRIGGERS[peer](url)
         return
@@ -199,7 +201,7 @@ async def waiting(peer: str, url: str) -> AsyncIterator[Wait]:
             while (await poll()).status != "complete":
                 await asyncio.sleep(interval)
 
-        yield wait
+        yield lambda job_id, interval: run(own_trigger()(wait(job_id, interval)))
 
 
 def our_trigger(url: str) -> Wait:
@@ -236,17 +238,34 @@ def http_sensor_trigger(url: str) -> Wait:
 
 def idle_trigger(url: str) -> Wait:
     """What Airflow itself needs for a trigger."""
+    return lambda job_id, interval: run(own_trigger()(asyncio.sleep(FOR_EVER)))
+
+
+@cache
+def own_trigger() -> Callable[[Awaitable[object]], Any]:
+    """The class of an Airflow trigger that fires when its work is done."""
     from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-    class IdleTrigger(BaseTrigger):
+    class OwnTrigger(BaseTrigger):
+        def __init__(self, work: Awaitable[object]) -> None:
+            super().__init__()
+            self.work = work
+
         def serialize(self) -> tuple[str, dict[str, Any]]:
-            return "benchmarks.peers.IdleTrigger", {}
+            return "benchmarks.peers.OwnTrigger", {}
 
         async def run(self) -> AsyncIterator[TriggerEvent]:
-            await asyncio.sleep(FOR_EVER)
-            yield TriggerEvent(None)
+            yield TriggerEvent(await self.work)
 
-    return lambda job_id, interval: run(IdleTrigger())
+    return OwnTrigger
+
+
+def log_as_a_triggerer() -> None:
+    """JSON, on its way to the supervisor; here, to nobody."""
+    from airflow.sdk.log import configure_logging
+
+    nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - until the process ends
+    configure_logging(json_output=True, output=nowhere, sending_to_supervisor=True)
 
 
 async def run(trigger: Any) -> object:

@@ -28,29 +28,35 @@ Transfer = Callable[[], object]
 def ours(url: str, file: Path, up: bool) -> Transfer:
     """As the operator does it."""
     from magichour_provider.client import MagicHourClient, Settings
-    from magichour_provider.storage import Source, Target
 
     client = MagicHourClient(Settings(api_key="key", base_url=url))
-    if up:
-        return lambda: client.upload([Source.find("image_file_path", "image", str(file))])
-    return lambda: client.download("job", Target(str(file), replace=True))
+    source, target = checked(file, up)
+    return lambda: client.upload([source]) if up else client.download("job", target)
 
 
 def ours_async(url: str, file: Path, up: bool) -> Transfer:
     from magichour_provider.client import AsyncMagicHourClient, Settings
-    from magichour_provider.storage import Source, Target
 
     settings = Settings(api_key="key", base_url=url)
     tls = settings.ssl_context()
+    source, target = checked(file, up)
 
     async def transfer() -> None:
         async with AsyncMagicHourClient(settings, tls) as client:
-            if up:
-                await client.upload([Source.find("image_file_path", "image", str(file))])
-            else:
-                await client.download("job", Target(str(file), replace=True))
+            await (client.upload([source]) if up else client.download("job", target))
 
     return lambda: asyncio.run(transfer())
+
+
+def checked(file: Path, up: bool) -> tuple[Any, Any]:
+    """Source or target, after the first look at a file, for which Airflow imports its file systems."""
+    from magichour_provider.storage import Source, Target
+
+    if up:
+        return Source.find("image_file_path", "image", str(file)), None
+    target = Target(str(file))
+    target.check()
+    return None, target
 
 
 def sdk(url: str, file: Path, up: bool) -> Transfer:
