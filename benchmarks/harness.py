@@ -7,14 +7,16 @@ it, and ratios are taken within each round: what the machine does meanwhile happ
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from typing import Any, TypeVar
 from .table import Table
 
 Key = TypeVar("Key")
+Measured = Mapping[str, float] | None
 
 NOISY = 0.3  # of the median
 ANSWER = "MEASURED "
@@ -103,9 +106,7 @@ def goal_table(goals: Sequence[Goal]) -> Table:
     )
 
 
-def interleaved(
-    cases: Mapping[Key, Callable[[], Mapping[str, float] | None]], rounds: int
-) -> dict[Key, dict[str, Sample]]:
+def interleaved(cases: Mapping[Key, Callable[[], Measured]], rounds: int) -> dict[Key, dict[str, Sample]]:
     """
     Measure each case once a round, every other round backwards.
 
@@ -126,7 +127,7 @@ def interleaved(
 
 
 def fresh(
-    measure: Callable[..., Mapping[str, float] | None],
+    measure: Callable[..., Measured | Awaitable[Measured]],
     *,
     environment: Mapping[str, str] | None = None,
     **arguments: Any,
@@ -134,7 +135,7 @@ def fresh(
     """
     What ``measure(**arguments)`` returns in a process of its own; None too if it takes for ever.
 
-    :param measure: a function at the top of a module.
+    :param measure: a function at the top of a module; async, it has an event loop of its own.
     """
     command = [
         sys.executable,
@@ -190,5 +191,7 @@ if __name__ == "__main__":
     use_core(0)
     module, name, arguments = sys.argv[1:]
     answer = getattr(importlib.import_module(module), name)(**json.loads(arguments))
+    if inspect.iscoroutine(answer):
+        answer = asyncio.new_event_loop().run_until_complete(answer)
     print(ANSWER + json.dumps(answer), flush=True)
-    os._exit(0)  # threads that still wait for something are of no interest
+    os._exit(0)  # tasks and threads that still wait for something are of no interest

@@ -35,7 +35,7 @@ def run(options: Options) -> list[Table]:
                 number=FEW if peer == ANTHROPIC else number,
             )
             for tls, number in places
-            for peer in (IDLE, *PEERS)
+            for peer in (IDLE, *(PEERS[:2] if options.quick else PEERS))
             if peer != ANTHROPIC or number == PLACES[0][1]
         }
         found = interleaved(cases, rounds=1 if options.quick else 3)
@@ -80,11 +80,7 @@ def goals(above: Kilobytes) -> Table:
     return goal_table(asked)
 
 
-def measure(peer: str, url: str, looks_url: str, number: int) -> dict[str, float]:
-    return asyncio.run(wait_with(peer, url, looks_url, number))
-
-
-async def wait_with(peer: str, url: str, looks_url: str, number: int) -> dict[str, float]:
+async def measure(peer: str, url: str, looks_url: str, number: int) -> dict[str, float]:
     """
     :returns: ``kilobytes`` for each trigger, all having looked once; but for the first ones, which also pay
         for what all share.
