@@ -110,9 +110,11 @@ def test_the_page_has_a_place_for_every_row() -> None:
 
 
 def test_each_job_is_looked_at_until_it_has_ended() -> None:
-    """Looks at 0, 5, 10 see the end at 10; a look at the very end sees it."""
-    found = looks.simulate(lambda: looks.every(5), [7.0, 10.0, 0.5])
-    assert found["polls"] == pytest.approx((3 + 3 + 2) / 3)
+    """Looks at 0, 5, 10 see an end at 7; a look at the very end sees it."""
+    watched = [looks.Watched.until(ended, looks.every(5)) for ended in (7.0, 10.0, 0.5)]
+    assert [(one.looks, one.last_but_one, one.last) for one in watched] == [(3, 5, 10), (3, 5, 10), (2, 0, 5)]
+    found = looks.summary(watched)
+    assert found["looks"] == pytest.approx(8 / 3)
     assert found["mean lag"] == pytest.approx((3 + 0 + 4.5) / 3)
 
 
@@ -124,15 +126,30 @@ def test_the_vendors_advice_is_followed() -> None:
 
 @pytest.mark.parametrize("shape", looks.SHAPES)
 def test_render_times_have_the_median_that_was_asked_for(shape: str) -> None:
-    times = sorted(looks.render_times(looks.SHAPES[shape], 174, 1001, seed=1))
+    times = sorted(looks.render_times(shape, 174, 1001, seed=1))
     assert times[500] == pytest.approx(174)
     assert min(times) > 0
 
 
 def test_known_results_come_out() -> None:
     """The same simulation made elsewhere, with lognormal render times around the vendor's median."""
-    times = looks.render_times(looks.SHAPES["lognormal, σ 0.5"], 174, 20_000, seed=1)
-    fixed = looks.simulate(lambda: looks.every(5), times)
-    advice = looks.simulate(looks.vendors_advice, times)
+    times = looks.render_times(looks.USUAL, 174, 20_000, seed=1)
+    fixed = looks.summary(looks.Watched.until(ended, looks.every(5)) for ended in times)
+    advice = looks.summary(looks.Watched.until(ended, looks.vendors_advice()) for ended in times)
     assert list(fixed.values()) == pytest.approx([41, 2.5, 4.75], rel=0.03)
     assert list(advice.values()) == pytest.approx([12, 15, 28.5], rel=0.03)
+
+
+def test_a_process_that_has_learned_looks_like_one_that_knew() -> None:
+    times = looks.render_times(looks.USUAL, 20, 2000, seed=1)
+    learned = looks.summary(islice(looks.learning(times), 60, None))
+    known = looks.summary(looks.Watched.until(ended, looks.POLICIES[looks.US](20)) for ended in times)
+    assert list(learned.values()) == pytest.approx(list(known.values()), rel=0.15)
+
+
+def test_the_limit_is_where_it_can_be_calculated() -> None:
+    """Uniform between 0 and 1: ½ (∫ √(1-t) dt)² = 2/9; an even beat, of 1/n, makes n/2 looks and 1/2n lag."""
+    times = [number / 10_000 for number in range(10_001)]
+    assert looks.least_product(times) == pytest.approx(2 / 9, rel=0.01)
+    even = looks.summary(looks.Watched.until(ended, looks.every(0.01)) for ended in times)
+    assert even["looks"] * even["mean lag"] > looks.least_product(times)
