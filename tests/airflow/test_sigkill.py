@@ -14,21 +14,24 @@ import pytest
 
 pytest.importorskip("airflow.models.task_state_store", reason="the journal is read from there: Airflow 3.3")
 
-from tools.chaos.database import Sqlite
+from tools.chaos.impatient import impatient
 from tools.chaos.killer import KINDS, Killer
 from tools.chaos.report import DELIVERED, instances
-from tools.chaos.stack import Stack
+from tools.database import Sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tools.stack import Stack
 
 SECONDS = 240
 
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    with Stack(tmp_path, Sqlite, moves="manual") as stack:
+    with impatient(tmp_path, Sqlite, moves="manual") as stack:
+        stack.await_dag("chaos")
         yield stack
 
 

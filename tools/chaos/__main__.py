@@ -21,10 +21,12 @@ from pathlib import Path
 
 import psutil
 
+from tools.database import Postgres
+from tools.stack import Stack
+
 from . import report
-from .database import Postgres
+from .impatient import impatient
 from .killer import Killer
-from .stack import Stack
 
 ENOUGH_AT_A_TIME = 12  # unfinished instances
 LAST_SECONDS = 900  # for everything to end by itself
@@ -42,7 +44,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"  logs are in {home}", flush=True)
-    with Stack(home, Postgres) as stack:
+    with impatient(home, Postgres) as stack:
+        stack.await_dag("chaos")
         began = time.monotonic()
         killer = Killer(stack, given.seed)
         runs = Runs(stack)

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from .stack import Stack, title_of
+from tools.stack import Stack, title_of
 
 # How often each kind is chosen, relative to the others.
 KINDS = {

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tools.stack import ROOT, Stack
+
 from .killer import Killer
-from .stack import ROOT, Stack
 
 STUB = ROOT / "magichour_provider/emulator/stub.mp4"
 UNCERTAIN = re.compile(r"SubmissionUncertain: (.+?)(?:\\n|\")")

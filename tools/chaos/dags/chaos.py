@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 
 from magichour_provider.operators import TalkingPhotoOperator
 
-MEDIA, VIDEOS = os.environ["CHAOS_MEDIA"], os.environ["CHAOS_VIDEOS"]
+MEDIA, VIDEOS = os.environ["STACK_MEDIA"], os.environ["STACK_VIDEOS"]
 INSTANCE = "{{ run_id }}/{{ ti.task_id }}/{{ ti.map_index }}"
 SECONDS = [1, 2, 3, 4]  # of each clip
 

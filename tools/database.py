@@ -52,7 +52,7 @@ class Postgres:
         import psycopg2
 
         tools = _postgres_tools()
-        self._data = Path(tempfile.mkdtemp(prefix="chaos-postgres-"))
+        self._data = Path(tempfile.mkdtemp(prefix="airflow-postgres-"))
         # PostgreSQL refuses root; Debian's package makes a user for it.
         user: dict[str, Any] = {"cwd": self._data}
         if os.geteuid() == 0:

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import psutil
@@ -23,45 +24,48 @@ from magichour_provider.emulator import Emulator
 
 from .database import PATIENCE, Database, free_port, until
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 DAEMONS = ("api-server", "scheduler", "dag-processor", "triggerer")
 PR_SET_CHILD_SUBREAPER = 36
 
-# So that what was killed is missed, and started again, within seconds.
-QUICK = {
-    "SCHEDULER__JOB_HEARTBEAT_SEC": 1,
-    "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": 1,
-    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.5,
-    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": 8,
-    "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": 4,
-    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 12,
-    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": 3,
-    "SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": 5,
-    "SCHEDULER__TASK_QUEUED_TIMEOUT": 30,
-    "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": 5,
-    "WORKERS__MIN_HEARTBEAT_INTERVAL": 2,
-    "WORKERS__EXECUTION_API_RETRY_WAIT_MAX": 4,
-    "WORKERS__SOCKET_CLEANUP_TIMEOUT": 5,
-    "TRIGGERER__JOB_HEARTBEAT_SEC": 1,
-    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": 8,
-}
+# As many jobs and credits as anybody asks for, and no time for rendering.
+EMULATOR = {"render": "stub", "credits": 100_000_000, "max-jobs": 1_000_000}
 
 
 class Stack:
     """Started by ``with``; everything it has started is ended with it."""
 
-    def __init__(self, home: Path, database: Callable[[Path], Database], *, moves: str = "seconds:8") -> None:
+    def __init__(
+        self,
+        home: Path,
+        database: Callable[[Path], Database],
+        *,
+        dags: Path,
+        daemons: Sequence[str] = DAEMONS,
+        settings: Mapping[str, object] = MappingProxyType({}),
+        emulator: Mapping[str, object] | None = MappingProxyType({}),
+        extra: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         """
         :param home: a folder for logs and videos.
-        :param moves: how the emulator's jobs walk.
+        :param dags: the folder with the DAGs; ``STACK_MEDIA`` and ``STACK_VIDEOS`` tell them where files are.
+        :param daemons: what is started at once.
+        :param settings: Airflow's, as ``SECTION__NAME``.
+        :param emulator: options of its command line, beyond ``EMULATOR``; None for no emulator.
+        :param extra: of the connection to it.
         """
         self.home = home
         self.videos = self.home / "videos"
         self.api = f"http://127.0.0.1:{free_port()}"
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._emulator: subprocess.Popen[bytes] | None = None
         self.restarts = 0
         self._database = database
-        self._moves = moves
+        self._dags = dags
+        self._first = daemons
+        self._settings = settings
+        self._emulator_options = emulator
+        self._extra = extra
         self._token = ""
 
     def __enter__(self) -> Self:
@@ -70,19 +74,18 @@ class Stack:
         self._environment = dict(os.environ)
         self.database = self._database(self.home)
         try:
-            self._start_emulator()
+            if self._emulator_options is not None:
+                self._start_emulator(self._emulator_options)
             self._configure()
             self._say("migrating the database")
             subprocess.run(
                 [sys.executable, "-m", "airflow", "db", "migrate"], check=True, stdout=subprocess.DEVNULL
             )
-            for name in DAEMONS:
+            for name in self._first:
                 self._say(f"starting the {name}")
-                self._start_daemon(name)
+                self.start_daemon(name)
                 if name == "api-server":
                     until(lambda: self.ask("GET", "monitor/health"), "the api-server")
-            until(lambda: self.ask("GET", "dags/chaos"), "the DAG")
-            self.ask("PATCH", "dags/chaos", {"is_paused": False})
         except BaseException:
             self.__exit__()
             raise
@@ -110,13 +113,29 @@ class Stack:
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
             return json.load(answer)
 
+    def await_dag(self, dag_id: str) -> None:
+        """Until it has been parsed, and runs may begin."""
+        until(lambda: self.ask("GET", f"dags/{dag_id}"), f"the DAG {dag_id}")
+        self.ask("PATCH", f"dags/{dag_id}", {"is_paused": False})
+
+    def start_daemon(self, name: str) -> None:
+        """One of ``DAEMONS``."""
+        self.daemons[name] = self._popen(name, [sys.executable, "-m", "airflow", name])
+
+    def stop_daemon(self, name: str) -> None:
+        """With all it has started."""
+        daemon = self.daemons.pop(name)
+        _kill_tree(psutil.Process(daemon.pid))
+        daemon.wait()
+
     def keep_up(self) -> None:
         """Start again what is dead, as a service manager would, and bury the orphans."""
         for name, daemon in self.daemons.items():
             if daemon.poll() is not None:
-                self._start_daemon(name)
+                self.start_daemon(name)
                 self.restarts += 1
-        known = [*(daemon.pid for daemon in self.daemons.values()), self.database.pid, self._emulator.pid]
+        started = [*self.daemons.values(), *([self._emulator] if self._emulator else [])]
+        known = [self.database.pid, *(process.pid for process in started)]
         for orphan in psutil.Process().children():
             if orphan.pid in known:
                 continue
@@ -126,31 +145,27 @@ class Stack:
                 elif _is_of_no_more_use(orphan):
                     orphan.kill()
 
-    def _start_emulator(self) -> None:
+    def _start_emulator(self, options: Mapping[str, object]) -> None:
         ready = self.home / "emulator.json"
         command = ["-m", "magichour_provider.emulator", "--port", "0", "--ready-file", str(ready)]
-        options = {"moves": self._moves, "render": "stub", "credits": "100000000", "max-jobs": "1000000"}
-        for name, value in options.items():
-            command += [f"--{name}", value]
+        for name, value in (EMULATOR | dict(options)).items():
+            command += [f"--{name}", str(value)]
         self._emulator = self._popen("emulator", [sys.executable, *command])
         until(ready.exists, "the emulator")
         told = json.loads(ready.read_text())
         self.emulator = Emulator.attach(told["url"])
-        told["connection"]["extra"] = {"poll_interval": 0.5, "timeout": 5}
+        told["connection"]["extra"] = dict(self._extra)
         os.environ["AIRFLOW_CONN_MAGICHOUR_DEFAULT"] = json.dumps(told["connection"])
 
     def _configure(self) -> None:
         settings = {
-            "CORE__DAGS_FOLDER": ROOT / "tools/chaos/dags",
+            "CORE__DAGS_FOLDER": self._dags,
             "CORE__LOAD_EXAMPLES": False,
             "CORE__EXECUTOR": "LocalExecutor",
-            "CORE__PARALLELISM": 6,
-            "CORE__MAX_ACTIVE_TASKS_PER_DAG": 100,
-            "CORE__MAX_ACTIVE_RUNS_PER_DAG": 100,
             "CORE__EXECUTION_API_SERVER_URL": f"{self.api}/execution/",
             "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": True,
-            "API_AUTH__JWT_SECRET": "chaos-and-nothing-but-chaos-chaos-and-nothing-but-chaos-chaos-00",
-            "API__SECRET_KEY": "chaos",
+            "API_AUTH__JWT_SECRET": "a-secret-that-is-none-since-everything-here-is-on-loopback-0000000",
+            "API__SECRET_KEY": "none",
             "API__BASE_URL": self.api,
             "API__HOST": "127.0.0.1",
             "API__PORT": self.api.rpartition(":")[2],
@@ -160,17 +175,14 @@ class Stack:
             "LOGGING__BASE_LOG_FOLDER": self.home / "logs",
             "LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
-            **QUICK,
+            **self._settings,
         }
         os.environ |= {f"AIRFLOW__{name}": str(value) for name, value in settings.items()}
         os.environ |= {
             "AIRFLOW_HOME": str(self.home),
-            "CHAOS_MEDIA": str(ROOT / "example_dags/media"),
-            "CHAOS_VIDEOS": str(self.videos),
+            "STACK_MEDIA": str(ROOT / "example_dags/media"),
+            "STACK_VIDEOS": str(self.videos),
         }
-
-    def _start_daemon(self, name: str) -> None:
-        self.daemons[name] = self._popen(name, [sys.executable, "-m", "airflow", name])
 
     def _popen(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.home / f"{name}.log").open("ab") as log:
