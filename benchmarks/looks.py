@@ -132,7 +132,7 @@ def learning(times: Iterable[float]) -> Iterator[Watched]:
     rhythm = Rhythm()
     for ended in times:
         watched = Watched.until(ended, ours(rhythm))
-        rhythm.saw_end(after=watched.last_but_one, before=watched.last)
+        rhythm.renders["video"].saw_end(after=watched.last_but_one, before=watched.last)
         yield watched
 
 

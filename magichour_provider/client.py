@@ -27,6 +27,7 @@ import httpx
 import tenacity
 
 from magichour_provider import __version__, flows, wire
+from magichour_provider.arrival import Arrival, download_failed
 from magichour_provider.exceptions import InvalidConnection, MagicHourError
 from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
 from magichour_provider.schedule import Rhythm, Schedule
@@ -270,13 +271,13 @@ class MagicHourClient:
     def _fetch(self, fetch: Fetch) -> None:
         try:
             with self._storage.stream("GET", fetch.url, headers=_IDENTITY) as response:
-                arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
+                arrival = Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
                 with fetch.target.writing() as write:
                     for chunk in response.iter_raw():
                         write(arrival.check(chunk))
                     arrival.finish()
         except _CANNOT_TALK as error:
-            raise flows.download_failed(fetch.job_id, _why(error), kind=fetch.kind) from _shown(error)
+            raise download_failed(fetch.job_id, _why(error), kind=fetch.kind) from _shown(error)
 
 
 class AsyncMagicHourClient:
@@ -429,13 +430,13 @@ class AsyncMagicHourClient:
     async def _fetch(self, fetch: Fetch) -> None:
         try:
             async with self._storage.stream("GET", fetch.url, headers=_IDENTITY) as response:
-                arrival = flows.Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
+                arrival = Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
                 async with _in_a_thread(fetch.target.writing()) as write:
                     async for chunk in response.aiter_raw(CHUNK_BYTES):
                         await asyncio.to_thread(write, arrival.check(chunk))
                     arrival.finish()
         except _CANNOT_TALK as error:
-            raise flows.download_failed(fetch.job_id, _why(error), kind=fetch.kind) from _shown(error)
+            raise download_failed(fetch.job_id, _why(error), kind=fetch.kind) from _shown(error)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ its outcome, or has its error thrown in. No sockets here; ``client.py`` runs the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 import tenacity
 
 from magichour_provider import wire
+from magichour_provider.arrival import download_failed
 from magichour_provider.exceptions import (
-    DownloadFailed,
     MagicHourError,
     RateLimited,
     RequestFailed,
@@ -27,7 +27,6 @@ from magichour_provider.exceptions import (
     WaitTimeout,
 )
 from magichour_provider.inputs import MediaKind
-from magichour_provider.mp4 import Boxes
 from magichour_provider.schedule import Rhythm, Schedule
 from magichour_provider.wire import JobKind
 
@@ -203,74 +202,10 @@ def _not_ended(job_id: str, status: str | None, problem: RequestFailed | None) -
     )
 
 
-class Arrival:
-    """
-    Checks a file while it comes in: the HTTP status, how it begins, and at the end the length.
-
-    A video is an MP4. A voice may be of any kind (the vendor's example is a WAV), but is no page.
-    """
-
-    def __init__(self, job_id: str, status: int, headers: Mapping[str, str], kind: JobKind = "video") -> None:
-        self._job_id = job_id
-        self._kind: JobKind = kind
-        if status == 403:
-            raise self._failed("the signed URL has expired", status)
-        if status != 200:
-            raise self._failed(f"the storage host answered HTTP {status}", status)
-        length = headers.get("content-length")
-        self._expected = int(length) if length and length.isdigit() else None
-        self._head = b""
-        self._size = 0
-        # Without a length, nothing but the file itself says whether it is whole. An MP4 does.
-        endless = self._expected is None and "chunked" not in headers.get("transfer-encoding", "")
-        if endless and kind == "audio":
-            raise self._failed("the storage host did not say how long it is")
-        self._boxes = Boxes() if endless else None
-
-    def check(self, chunk: bytes) -> bytes:
-        self._size += len(chunk)
-        if len(self._head) < 8:
-            self._head += chunk[:8]
-            if len(self._head) >= 8:
-                self._check_head()
-        if self._boxes:
-            try:
-                self._boxes.feed(chunk)
-            except ValueError:
-                raise self._failed("what came is not an MP4") from None
-        return chunk
-
-    def _check_head(self) -> None:
-        if self._kind == "audio":
-            if self._head.lstrip()[:1] in (b"<", b"{"):
-                raise self._failed("what came is not a sound, but a page")
-        elif self._head[4:8] != b"ftyp":
-            raise self._failed("what came is not an MP4")
-
-    def finish(self) -> None:
-        cut = self._expected not in (None, self._size) or (self._boxes and not self._boxes.whole)
-        if len(self._head) < 8 or cut:
-            raise self._failed(f"only {self._size} of {self._expected or 'its'} bytes came")
-
-    def _failed(self, why: str, status_code: int | None = None) -> DownloadFailed:
-        return download_failed(self._job_id, why, status_code, self._kind)
-
-
 def upload_failed(source: Source, why: str, status_code: int | None = None) -> UploadFailed:
     return UploadFailed(
         f"the {source.kind} ({source.size} bytes) was not uploaded: {why}; nothing was charged",
         status_code=status_code,
-    )
-
-
-def download_failed(
-    job_id: str, why: str, status_code: int | None = None, kind: JobKind = "video"
-) -> DownloadFailed:
-    return DownloadFailed(
-        f"the {kind} of job {job_id} did not arrive: {why}. It is paid for and stays at Magic Hour; "
-        "trying again is free",
-        status_code=status_code,
-        job_id=job_id,
     )
 
 

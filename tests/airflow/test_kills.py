@@ -12,8 +12,8 @@ from harness import both_modes
 
 import magichour_provider
 from magichour_provider import lengths
+from magichour_provider.arrival import Arrival
 from magichour_provider.client import MagicHourClient
-from magichour_provider.flows import Arrival
 from magichour_provider.journal import Journal
 from magichour_provider.operators import TalkingPhotoOperator, VoiceGeneratorOperator
 from magichour_provider.storage import Source, Target

@@ -195,6 +195,7 @@ DOWNLOAD_FAULTS: list[tuple[dict[str, Any], int | None]] = [
     ({"html": True, "status": 200}, None),
     ({"body": ""}, None),
     ({"truncate": 5}, None),
+    ({"truncate": 8000}, None),  # half of it, with the length of that half
     ({"cut": 100}, None),
     ({"cut": 4}, None),
     ({"reset": "before"}, None),

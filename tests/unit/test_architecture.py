@@ -16,11 +16,13 @@ PACKAGE = Path(magichour_provider.__file__).parent
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
 WITHOUT_AIRFLOW = {
     "__init__.py",
+    "arrival.py",
     "client.py",
     "exceptions.py",
     "flows.py",
     "inputs.py",
     "schedule.py",
+    "watch.py",
     "wire.py",
     *(name for name in FILES if name.startswith("emulator/")),
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from magichour_provider.arrival import Arrival
 from magichour_provider.exceptions import DownloadFailed
-from magichour_provider.flows import Arrival
 from magichour_provider.wire import JobKind
 
 
@@ -16,6 +16,7 @@ def box(kind: bytes, content: bytes) -> bytes:
 START = box(b"ftyp", b"isom" + bytes(20)) + box(b"moov", b"")
 MP4 = START + box(b"mdat", bytes(64))
 LARGE = START + b"\0\0\0\1mdat" + (16 + 64).to_bytes(8) + bytes(64)
+MOOV_LAST = box(b"ftyp", b"isom" + bytes(20)) + box(b"mdat", bytes(64)) + box(b"moov", bytes(9))
 OPEN_END = START + b"\0\0\0\0mdat" + bytes(64)
 
 
@@ -45,6 +46,11 @@ def test_without_a_length_a_video_is_whole_when_its_last_box_is(video: bytes) ->
     assert arrive(*(video[i : i + 5] for i in range(0, len(video), 5))) == video
 
 
+@pytest.mark.parametrize("end", [b"x", b"\0\0\0\4 more", b"\0\1\0\0what", bytes(9)])
+def test_with_a_length_what_follows_the_video_does_no_harm(end: bytes) -> None:
+    assert arrive(MP4 + end, length=str(len(MP4 + end))) == MP4 + end
+
+
 @pytest.mark.parametrize(
     ("chunks", "status", "length", "why"),
     [
@@ -59,6 +65,10 @@ def test_without_a_length_a_video_is_whole_when_its_last_box_is(video: bytes) ->
         ((), 200, str(len(MP4)), "only 0 of 112 bytes"),
         ((), 200, None, "only 0 of its bytes"),
         ((MP4[:7],), 200, "7", "only 7 of"),
+        # What came in between has cut it and counted what was left: the boxes know better.
+        ((MP4[:-1],), 200, "111", "only 111 of its bytes"),
+        ((LARGE[:-1],), 200, "119", "only 119 of its bytes"),
+        ((MOOV_LAST[:-1],), 200, str(len(MOOV_LAST) - 1), "of its bytes"),
         # Nothing says how long it is, but the boxes do.
         ((MP4[:-1],), 200, None, "only 111 of its bytes"),
         ((LARGE[:-1],), 200, None, "only 119 of its bytes"),
