@@ -16,8 +16,8 @@ airflow db migrate >/dev/null
 airflow providers list -o plain | grep magichour
 airflow providers hooks -o plain | grep magichour
 airflow providers links -o plain | grep magichour
-"$room/venv/bin/python" -m magichour_provider.emulator --help >/dev/null 2>&1 &&
-	echo "the emulator starts without its extra?" && exit 1
+# Without its extra the emulator does not start, and says what to install.
+{ "$room/venv/bin/python" -m magichour_provider.emulator --port 0 2>&1 || true; } | grep "pip install"
 "$room/venv/bin/python" -m pip install -q --disable-pip-version-check -c "$here/requirements/demo.txt" \
 	"$(ls "$here"/dist/*.whl)[emulator]"
 "$room/venv/bin/python" -m magichour_provider.emulator --help | head -n 3
