@@ -48,6 +48,11 @@ def get_provider_info() -> dict[str, Any]:
                         ["number", "null"],
                         "Seconds between two looks at a job. Empty: timed from usual render times.",
                     ),
+                    "requests_per_second": _field(
+                        "Requests per second",
+                        ["number", "null"],
+                        "At most so many API requests a second from one triggerer. Empty: no limit.",
+                    ),
                     "proxy": _field("Proxy", ["string", "null"], "URL of a proxy for API and storage."),
                     "verify": _field(
                         "Verify TLS", ["string", "null"], "true, false, or the path of a CA bundle."

@@ -210,13 +210,16 @@ class MagicHourClient:
         """
         self._perform(lambda: flows.just(wire.delete_job(job_id, kind)))
 
-    def account(self) -> wire.Account:
+    def account(self, *, once: bool = False) -> wire.Account:
         """
         The key's account: its tier and the credits left; free.
 
+        :param once: when it cannot be asked, say so at once rather than try again.
+
         Source: GET /v1/account.
         """
-        return self._perform(lambda: flows.just(wire.get_account()))
+        policy = flows.ONCE if once else flows.REPEAT_FREE
+        return self._perform(lambda: flows.just(wire.get_account()), policy)
 
     def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
         return tenacity.Retrying(**policy)(lambda: self._run(attempt()))
@@ -351,9 +354,10 @@ class AsyncMagicHourClient:
         """See ``MagicHourClient.delete``."""
         await self._perform(lambda: flows.just(wire.delete_job(job_id, kind)))
 
-    async def account(self) -> wire.Account:
+    async def account(self, *, once: bool = False) -> wire.Account:
         """See ``MagicHourClient.account``."""
-        return await self._perform(lambda: flows.just(wire.get_account()))
+        policy = flows.ONCE if once else flows.REPEAT_FREE
+        return await self._perform(lambda: flows.just(wire.get_account()), policy)
 
     async def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
         async def once() -> T:
@@ -518,6 +522,7 @@ def _not_answered(call: wire.Call[Any], watch: Watch, error: Exception) -> NoRet
     sent = watch.sent or not (call.pays or isinstance(error, _NOT_SENT))
     if isinstance(error, TimeoutError) or watch.expired_after is not None:
         why = "no whole answer in time" if sent else "no connection in time"
+        error = TimeoutError(why)
     else:
         why = _why(error)
     call.no_answer(why if sent else f"could not be sent: {why}", sent=sent, cause=_shown(error))

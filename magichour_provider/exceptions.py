@@ -87,6 +87,7 @@ class RequestFailed(MagicHourError):
 
     retry_after: float | None = None
     by_vendor: bool = False  # the vendor's own words, rather than something's between us and it
+    by_page: bool = False  # an HTML page: a proxy's, a gateway's, or a web site's at a wrong address
 
 
 class InvalidRequest(RequestFailed):

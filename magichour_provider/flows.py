@@ -249,3 +249,4 @@ def _policy(may_repeat: Callable[[BaseException], bool]) -> dict[str, Any]:
 # Arguments for tenacity's blocking and async drivers.
 REPEAT_FREE = _policy(_may_repeat)
 REPEAT_UNPAID = _policy(_may_pay_again)
+ONCE = {"stop": tenacity.stop_after_attempt(1), "reraise": True}

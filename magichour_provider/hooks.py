@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from magichour_provider import get_provider_info, lengths, wire
 from magichour_provider.client import AsyncMagicHourClient, MagicHourClient, Settings
+from magichour_provider.diagnosis import diagnosis
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError
 from magichour_provider.inputs import (
     ASSET_FIELDS,
@@ -32,6 +33,7 @@ from magichour_provider.storage import Source, Target
 from magichour_provider.wire import JobKind
 
 KEEP_SETTINGS = 300.0  # seconds for which a shared client is given to newcomers
+LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
 
 
 class MagicHourHook(BaseHook):
@@ -183,12 +185,26 @@ class MagicHourHook(BaseHook):
         return self.client.account()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for the account; spends nothing."""
+        """
+        Ask for the account, once and for 10 seconds at most: spends nothing.
+
+        :returns: whether it works; and tier and credits left, or what is wrong and the remedy.
+        """
         try:
-            account = self.account()
+            settings = replace(self.settings, timeout=min(self.settings.timeout, LONGEST_TEST))
         except MagicHourError as error:
             return False, f"{type(error).__name__}: {error}"
-        return True, f"Account tier {account.tier or 'not known'}, {account.credits} credits left."
+        try:
+            with MagicHourClient(settings) as client:
+                account = client.account(once=True)
+        except MagicHourError as error:
+            return False, diagnosis(
+                error, base_url=settings.base_url, proxy=settings.proxy, timeout=settings.timeout
+            )
+        tier, left = account.tier or "not known", "not known" if account.credits is None else account.credits
+        real = settings.base_url == wire.BASE_URL
+        where = "" if real else f" (not the real Magic Hour: {settings.base_url})"
+        return True, f"It works. Account tier: {tier}; credits left: {left}{where}."
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[AsyncMagicHourClient]:

@@ -202,7 +202,8 @@ class Call(Generic[T]):
         try:
             return self.read(body.removeprefix(codecs.BOM_UTF8))
         except ValueError as error:
-            self.no_answer(f"HTTP {status} with {_describe(body)}", status=status, cause=error)
+            what = f"HTTP {status} with {_describe(body)}"
+            self.no_answer(what, status=status, page=_is_page(body), cause=error)
 
     def no_answer(
         self,
@@ -210,6 +211,7 @@ class Call(Generic[T]):
         *,
         sent: bool = True,
         status: int | None = None,
+        page: bool = False,
         retry_after: float | None = None,
         cause: Exception | None = None,
     ) -> NoReturn:
@@ -224,6 +226,7 @@ class Call(Generic[T]):
             f"{self.method} {self.path}: {what}", status_code=status, job_id=self.job_id
         )
         failed.sent = sent
+        failed.by_page = page
         failed.retry_after = retry_after
         raise failed from cause
 
@@ -234,7 +237,7 @@ class Call(Generic[T]):
         # 502 and 503 mean "no job was made" by the vendor's word, which is only a gateway's guess unless
         # the body is the vendor's own. 404 and the like stand for themselves whoever says them.
         if kind is errors.Unavailable and not (status in (502, 503) and message is not None):
-            self.no_answer(said, status=status, retry_after=_retry_after(headers))
+            self.no_answer(said, status=status, page=_is_page(body), retry_after=_retry_after(headers))
         failed = kind(
             f"{self.method} {self.path}: {said}" + _ADVICE.get(status, ""),
             status_code=status,
@@ -242,6 +245,7 @@ class Call(Generic[T]):
         )
         failed.retry_after = _retry_after(headers)
         failed.by_vendor = message is not None
+        failed.by_page = _is_page(body)
         raise failed
 
 
@@ -374,12 +378,16 @@ def _message(body: bytes) -> str | None:
 
 def _describe(body: bytes) -> str:
     """A body that is not the vendor's JSON, in words: its content may hold anything, so it is not shown."""
-    start = body[:200].lstrip().lower()
-    if not start:
+    if not body.strip():
         return "an empty body"
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
+    if _is_page(body):
         return "an HTML page, so it came from something between us and Magic Hour"
     return f"a body of {len(body)} bytes that is not what the API promises"
+
+
+def _is_page(body: bytes) -> bool:
+    start = body.removeprefix(codecs.BOM_UTF8)[:200].lstrip().lower()
+    return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import BaseHook
+from airflow.providers.common.compat.sdk import BaseHook
 from fsspec.implementations.memory import MemoryFileSystem
 
 from magichour_provider.exceptions import InvalidInput, StorageFailed, TargetExists
