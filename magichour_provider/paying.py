@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, Stats, conf
+from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from magichour_provider.exceptions import (
     CreditLimitExceeded,
@@ -56,6 +56,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
     """
 
     input_fields: ClassVar[tuple[str, ...]]
+    name: str | None
     ui_color = "#efe7fb"
 
     def __init__(
@@ -160,12 +161,14 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
             return error
 
     def _submit(self, journal: Journal, inputs: InputsT) -> PaidJob:
+        from magichour_provider import telling
+
         whole, uploaded = self._prepare(inputs)
-        name = inputs.name or f"{self.dag_id}.{self.task_id}"
         client = self.hook.client  # what can fail before the paid call, fails before the intent
         short_id = journal.intend()
+        self.name = f"{inputs.name or f'{self.dag_id}.{self.task_id}'} [mh-{short_id}]"
         try:
-            submission = client.submit(self.paid_call(whole, uploaded, f"{name} [mh-{short_id}]"))
+            submission = client.submit(self.paid_call(whole, uploaded, self.name))
         except SubmissionUncertain as error:
             raise journal.ways_on(error) from error
         except MagicHourError as error:
@@ -180,7 +183,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
             *(submission.job_id, short_id, submission.credits_charged),
         )
         journal.paid(job)
-        Stats.incr("magichour.credits_charged", int(submission.credits_charged or 0))
+        telling.submitted(submission.credits_charged)
         return job
 
     def _prepare(self, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
@@ -233,6 +236,8 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         )
 
     def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
+        from magichour_provider import telling
+
         how: dict[str, Any] = {
             "deadline": self.deadline(),
             "submitted_at": time.time() if just_submitted else None,
@@ -240,7 +245,8 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         }
         if self.deferrable:
             self.defer_until_ended(job.job_id, **how)
-        self.hook.client.wait(job.job_id, self.kind, **how, **self.telling)
+        told = telling.while_waiting(self.log, self.kind, from_the_start=just_submitted)
+        self.hook.client.wait(job.job_id, self.kind, **how, **told)
         return self.deliver(context, job.job_id)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:

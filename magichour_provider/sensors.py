@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -95,6 +96,12 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
             poll_interval=self.poke_interval if self.fixed_interval else None,
         )
 
+    @cached_property
+    def telling(self) -> dict[str, Any]:
+        from magichour_provider import telling
+
+        return telling.while_waiting(self.log, self.kind, from_the_start=False)
+
     def poke(self, context: Context) -> PokeReturnValue:
         with as_airflow_errors():
             self.refuse_blank("job_id", "output_path")
@@ -105,7 +112,7 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
             except RequestFailed as why:
                 self.telling["on_failed_look"](why)
                 return PokeReturnValue(is_done=False)
-            self.log.info("Job %s is %s", job.job_id, job.status)
+            self.telling["on_change"](job)
             if not job.ended or job.awaits_download:
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(is_done=True, xcom_value=self.deliver(context, self.job_id))

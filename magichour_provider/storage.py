@@ -131,8 +131,7 @@ class Source:
     def chunks(self) -> Iterator[bytes]:
         with _answering(self.field, self.uri):
             left = self.size
-            path = ObjectStoragePath(self.uri)
-            with path.fs.open(path.path, "rb", block_size=BLOCK_BYTES) as file:
+            with ObjectStoragePath(self.uri).open("rb", block_size=BLOCK_BYTES) as file:
                 while left and (chunk := file.read(min(CHUNK_BYTES, left))):
                     left -= len(chunk)
                     yield chunk

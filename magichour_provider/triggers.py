@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from magichour_provider import telling
 from magichour_provider.exceptions import MagicHourError
 from magichour_provider.hooks import MagicHourHook
 from magichour_provider.wire import JobKind
@@ -57,9 +58,8 @@ class JobTrigger(BaseTrigger):
                     deadline=self.deadline,
                     submitted_at=self.submitted_at,
                     poll_interval=self.poll_interval,
-                    on_change=lambda job: self.log.info("Job %s is %s", job.job_id, job.status),
-                    on_failed_look=lambda why: self.log.warning(
-                        "A look at the job failed, going on: %s", why
+                    **telling.while_waiting(
+                        self.log, self.kind, from_the_start=self.submitted_at is not None
                     ),
                 )
             event: dict[str, Any] = {"job_id": self.job_id, "status": job.status}

@@ -25,6 +25,7 @@ from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageF
 from magichour_provider.links import MagicHourJobLink
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from magichour_provider.hooks import MagicHourHook
@@ -41,6 +42,9 @@ def as_airflow_errors() -> Iterator[None]:
     try:
         yield
     except MagicHourError as error:
+        from magichour_provider import telling
+
+        telling.failed(error)
         kind = AirflowException if error.retryable else AirflowFailException
         raise kind(f"{type(error).__name__}: {error}") from error
 
@@ -54,14 +58,18 @@ class WaitsForJob:
     replace: bool
     timeout: float
     execution_timeout: timedelta | None
+    outlets: list[Any]
+    template_fields: Any
     log: Any
 
     if TYPE_CHECKING:
 
         def defer(self, **kwargs: Any) -> NoReturn: ...
 
+    overwrite_rtif_after_execution = True  # see _show_what_was_sent
     operator_extra_links: Any = (MagicHourJobLink(),)
     _job_id: str | None = None
+    _result: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
 
     @cached_property
     def hook(self) -> MagicHourHook:
@@ -108,14 +116,6 @@ class WaitsForJob:
             timeout=timedelta(seconds=max(0.0, deadline - time.time())) + GRACE,
         )
 
-    @property
-    def telling(self) -> dict[str, Any]:
-        """One line in the log for each change, none for each look."""
-        return {
-            "on_change": lambda job: self.log.info("Job %s is %s", job.job_id, job.status),
-            "on_failed_look": lambda why: self.log.warning("A look at the job failed, going on: %s", why),
-        }
-
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Resumed by the trigger's one event."""
         with as_airflow_errors():
@@ -135,19 +135,23 @@ class WaitsForJob:
         :raises JobEnded: it has made nothing.
         :raises TransferFailed: it is paid for and stays at Magic Hour; a retry is free.
         """
+        from magichour_provider import telling
+
         if self.output_path:
             job, place = self._download(context, job_id, self.output_path)
         else:
             job, download = self.hook.client.completed(job_id, self.kind)
             place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
-        self.log.info("Job %s is complete, %s credits charged", job_id, job.credits_charged)
-        return {
+        self._show_what_was_sent(job)
+        self._result = {
             "job_id": job_id,
             "status": job.status,
             "credits_charged": job.credits_charged,
             **place,
             **(self._of_video(job) if self.kind == "video" else self._of_voice(job, place)),
         }
+        telling.delivered(self.log, self._result, self.outlets, context)
+        return self._result
 
     def _of_video(self, job: Job) -> dict[str, Any]:
         return {
@@ -172,6 +176,20 @@ class WaitsForJob:
         except (InvalidInput, StorageFailed) as error:
             self.log.warning("Job %s: duration_seconds is not known: %s", job.job_id, error)
         return {"audio_file_path": library_url(job.job_id, "audio"), "duration_seconds": seconds}
+
+    def _show_what_was_sent(self, job: Job) -> None:
+        """Among the rendered fields in the UI; an operator's say more than what was asked for."""
+        for field in ("name", "start_seconds", "end_seconds"):
+            if field in self.template_fields and getattr(job, field) is not None:
+                setattr(self, field, getattr(job, field))
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Called by Airflow's OpenLineage provider, if there is one."""
+        from magichour_provider import telling
+        from magichour_provider.inputs import ASSET_FIELDS
+
+        files = (getattr(self, field, None) for field in ASSET_FIELDS)
+        return telling.lineage([str(file) for file in files if file], self._result)
 
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
         from magichour_provider.storage import Target

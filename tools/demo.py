@@ -29,7 +29,7 @@ STEPS = {
     r"Job \S+ is queued": "queued",
     r"Job \S+ is rendering": "rendering",
     r"Downloading the video": "downloading",
-    r"Job \S+ is complete, (\S+ credits)": "ending Airflow",
+    r"Job \S+ is in .+, (\S+ credits)": "ending Airflow",
     r"(A look at the job failed.*)": "looking again",
 }
 MESSAGE = re.compile(r"\[\w+ *\] (.+?) +\[[\w.]+\]")  # of a line in Airflow's log

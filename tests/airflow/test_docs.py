@@ -52,7 +52,7 @@ def test_the_dag_in_the_readme_makes_a_video(
     assert emulator.charges() == 1
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_operators_page(
     airflow: Airflow, emulator: Emulator, data: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

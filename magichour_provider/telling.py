@@ -1,0 +1,125 @@
+"""
+What others hear of a job: people in the log, dashboards in Airflow's statistics, other DAGs by an asset's
+event, catalogues by OpenLineage. None of it decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.sdk import Asset, Stats
+
+from magichour_provider.exceptions import RateLimited, RequestFailed
+
+if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk import Context
+
+    from magichour_provider.wire import Job, JobKind
+
+
+def while_waiting(log: Any, kind: JobKind, *, from_the_start: bool) -> dict[str, Any]:
+    """
+    Callbacks for a wait: a line for each change, none for each look.
+
+    :param from_the_start: the job has just been submitted. Otherwise it may have ended long ago, and how old
+        it is says nothing about how long it took.
+    """
+    seen_going_on = from_the_start
+    status: str | None = None
+
+    def on_change(job: Job) -> None:
+        nonlocal seen_going_on, status
+        if job.status == status:
+            return
+        status = job.status
+        age = _age(job) if seen_going_on else None
+        seen_going_on = seen_going_on or not job.ended
+        line = f"Job {job.job_id} is {status}" + ("" if age is None else f" after {age:.0f} s")
+        if status == "complete":
+            line += f", {job.credits_charged or 0:g} credits charged"
+            if age is not None:
+                Stats.timing(f"magichour.render_time.{kind}", timedelta(seconds=age))
+        elif job.error is not None and job.error.code:
+            line += f": {job.error.code}"
+        log.info(line)
+
+    def on_failed_look(why: RequestFailed) -> None:
+        if isinstance(why, RateLimited):
+            Stats.incr("magichour.rate_limited")
+        log.warning("A look at the job failed, going on: %s", why)
+
+    return {"on_change": on_change, "on_failed_look": on_failed_look}
+
+
+def _age(job: Job) -> float | None:
+    """Seconds since the vendor made the job, if its clock and ours agree."""
+    try:
+        made = datetime.fromisoformat(job.created_at or "")
+    except ValueError:
+        return None
+    age = (datetime.now(UTC) - (made if made.tzinfo else made.replace(tzinfo=UTC))).total_seconds()
+    return age if age >= 0 else None
+
+
+def submitted(credits_charged: float | None) -> None:
+    Stats.incr("magichour.jobs.submitted")
+    Stats.incr("magichour.credits_charged", int(credits_charged or 0))
+
+
+def failed(error: Exception) -> None:
+    """A task ends with this, or this try of it."""
+    Stats.incr(f"magichour.errors.{type(error).__name__}")
+
+
+def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context) -> None:
+    """
+    What a job made is where it should be.
+
+    :param result: of the task. Its signed URL goes nowhere.
+    """
+    Stats.incr("magichour.jobs.complete")
+    sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
+    if result.get("width") and result.get("height"):
+        sizes.append(f"{result['width']} x {result['height']}")
+    log.info(
+        "Job %s is in %s: %s",
+        result["job_id"],
+        result.get("output_path", "Magic Hour's storage, at the result's download_url"),
+        ", ".join([*sizes, f"{result['credits_charged'] or 0:g} credits"]),
+    )
+    kept = ("job_id", "credits_charged", "duration_seconds", "output_path")
+    extra = {key: result[key] for key in kept if result.get(key) is not None}
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            context["outlet_events"][outlet].extra.update(extra)
+
+
+def lineage(inputs: Iterable[str], result: Mapping[str, Any]) -> OperatorLineage[Any, Any]:
+    """For OpenLineage, whose provider is there if this is called."""
+    from airflow.providers.common.compat.openlineage.facet import Dataset, ExternalQueryRunFacet
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    def datasets(*uris: str | None) -> list[Any]:
+        named = [_named(uri) for uri in uris if uri and not uri.startswith("api-assets/")]
+        return [Dataset(namespace=namespace, name=name) for namespace, name in named]
+
+    facets = {}
+    if "job_id" in result:
+        facets["externalQuery"] = ExternalQueryRunFacet(externalQueryId=result["job_id"], source="magichour")
+    # A voice is in the vendor's library too, where the next task may take it from.
+    made = datasets(result.get("output_path"), result.get("audio_file_path"))
+    return OperatorLineage(inputs=datasets(*inputs), outputs=made, run_facets=facets)
+
+
+def _named(uri: str) -> tuple[str, str]:
+    """By OpenLineage's naming rules; without a connection's id, and without the signature of a URL."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        return "file", uri.removeprefix("file://")
+    in_library = parts.path.rstrip("/").endswith("/my-library")  # its query is the asset's id
+    name = parts.path.lstrip("/") + (f"?{parts.query}" if in_library else "")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", name

@@ -1,0 +1,330 @@
+"""What people, dashboards, other DAGs and catalogues hear of a job."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import textwrap
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import HEADER, both_modes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from buckets import Buckets
+    from harness import Airflow
+
+    from magichour_provider.emulator import Emulator
+
+# --- the log ---
+
+
+@pytest.fixture
+def lines(capfd: pytest.CaptureFixture[str]) -> Callable[[Emulator], list[str]]:
+    """What the log says of the emulator's only job, without its id, and with numbers for the seconds."""
+
+    def read(emulator: Emulator) -> list[str]:
+        (job,) = emulator.jobs()
+        said = [
+            re.sub(r"\x1b\[\d*m", "", line).partition("] ")[2]
+            for line in capfd.readouterr().out.splitlines()
+            if job["id"] in line and "[info " in re.sub(r"\x1b\[\d*m", "", line)
+        ]
+        short = [re.sub(r"\s+\[[\w.]+\].*", "", line).replace(job["id"], "JOB") for line in said]
+        return [
+            re.sub(r"after \d+ s", "after N s", re.sub("mh-[0-9a-f]{8}", "mh-ID", line)) for line in short
+        ]
+
+    return read
+
+
+@both_modes
+def test_the_log_has_a_line_for_each_change_and_none_for_each_look(
+    airflow: Airflow, emulator: Emulator, lines: Callable[[Emulator], list[str]], deferrable: bool
+) -> None:
+    emulator.moves = "looks:8"
+    video = airflow.folder / "video.mp4"
+
+    run = airflow.video(output_path=str(video), deferrable=deferrable)
+
+    assert len(emulator.requests("get_video")) >= 8
+    size = "{width} x {height}".format(**run.result())
+    assert lines(emulator) == [
+        "Submitted job JOB [mh-ID], 48 credits charged (an estimate until it is complete)",
+        "Job JOB is queued after N s",
+        "Job JOB is rendering after N s",
+        "Job JOB is complete after N s, 48 credits charged",
+        f"Downloading the video of job JOB to {video}",
+        f"Job JOB is in {video}: 1 s, {size}, 48 credits",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_a_sensors_log_too(
+    airflow: Airflow, emulator: Emulator, lines: Callable[[Emulator], list[str]], mode: str
+) -> None:
+    emulator.moves = "looks:8"
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    lines(emulator)
+
+    airflow.sense(job_id, poke_interval=0.01, deferrable=mode == "deferrable")
+
+    said = lines(emulator)
+    assert [line for line in said if "queued" in line][:1] == ["Job JOB is queued"]
+    assert [line for line in said if "rendering" in line] == ["Job JOB is rendering after N s"]
+    assert [line for line in said if "complete" in line] == [
+        "Job JOB is complete after N s, 48 credits charged"
+    ]
+    assert len(said) <= 6
+
+
+def test_how_old_a_job_is_says_nothing_when_it_ended_long_ago(
+    airflow: Airflow, emulator: Emulator, lines: Callable[[Emulator], list[str]]
+) -> None:
+    job_id = airflow.video(wait_for_completion=False).result()["job_id"]
+    lines(emulator)
+    airflow.sense(job_id)
+    assert "Job JOB is complete, 48 credits charged" in lines(emulator)
+
+
+# --- statistics ---
+
+
+@pytest.fixture
+def statistics(airflow: Airflow, dags: Path) -> Callable[[str], list[str]]:
+    """Runs a DAG in a process of its own, and tells what a StatsD server hears of us."""
+
+    def run(tasks: str) -> list[str]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+            statsd.bind(("127.0.0.1", 0))
+            run_apart(
+                airflow,
+                dags,
+                tasks,
+                AIRFLOW__METRICS__STATSD_ON="True",
+                AIRFLOW__METRICS__STATSD_HOST="127.0.0.1",
+                AIRFLOW__METRICS__STATSD_PORT=str(statsd.getsockname()[1]),
+            )
+            statsd.setblocking(False)
+            heard = [line.removeprefix("airflow.") for line in _everything(statsd) if "magichour" in line]
+        return [re.sub(r"(render_time\.\w+):[\d.]+", r"\1:N", line) for line in heard]
+
+    return run
+
+
+def _everything(statsd: socket.socket) -> Iterator[str]:
+    while True:
+        try:
+            yield statsd.recv(4096).decode()
+        except BlockingIOError:
+            return
+
+
+def run_apart(airflow: Airflow, dags: Path, tasks: str, **environment: str) -> None:
+    file = dags / "apart.py"
+    body = textwrap.indent(textwrap.dedent(tasks), "    ")
+    at_once = "default_args={'retry_delay': datetime.timedelta(0)}"
+    file.write_text(
+        f"{HEADER}\nVIDEO = {airflow.inputs!r}\nwith DAG('apart', schedule=None, {at_once}) as dag:\n{body}\n"
+        "if __name__ == '__main__':\n    dag.test()\n"
+    )
+    subprocess.run([sys.executable, file], env=os.environ | environment, check=True, capture_output=True)
+
+
+@both_modes
+def test_what_was_charged_is_counted_once(
+    statistics: Callable[[str], list[str]], emulator: Emulator, deferrable: bool
+) -> None:
+    heard = statistics(
+        f"""
+        video = TalkingPhotoOperator(task_id="video", deferrable={deferrable}, **VIDEO)
+        TalkingPhotoSensor(task_id="same_job", job_id=video.output["job_id"])
+        """
+    )
+    assert heard == [
+        "magichour.jobs.submitted:1|c",
+        f"magichour.credits_charged:{emulator.jobs()[0]['credits_charged']}|c",
+        "magichour.render_time.video:N|ms",
+        "magichour.jobs.complete:1|c",
+        "magichour.jobs.complete:1|c",
+    ]
+
+
+def test_what_goes_wrong_is_counted_by_its_name(
+    statistics: Callable[[str], list[str]], emulator: Emulator
+) -> None:
+    emulator.fault("get_video", status=429)
+    emulator.fault("create", ends="error:no_source_face")
+    heard = statistics('TalkingPhotoOperator(task_id="video", retries=2, **VIDEO)')
+    assert "magichour.rate_limited:1|c" in heard
+    assert heard[-1] == "magichour.errors.JobFailed:1|c"
+    assert not any("render_time" in line or "complete" in line for line in heard)
+
+
+def test_the_page_lists_every_metric() -> None:
+    from pathlib import Path
+
+    import magichour_provider
+
+    package = Path(magichour_provider.__file__).parent
+    used = set(re.findall(r'"(magichour\.[a-z_.]+)', (package / "telling.py").read_text("utf-8")))
+    page = package.parent / "docs" / "operator.md"
+    if not page.exists():
+        pytest.skip("docs/ is not here")
+    listed = set(re.findall(r"^\| `(magichour\.[a-z_.]+)", page.read_text("utf-8"), re.MULTILINE))
+    assert used == listed
+
+
+# --- assets ---
+
+
+@both_modes
+def test_the_assets_event_says_what_was_made(airflow: Airflow, emulator: Emulator, deferrable: bool) -> None:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    run = airflow.run(
+        """
+        from airflow.sdk import Asset
+
+        TalkingPhotoOperator(
+            task_id="video",
+            outlets=[Asset("told", "file:///told")],
+            output_path=FOLDER + "/",
+            deferrable=DEFERRABLE,
+            **VIDEO,
+        )
+        """,
+        FOLDER=str(airflow.folder / "out"),
+        DEFERRABLE=deferrable,
+    )
+
+    with create_session() as session:
+        (extra,) = [
+            event.extra for event in session.query(AssetEvent).filter_by(source_dag_id=run.dag.dag_id)
+        ]
+    result = run.result()
+    assert {key: extra[key] for key in ("job_id", "credits_charged", "duration_seconds", "output_path")} == {
+        "job_id": emulator.jobs()[0]["id"],
+        "credits_charged": 48,
+        "duration_seconds": 1.0,
+        "output_path": result["output_path"],
+    }
+
+
+def test_an_assets_event_holds_no_signed_url(airflow: Airflow, emulator: Emulator) -> None:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    run = airflow.run(
+        """
+        from airflow.sdk import Asset
+
+        TalkingPhotoOperator(task_id="video", outlets=[Asset("told", "file:///told")], **VIDEO)
+        """
+    )
+    with create_session() as session:
+        (event,) = session.query(AssetEvent).filter_by(source_dag_id=run.dag.dag_id)
+        assert event.extra["job_id"] == run.result()["job_id"]
+        assert "http" not in json.dumps(event.extra)
+
+
+# --- rendered fields ---
+
+
+@both_modes
+def test_the_rendered_fields_show_what_was_sent(
+    airflow: Airflow, emulator: Emulator, deferrable: bool
+) -> None:
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields
+    from airflow.utils.session import create_session
+
+    emulator.fault("download", status=500, times=4)  # so that there is a second try
+    run = airflow.video(
+        name="{{ 'Ada' }}",
+        end_seconds="{{ 1.5 }}",
+        output_path=f"{airflow.folder}/out/",
+        deferrable=deferrable,
+        retries=1,
+    )
+
+    assert run.state() == "success"
+    with create_session() as session:
+        (fields,) = session.query(RenderedTaskInstanceFields).filter_by(dag_id=run.dag.dag_id)
+        shown = fields.rendered_fields
+    (sent,) = (request["json"] for request in emulator.requests("create"))
+    assert (shown["name"], float(shown["end_seconds"])) == (sent["name"], 1.5)
+    assert shown["name"].startswith("Ada [mh-")
+
+
+# --- OpenLineage ---
+
+
+def lineage(airflow: Airflow, dags: Path, tasks: str) -> dict[str, Any]:
+    """The event with which the last task completed."""
+    if find_spec("airflow.providers.openlineage") is None:
+        pytest.skip("apache-airflow-providers-openlineage is not installed: requirements/dev.txt has it")
+    file = airflow.folder / "lineage.json"
+    transport = {"type": "file", "log_file_path": str(file), "append": True}
+    run_apart(airflow, dags, tasks, AIRFLOW__OPENLINEAGE__TRANSPORT=json.dumps(transport))
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    return [
+        event
+        for event in events
+        if event["eventType"] == "COMPLETE" and event["job"]["name"].startswith("apart.")
+    ][-1]
+
+
+def names(datasets: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(dataset["namespace"], dataset["name"]) for dataset in datasets]
+
+
+def test_openlineage_hears_what_became_of_what(
+    airflow: Airflow, emulator: Emulator, dags: Path, s3: Buckets
+) -> None:
+    s3.put("people/ada.jpg", b"a photo")
+
+    event = lineage(
+        airflow,
+        dags,
+        """
+        VIDEO["image_file_path"] = "s3://store@media/people/ada.jpg"
+        TalkingPhotoOperator(
+            task_id="video", output_path="s3://store@media/videos/", deferrable=True, **VIDEO
+        )
+        """,
+    )
+
+    job_id = emulator.jobs()[0]["id"]
+    assert names(event["inputs"]) == [
+        ("s3://media", "people/ada.jpg"),
+        ("file", str(airflow.voice)),
+    ]
+    assert names(event["outputs"]) == [("s3://media", f"videos/{job_id}.mp4")]
+    facet = event["run"]["facets"]["externalQuery"]
+    assert (facet["externalQueryId"], facet["source"]) == (job_id, "magichour")
+
+
+def test_openlineage_hears_no_signature(airflow: Airflow, emulator: Emulator, dags: Path) -> None:
+    event = lineage(
+        airflow,
+        dags,
+        """
+        VIDEO["image_file_path"] = "https://127.0.0.1:9/photos/me.jpg?X-Signature=secret"
+        VIDEO["audio_file_path"] = "https://magichour.ai/my-library?audioId=clx1"
+        TalkingPhotoOperator(task_id="video", **VIDEO)
+        """,
+    )
+    assert names(event["inputs"]) == [
+        ("https://127.0.0.1:9", "photos/me.jpg"),
+        ("https://magichour.ai", "my-library?audioId=clx1"),
+    ]
+    assert event["outputs"] == []
