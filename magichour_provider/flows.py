@@ -136,6 +136,7 @@ def wait(
     submitted_at: float | None = None,
     on_change: Callable[[wire.Job], object] = lambda _: None,
     on_failed_look: Callable[[RequestFailed], object] = lambda _: None,
+    on_look: Callable[[wire.Job | RequestFailed], object] = lambda _: None,
     clock: Callable[[], float] = time.time,
 ) -> Flow[wire.Job]:
     """
@@ -145,6 +146,7 @@ def wait(
     :param submitted_at: likewise; with it, the first look waits for the schedule.
     :param on_change: told the job whenever its status is another than at the last look.
     :param on_failed_look: told why a look failed, once for each kind of failure in a row.
+    :param on_look: told what each look has seen, or why it failed: for counting, so it should be quick.
     """
     look = wire.get_job(job_id, schedule.kind)
     status: str | None = None
@@ -160,6 +162,7 @@ def wait(
             job: wire.Job = yield look
         except RequestFailed as failed:
             now = clock()
+            on_look(failed)
             if problem is None or (type(failed), failed.status_code) != (type(problem), problem.status_code):
                 on_failed_look(failed)
             problem = failed
@@ -168,6 +171,7 @@ def wait(
                 schedule.rhythm.rest(now, pause)
         else:
             now = clock()
+            on_look(job)
             problem = None
             if job.status != status:
                 status = job.status

@@ -110,8 +110,10 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
             try:
                 job = self.hook.get(self.job_id, kind=self.kind)
             except RequestFailed as why:
+                self.telling["on_look"](why)
                 self.telling["on_failed_look"](why)
                 return PokeReturnValue(is_done=False)
+            self.telling["on_look"](job)
             self.telling["on_change"](job)
             if not job.ended or job.awaits_download:
                 return PokeReturnValue(is_done=False)

@@ -48,11 +48,14 @@ def while_waiting(log: Any, kind: JobKind, *, from_the_start: bool) -> dict[str,
         log.info(line)
 
     def on_failed_look(why: RequestFailed) -> None:
-        if isinstance(why, RateLimited):
-            Stats.incr("magichour.rate_limited")
         log.warning("A look at the job failed, going on: %s", why)
 
-    return {"on_change": on_change, "on_failed_look": on_failed_look}
+    def on_look(seen: Job | RequestFailed) -> None:
+        Stats.incr("magichour.polls")
+        if isinstance(seen, RateLimited):
+            Stats.incr("magichour.rate_limited")
+
+    return {"on_change": on_change, "on_failed_look": on_failed_look, "on_look": on_look}
 
 
 def _age(job: Job) -> float | None:

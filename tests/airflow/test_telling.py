@@ -152,8 +152,10 @@ def test_what_was_charged_is_counted_once(
     assert heard == [
         "magichour.jobs.submitted:1|c",
         f"magichour.credits_charged:{emulator.jobs()[0]['credits_charged']}|c",
+        "magichour.polls:1|c",
         "magichour.render_time.video:N|ms",
         "magichour.jobs.complete:1|c",
+        "magichour.polls:1|c",
         "magichour.jobs.complete:1|c",
     ]
 
@@ -161,10 +163,11 @@ def test_what_was_charged_is_counted_once(
 def test_what_goes_wrong_is_counted_by_its_name(
     statistics: Callable[[str], list[str]], emulator: Emulator
 ) -> None:
-    emulator.fault("get_video", status=429)
+    emulator.fault("get_video", status=429, times=2, headers={"Retry-After": "0"})
     emulator.fault("create", ends="error:no_source_face")
     heard = statistics('TalkingPhotoOperator(task_id="video", retries=2, **VIDEO)')
-    assert "magichour.rate_limited:1|c" in heard
+    assert heard.count("magichour.rate_limited:1|c") == 2
+    assert heard.count("magichour.polls:1|c") == 3
     assert heard[-1] == "magichour.errors.JobFailed:1|c"
     assert not any("render_time" in line or "complete" in line for line in heard)
 
