@@ -272,18 +272,18 @@ def test_the_rendered_fields_show_what_was_sent(
 
 
 def lineage(airflow: Airflow, dags: Path, tasks: str) -> dict[str, Any]:
-    """The event with which the last task completed."""
+    """The event with which each task completed, by the task's id."""
     if find_spec("airflow.providers.openlineage") is None:
         pytest.skip("apache-airflow-providers-openlineage is not installed: requirements/dev.txt has it")
     file = airflow.folder / "lineage.json"
     transport = {"type": "file", "log_file_path": str(file), "append": True}
     run_apart(airflow, dags, tasks, AIRFLOW__OPENLINEAGE__TRANSPORT=json.dumps(transport))
     events = [json.loads(line) for line in file.read_text().splitlines()]
-    return [
-        event
+    return {
+        event["job"]["name"].removeprefix("apart."): event
         for event in events
-        if event["eventType"] == "COMPLETE" and event["job"]["name"].startswith("apart.")
-    ][-1]
+        if event["eventType"] == "COMPLETE"
+    }
 
 
 def names(datasets: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -304,7 +304,7 @@ def test_openlineage_hears_what_became_of_what(
             task_id="video", output_path="s3://store@media/videos/", deferrable=True, **VIDEO
         )
         """,
-    )
+    )["video"]
 
     job_id = emulator.jobs()[0]["id"]
     assert names(event["inputs"]) == [
@@ -316,18 +316,23 @@ def test_openlineage_hears_what_became_of_what(
     assert (facet["externalQueryId"], facet["source"]) == (job_id, "magichour")
 
 
-def test_openlineage_hears_no_signature(airflow: Airflow, emulator: Emulator, dags: Path) -> None:
-    event = lineage(
+def test_openlineage_hears_where_a_voice_went_and_no_signature(
+    airflow: Airflow, emulator: Emulator, dags: Path
+) -> None:
+    events = lineage(
         airflow,
         dags,
         """
+        voice = VoiceGeneratorOperator(task_id="voice", prompt="Good evening.", voice_name="Albert Einstein")
         VIDEO["image_file_path"] = "https://127.0.0.1:9/photos/me.jpg?X-Signature=secret"
-        VIDEO["audio_file_path"] = "https://magichour.ai/my-library?audioId=clx1"
+        VIDEO["audio_file_path"] = voice.output["audio_file_path"]
         TalkingPhotoOperator(task_id="video", **VIDEO)
         """,
     )
-    assert names(event["inputs"]) == [
-        ("https://127.0.0.1:9", "photos/me.jpg"),
-        ("https://magichour.ai", "my-library?audioId=clx1"),
-    ]
-    assert event["outputs"] == []
+    voice, video = emulator.jobs()
+    spoken = ("https://magichour.ai", f"my-library?audioId={voice['id']}")
+    assert names(events["voice"]["outputs"]) == [spoken]
+    assert names(events["video"]["inputs"]) == [("https://127.0.0.1:9", "photos/me.jpg"), spoken]
+    assert names(events["video"]["outputs"]) == []
+    assert "secret" not in json.dumps(events["video"]["inputs"])
+    assert video["status"] == "complete"
