@@ -242,8 +242,11 @@ class MagicHourClient:
             case wire.Call():
                 return self._call(step)
             case Together(steps):
-                with ThreadPoolExecutor(len(steps)) as threads:
+                threads = ThreadPoolExecutor(len(steps))
+                try:
                     return [put.exception() for put in [threads.submit(self._put, step) for step in steps]]
+                finally:  # not a "with": whoever stops the task need not wait for an upload that drips
+                    threads.shutdown(wait=False)
             case Fetch():
                 self._fetch(step)
             case Sleep(seconds):

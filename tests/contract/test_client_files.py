@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +70,35 @@ def test_two_files_need_one_call_for_their_urls_and_can_then_be_used(
         settings_for(emulator),
         lambda api: api.submit(create_talking_photo(INPUTS, image=image, audio=audio, name="n")),
     )
+
+
+class Stopped(BaseException):
+    """As Airflow stops a task, from a signal handler: at its ``execution_timeout``, or at a kill."""
+
+
+def test_who_stops_a_task_need_not_wait_for_its_upload(
+    emulator: Emulator, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = threading.Event()
+    waited_in_vain: list[bool] = []
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    def drip(_: Source) -> Iterator[bytes]:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)  # as Airflow does it
+        waited_in_vain.append(not stopped.wait(20))
+        yield b""
+
+    before = signal.signal(signal.SIGALRM, stop)
+    monkeypatch.setattr(Source, "chunks", drip)
+    try:
+        with pytest.raises(Stopped):
+            uploaded(emulator, "sync", sources[:1])
+        assert waited_in_vain == []
+    finally:
+        stopped.set()
+        signal.signal(signal.SIGALRM, before)
 
 
 UPLOAD_FAULTS: list[dict[str, Any]] = [
