@@ -13,7 +13,8 @@ help:
 	@echo "make test     the tests           make check    ruff and mypy"
 	@echo "make chaos    N=200 kills in a whole Airflow on PostgreSQL; is anything paid twice, or lost?"
 	@echo "make bench    ours and the peers, measured side by side, into docs/performance.md"
-	@echo "              ROW=polls measures one row; QUICK=1 is rough, and writes nothing"
+	@echo "              ROW=polls measures one row; QUICK=1 is rough, and writes nothing;"
+	@echo "              ROW=ten_thousand, ROW=busy_night: a whole Airflow; N=200 tasks, writes nothing"
 	@echo "make format   tidy the code       make package  build the wheel, try it in a clean Airflow"
 	@echo "make lock     renew requirements/ make clean    remove what make has made"
 
@@ -28,7 +29,8 @@ chaos: $(VENV)/chaos/ready
 	@$(VENV)/chaos/bin/python -m tools.chaos $(if $(N),--kills '$(N)') $(if $(SEED),--seed '$(SEED)')
 
 bench: $(VENV)/bench/ready
-	@$(VENV)/bench/bin/python -m benchmarks $(if $(filter-out 0,$(QUICK)),--quick) $(ROW)
+	@$(VENV)/bench/bin/python -m benchmarks $(if $(filter-out 0,$(QUICK)),--quick) \
+		$(if $(N),--number '$(N)') $(ROW)
 
 check: $(VENV)/dev-ready
 	$(BIN)/ruff check .

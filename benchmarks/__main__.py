@@ -1,8 +1,9 @@
 """
 ``make bench``: ours and the peers, measured side by side in one run on this machine.
 
-``make bench ROW=polls`` measures one row (or several: ``ROW="polls looks"``); ``QUICK=1`` is rough. A run
-that is not quick puts what it has found into ``docs/performance.md``, between the markers of each row.
+``make bench ROW=polls`` measures one row (or several: ``ROW="polls looks"``). ``QUICK=1`` is rough, and
+``N=200`` says how many tasks the rows with a whole Airflow have. A run with neither puts what it has found
+into ``docs/performance.md``, between the markers of each row.
 """
 
 from __future__ import annotations
@@ -38,22 +39,23 @@ def row(name: str) -> Callable[[Options], list[Table]]:
 # In the order in which they are measured and shown.
 ROWS = {name: row(name) for name in ("parse", "looks", "polls", "stall", "memory", "transfers")}
 # Minutes each, and a whole Airflow on PostgreSQL: only when asked for by name.
-BIG_ROWS: dict[str, Callable[[Options], list[Table]]] = {}
+BIG_ROWS = {name: row(name) for name in ("ten_thousand", "busy_night")}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=" ".join(ROWS | BIG_ROWS))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--number", type=int, help="of tasks, in " + " ".join(BIG_ROWS))
     given = parser.parse_args()
     if unknown := set(given.rows) - set(ROWS | BIG_ROWS):
         parser.error(f"no such row: {' '.join(unknown)}")
     for name in given.rows or ROWS:
         began = time.monotonic()
-        tables = (ROWS | BIG_ROWS)[name](Options(quick=given.quick))
+        tables = (ROWS | BIG_ROWS)[name](Options(given.quick, given.number))
         found = "\n\n".join(map(str, [*tables, f"*{where_and_when()}*"]))
         print(f"{found}\n({name}: {time.monotonic() - began:.0f} s)\n", flush=True)
-        if not given.quick:
+        if not given.quick and given.number is None:
             write_down(name, found)
     return 0
 

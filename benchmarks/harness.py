@@ -33,9 +33,13 @@ SECONDS = 120  # for one measurement
 
 @dataclass(frozen=True)
 class Options:
-    """:param quick: fewer rounds and smaller numbers, to see that everything works."""
+    """
+    :param quick: fewer rounds and smaller numbers, to see that everything works.
+    :param number: of tasks, in a row with a whole Airflow; None for the row's own.
+    """
 
     quick: bool
+    number: int | None = None
 
 
 @dataclass(frozen=True)
