@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--moves",
         default=WATCHABLE,
-        help="how jobs walk: instant, looks:N, seconds:N, manual, realistic (%(default)s)",
+        help="how jobs walk: instant, looks:N, seconds:N, manual, realistic, realistic:N (%(default)s)",
     )
     add(
         "--realistic",

@@ -92,6 +92,7 @@ class Admin:
                 "voices": world.settings.engine,
                 "clock": world.clock.now(),
                 "ahead_seconds": world.clock.ahead,
+                "calls": world.calls,
             }
         )
 

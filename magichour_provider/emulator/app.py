@@ -66,6 +66,7 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
     }
     NOTE.set(note)
     world.requests.append(note)
+    world.calls[str(call)] += 1
 
     async def act() -> web.StreamResponse:
         try:

@@ -56,7 +56,8 @@ class Emulator:
     ``with Emulator() as emu:`` runs the server in a thread of this process. The arguments are those
     of :class:`~magichour_provider.emulator.settings.Settings`.
 
-    :param moves: how jobs walk: ``instant``, ``looks:N``, ``seconds:N``, ``manual``, ``realistic``.
+    :param moves: how jobs walk: ``instant``, ``looks:N``, ``seconds:N``, ``manual``, ``realistic``,
+        ``realistic:N``.
     :param render: ``real`` makes the MP4; ``stub`` gives a tiny ready-made one.
     :param poll_interval: goes into :attr:`connection`.
     """
@@ -175,7 +176,7 @@ class Emulator:
         self._ask("PATCH", "state", {"moves": moves})
 
     def state(self) -> dict[str, Any]:
-        """Its settings, credits and clock."""
+        """Its settings, credits and clock, and how often each call was made."""
         return dict(self._ask("GET", "state"))
 
     def charges(self, name: str | None = None) -> int:

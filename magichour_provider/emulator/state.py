@@ -63,23 +63,28 @@ class Clock:
 
 @dataclass(frozen=True)
 class Moves:
-    """How jobs walk: ``instant``, ``looks:N``, ``seconds:N``, ``manual`` or ``realistic``."""
+    """How jobs walk: ``instant``, ``looks:N``, ``seconds:N``, ``manual``, ``realistic``, ``realistic:N``."""
 
     kind: str
     amount: float = 0
 
     @classmethod
     def parse(cls, text: str) -> Moves:
-        if text in ("instant", "manual", "realistic"):
+        if text in ("instant", "manual"):
             return cls(text)
-        if found := re.fullmatch(r"(looks):(\d+)|(seconds):(\d+(?:\.\d+)?)", text):
+        if text == "realistic":
+            return cls(text, MEDIAN_SECONDS)
+        if found := re.fullmatch(r"(looks):(\d+)|(seconds|realistic):(\d+(?:\.\d+)?)", text):
             if found[1]:
                 return cls("looks", max(1, int(found[2])))
-            return cls("seconds", float(found[4]))
-        raise ValueError(f"moves is {text!r}: choose instant, looks:N, seconds:N, manual or realistic")
+            return cls(found[3], float(found[4]))
+        raise ValueError(
+            f"moves is {text!r}: choose instant, looks:N, seconds:N, manual, realistic or realistic:N"
+        )
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.amount:g}" if self.kind in ("looks", "seconds") else self.kind
+        is_plain = self.kind in ("instant", "manual") or self == Moves("realistic", MEDIAN_SECONDS)
+        return self.kind if is_plain else f"{self.kind}:{self.amount:g}"
 
     def due(self, job: Job, now: float) -> Status:
         """Where a job stands by now, before asking whether its file is ready."""
@@ -90,7 +95,7 @@ class Moves:
                 return "complete"
             return "queued" if job.looks <= (self.amount - 1) // 2 else "rendering"
         if self.kind in ("seconds", "realistic"):
-            whole = self.amount if self.kind == "seconds" else job.realistic_seconds
+            whole = self.amount * (job.share_of_median if self.kind == "realistic" else 1)
             passed = now - job.created_at
             if passed >= whole:
                 return "complete"
@@ -128,7 +133,7 @@ class Job:
     price: Decimal
     created_at: float
     credits_charged: int
-    realistic_seconds: float
+    share_of_median: float
     render: asyncio.Task[Output] | None = None
     status: Status = "queued"
     looks: int = 0
@@ -192,7 +197,7 @@ class Jobs:
             price=price,
             created_at=self.clock.now(),
             credits_charged=whole_credits(price),
-            realistic_seconds=MEDIAN_SECONDS * self._random.lognormvariate(0, SPREAD),
+            share_of_median=self._random.lognormvariate(0, SPREAD),
         )
         self.all[job.id] = job
         self.account.book("charge", job, job.credits_charged)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from . import rules
@@ -46,6 +46,7 @@ class World:
         self.faults = Faults()
         self.webhooks = Webhooks(self.clock)
         self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
+        self.calls: Counter[str] = Counter()
         self.base = ""
         self.jobs.on_drop = self.studio.release
         self.jobs.on_change = lambda job: self.webhooks.announce(job, self.details(job))

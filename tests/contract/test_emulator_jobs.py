@@ -55,8 +55,10 @@ def test_manual(api: Any) -> None:
         api.emulator.move(job_id, "rendering")
 
 
-def test_realistic_times_have_the_real_median(validate: Any) -> None:
-    with Emulator(render="stub", moves="realistic", seed=7) as emulator:
+@pytest.mark.parametrize(("moves", "median"), [("realistic", 174), ("realistic:40", 40)])
+def test_realistic_times_have_the_real_median_or_another(validate: Any, moves: str, median: int) -> None:
+    with Emulator(render="stub", moves=moves, seed=7) as emulator:
+        assert emulator.moves == moves
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         body = {
             "start_seconds": 0,
@@ -69,7 +71,8 @@ def test_realistic_times_have_the_real_median(validate: Any) -> None:
         with httpx.Client(base_url=emulator.url, headers=headers, verify=False) as http:
             for _ in range(200):
                 http.post("/v1/ai-talking-photo", json=body)
-        emulator.advance(174)
+        assert emulator.state()["calls"]["create"] == 200
+        emulator.advance(median)
         done = sum(job["status"] == "complete" for job in emulator.jobs())
         assert 70 <= done <= 130
 
