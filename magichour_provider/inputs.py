@@ -2,7 +2,8 @@
 What a talking photo, or a voice, is made from, checked before anything is paid.
 
 The vendor's limits change (its clip limit rose from 30 s to 300 s within two years), and its refusal is free:
-so a dated limit gives a warning here, and only what can never work is an error.
+so a dated limit gives a warning here, and only what can never work is an error. The length of a text is the
+one limit that is held: it is the same in every description there is.
 """
 
 from __future__ import annotations

@@ -65,6 +65,17 @@ def test_the_operators_page(
     assert emulator.charges() == len(run.instances("talking_photo"))
 
 
+@pytest.mark.parametrize(("number", "videos"), [(0, 1), (1, 2)])
+def test_the_page_from_text_to_video(
+    airflow: Airflow, emulator: Emulator, data: Path, number: int, videos: int
+) -> None:
+    run = airflow.run(code("docs/text-to-video.md")[number].replace("/data", str(data)))
+
+    assert {ti.state for task_id in run.dag.task_ids for ti in run.instances(task_id)} == {"success"}
+    assert len(list((data / "videos").iterdir())) == videos
+    assert emulator.charges() == 2 * videos
+
+
 def test_the_sensors_page(airflow: Airflow, emulator: Emulator, data: Path) -> None:
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     (block,) = code("docs/sensor.md")
