@@ -2,7 +2,7 @@
 What has to be done, in which order: each rule of the API once, for the blocking and the async client alike.
 
 A flow is a generator that yields a step (a ``wire.Call``, a ``Put``, a ``Fetch``, a ``Sleep``) and is given
-its outcome, or has its error thrown in. No sockets here; ``client.py`` runs the steps.
+its outcome, or has its error thrown in. No sockets here; ``client`` runs the steps.
 """
 
 from __future__ import annotations

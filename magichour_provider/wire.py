@@ -1,7 +1,7 @@
 """
 Magic Hour's JSON, and nothing else's: the one room that knows paths, field names, statuses and error bodies.
 
-A ``Call`` says what to send and how to read the answer; ``client.py`` does the sending. The vendor's
+A ``Call`` says what to send and how to read the answer; ``client`` does the sending. The vendor's
 "project" is a *job* from here on. Answers are read leniently: unknown fields and statuses are no error, and
 fields that the vendor has deprecated are never needed.
 

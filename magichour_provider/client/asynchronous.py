@@ -1,0 +1,215 @@
+"""The API for an event loop: what the triggerer uses."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Any, Self, TypeVar, cast
+
+import httpx
+import tenacity
+
+from magichour_provider import flows, wire
+from magichour_provider.arrival import Arrival, download_failed
+from magichour_provider.client.api import (
+    CANNOT_TALK,
+    IDENTITY,
+    Api,
+    Settings,
+    check_put,
+    not_answered,
+    shown,
+    silence_httpx,
+    usable_proxies,
+    why,
+)
+from magichour_provider.client.watch import Watch
+from magichour_provider.exceptions import MagicHourError
+from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
+from magichour_provider.schedule import Rhythm
+from magichour_provider.wire import JobKind
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1 << 20
+MOST_CONNECTIONS = 16
+
+
+class AsyncMagicHourClient:
+    """
+    The API for an event loop: the same methods, errors and promises as ``MagicHourClient``.
+
+    :param tls: from ``Settings.ssl_context``, which blocks: call it off the loop.
+    :param rhythm: what is known of the connection's render times and limits; default: nothing yet.
+    """
+
+    def __init__(self, settings: Settings, tls: ssl.SSLContext, rhythm: Rhythm | None = None) -> None:
+        silence_httpx()
+        self._settings = settings
+        with usable_proxies():
+            self._api = Api(settings, tls)
+            self._storage = httpx.AsyncClient(**settings.for_storage(tls))
+        self.rhythm = rhythm or Rhythm(settings.requests_per_second)
+        # One connection each, and the last used is used first. A pool asks all that it holds about themselves
+        # at every request, so the more there are, the dearer is a look.
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+        # Waiting here for a free connection is not yet time without an answer.
+        self._gate = asyncio.Semaphore(MOST_CONNECTIONS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._storage.aclose()
+        for connection in self._idle:
+            await connection.aclose()
+
+    async def submit(self, call: wire.Call[wire.Submission]) -> wire.Submission:
+        """See ``MagicHourClient.submit``."""
+        return await self._perform(lambda: flows.just(call), flows.REPEAT_UNPAID)
+
+    async def get(self, job_id: str, kind: JobKind = "video") -> wire.Job:
+        """See ``MagicHourClient.get``."""
+        return await self._perform(lambda: flows.just(wire.get_job(job_id, kind)))
+
+    async def wait(
+        self,
+        job_id: str,
+        kind: JobKind = "video",
+        *,
+        deadline: float,
+        poll_interval: float | None = None,
+        **how: Any,
+    ) -> wire.Job:
+        """See ``MagicHourClient.wait``."""
+        schedule = self._settings.schedule(poll_interval, self.rhythm, kind)
+        return await self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
+
+    async def upload(self, sources: Sequence[Source]) -> list[str]:
+        """See ``MagicHourClient.upload``."""
+        done: dict[int, str] = {}
+        return await self._perform(lambda: flows.upload(sources, done))
+
+    async def completed(self, job_id: str, kind: JobKind = "video") -> tuple[wire.Job, wire.Download]:
+        """See ``MagicHourClient.completed``."""
+        return await self._perform(lambda: flows.completed(job_id, kind))
+
+    async def download(self, job_id: str, target: Target, kind: JobKind = "video") -> wire.Job:
+        """See ``MagicHourClient.download``."""
+        return await self._perform(lambda: flows.download(job_id, target, kind))
+
+    async def delete(self, job_id: str, kind: JobKind = "video") -> None:
+        """See ``MagicHourClient.delete``."""
+        await self._perform(lambda: flows.just(wire.delete_job(job_id, kind)))
+
+    async def account(self, *, once: bool = False) -> wire.Account:
+        """See ``MagicHourClient.account``."""
+        policy = flows.ONCE if once else flows.REPEAT_FREE
+        return await self._perform(lambda: flows.just(wire.get_account()), policy)
+
+    async def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
+        async def once() -> T:
+            return await self._run(attempt())
+
+        return await tenacity.AsyncRetrying(**policy)(once)
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = await self._do(step)
+                except MagicHourError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+    async def _do(self, step: object) -> object:
+        match step:
+            case wire.Call():
+                return await self._call(step)
+            case Together(steps):
+                return await asyncio.gather(*map(self._put, steps), return_exceptions=True)
+            case Fetch():
+                await self._fetch(step)
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+        return None
+
+    async def _call(self, call: wire.Call[T]) -> T:
+        if self._storage.is_closed:
+            raise RuntimeError("This client has been closed; whoever shares it must stay in its async with")
+        watch = Watch()
+        try:
+            async with (
+                self._gate,
+                asyncio.timeout(self._settings.timeout),
+                self._connection(call) as connection,
+            ):
+                # To watch costs as much as half the call, and only for one that pays must it be certain.
+                request = self._api.request(call, watch.anote if call.pays else None)
+                response = await connection.handle_async_request(request)
+                await response.aread()
+        except (TimeoutError, *CANNOT_TALK) as error:
+            not_answered(call, watch, error)
+        return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
+
+    @asynccontextmanager
+    async def _connection(self, call: wire.Call[Any]) -> AsyncIterator[httpx.AsyncHTTPTransport]:
+        if call.pays:
+            async with self._api.async_connection() as fresh:
+                yield fresh
+            return
+        kept = self._idle.pop() if self._idle else self._api.async_connection()
+        try:
+            yield kept
+        finally:
+            self._idle.append(kept)
+
+    async def _put(self, put: Put) -> None:
+        length = {"Content-Length": str(put.source.size)}
+        chunks = _off_the_loop(put.source.chunks())
+        try:
+            response = await self._storage.put(
+                put.url, content=chunks, headers=length, follow_redirects=False
+            )
+        except CANNOT_TALK as error:
+            raise flows.upload_failed(put.source, why(error)) from shown(error)
+        check_put(put, response)
+
+    async def _fetch(self, fetch: Fetch) -> None:
+        try:
+            async with self._storage.stream("GET", fetch.url, headers=IDENTITY) as response:
+                arrival = Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
+                async with _in_a_thread(fetch.target.writing()) as write:
+                    async for chunk in response.aiter_raw(CHUNK_BYTES):
+                        await asyncio.to_thread(write, arrival.check(chunk))
+                    arrival.finish()
+        except CANNOT_TALK as error:
+            raise download_failed(fetch.job_id, why(error), kind=fetch.kind) from shown(error)
+
+
+@asynccontextmanager
+async def _in_a_thread(context: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Opening and moving files blocks."""
+    value = await asyncio.to_thread(context.__enter__)
+    try:
+        yield value
+    except BaseException as error:
+        if not await asyncio.to_thread(context.__exit__, type(error), error, error.__traceback__):
+            raise
+    else:
+        await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+async def _off_the_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk

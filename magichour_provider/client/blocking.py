@@ -1,0 +1,216 @@
+"""The API for ordinary code: what a worker uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self, TypeVar, cast
+
+import httpx
+import tenacity
+
+from magichour_provider import flows, wire
+from magichour_provider.arrival import Arrival, download_failed
+from magichour_provider.client.api import (
+    CANNOT_TALK,
+    IDENTITY,
+    Api,
+    Settings,
+    check_put,
+    not_answered,
+    shown,
+    silence_httpx,
+    usable_proxies,
+    why,
+)
+from magichour_provider.client.watch import Watch
+from magichour_provider.exceptions import MagicHourError
+from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
+from magichour_provider.schedule import Rhythm
+from magichour_provider.wire import JobKind
+
+T = TypeVar("T")
+
+
+class MagicHourClient:
+    """
+    The API, blocking. Close it, or use it in a ``with``.
+
+    :raises RequestFailed: from every method; the subclass says why; nothing was charged.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        silence_httpx()
+        self._settings = settings
+        tls = settings.ssl_context()
+        with usable_proxies():
+            self._api = Api(settings, tls)
+            self._storage = httpx.Client(**settings.for_storage(tls))
+        self.rhythm = Rhythm(settings.requests_per_second)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._storage.close()
+
+    def submit(self, call: wire.Call[wire.Submission]) -> wire.Submission:
+        """
+        Start a paid job and return at once.
+
+        :param call: from ``wire.create_talking_photo`` or ``wire.create_voice``.
+        :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
+        :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
+        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+
+        Source: POST /v1/ai-talking-photo, POST /v1/ai-voice-generator.
+        """
+        return self._perform(lambda: flows.just(call), flows.REPEAT_UNPAID)
+
+    def get(self, job_id: str, kind: JobKind = "video") -> wire.Job:
+        """
+        The job as it is now; free.
+
+        :raises NotFound: the account does not know the job.
+
+        Source: GET /v1/video-projects/{id}, GET /v1/audio-projects/{id}.
+        """
+        return self._perform(lambda: flows.just(wire.get_job(job_id, kind)))
+
+    def wait(
+        self,
+        job_id: str,
+        kind: JobKind = "video",
+        *,
+        deadline: float,
+        poll_interval: float | None = None,
+        **how: Any,
+    ) -> wire.Job:
+        """
+        Look until the job has ended, well or not; free.
+
+        :param deadline: seconds since the epoch.
+        :param poll_interval: seconds between two looks, rather than the connection's or the schedule's.
+        :param how: see ``flows.wait``.
+        :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
+        """
+        schedule = self._settings.schedule(poll_interval, self.rhythm, kind)
+        return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
+
+    def upload(self, sources: Sequence[Source]) -> list[str]:
+        """
+        Put files into Magic Hour's storage, where they are kept for 7 days; free.
+
+        :returns: their ``api-assets/`` paths, in the order of ``sources``.
+        :raises UploadFailed: nothing was charged; retryable.
+
+        Source: POST /v1/files/upload-urls, then PUT.
+        """
+        done: dict[int, str] = {}
+        return self._perform(lambda: flows.upload(sources, done))
+
+    def completed(self, job_id: str, kind: JobKind = "video") -> tuple[wire.Job, wire.Download]:
+        """
+        A job that has ended well, and a fresh signed URL of what it made; free.
+
+        :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
+        :raises JobEnded: the job has made nothing.
+        """
+        return self._perform(lambda: flows.completed(job_id, kind))
+
+    def download(self, job_id: str, target: Target, kind: JobKind = "video") -> wire.Job:
+        """
+        Bring what a complete job made to ``target``, whole or not at all; free.
+
+        :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
+        :raises JobEnded: the job has made nothing.
+        """
+        return self._perform(lambda: flows.download(job_id, target, kind))
+
+    def delete(self, job_id: str, kind: JobKind = "video") -> None:
+        """
+        Delete what the job made for ever. Not a cancel: nothing is refunded.
+
+        Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
+        """
+        self._perform(lambda: flows.just(wire.delete_job(job_id, kind)))
+
+    def account(self, *, once: bool = False) -> wire.Account:
+        """
+        The key's account: its tier and the credits left; free.
+
+        :param once: when it cannot be asked, say so at once rather than try again.
+
+        Source: GET /v1/account.
+        """
+        policy = flows.ONCE if once else flows.REPEAT_FREE
+        return self._perform(lambda: flows.just(wire.get_account()), policy)
+
+    def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
+        return tenacity.Retrying(**policy)(lambda: self._run(attempt()))
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = self._do(step)
+                except MagicHourError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+    def _do(self, step: object) -> object:
+        match step:
+            case wire.Call():
+                return self._call(step)
+            case Together(steps):
+                threads = ThreadPoolExecutor(len(steps))
+                try:
+                    return [put.exception() for put in [threads.submit(self._put, step) for step in steps]]
+                finally:  # not a "with": whoever stops the task need not wait for an upload that drips
+                    threads.shutdown(wait=False)
+            case Fetch():
+                self._fetch(step)
+            case Sleep(seconds):
+                time.sleep(seconds)
+        return None
+
+    def _call(self, call: wire.Call[T]) -> T:
+        watch = Watch()
+        try:
+            # Nothing is kept alive: blocking calls are so far apart that a kept connection is mostly stale.
+            with watch.limit(self._settings.timeout), self._api.connection() as connection:
+                response = connection.handle_request(self._api.request(call, watch.note))
+                response.read()
+        except (TimeoutError, *CANNOT_TALK) as error:
+            not_answered(call, watch, error)
+        return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
+
+    def _put(self, put: Put) -> None:
+        length = {"Content-Length": str(put.source.size)}
+        try:
+            response = self._storage.put(
+                put.url, content=put.source.chunks(), headers=length, follow_redirects=False
+            )
+        except CANNOT_TALK as error:
+            raise flows.upload_failed(put.source, why(error)) from shown(error)
+        check_put(put, response)
+
+    def _fetch(self, fetch: Fetch) -> None:
+        try:
+            with self._storage.stream("GET", fetch.url, headers=IDENTITY) as response:
+                arrival = Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
+                with fetch.target.writing() as write:
+                    for chunk in response.iter_raw():
+                        write(arrival.check(chunk))
+                    arrival.finish()
+        except CANNOT_TALK as error:
+            raise download_failed(fetch.job_id, why(error), kind=fetch.kind) from shown(error)
