@@ -197,5 +197,5 @@ if __name__ == "__main__":
     answer = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     if inspect.iscoroutine(answer):
         answer = asyncio.new_event_loop().run_until_complete(answer)
-    print(ANSWER + json.dumps(answer), flush=True)
+    os.write(1, f"\n{ANSWER}{json.dumps(answer)}\n".encode())  # at once: threads may print meanwhile
     os._exit(0)  # tasks and threads that still wait for something are of no interest

@@ -35,8 +35,7 @@ def run(options: Options) -> list[Table]:
                 number=FEW if peer == ANTHROPIC else number,
             )
             for tls, number in places
-            for peer in (IDLE, *(PEERS[:2] if options.quick else PEERS))
-            if peer != ANTHROPIC or number == PLACES[0][1]
+            for peer in (IDLE, *(PEERS[:2] if options.quick or number > PLACES[0][1] else PEERS))
         }
         found = interleaved(cases, rounds=1 if options.quick else 3)
     whole = {case: samples["kilobytes"] for case, samples in found.items()}

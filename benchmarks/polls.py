@@ -8,60 +8,68 @@ from functools import partial
 from itertools import product
 
 from .harness import Goal, Options, Sample, fresh, goal_table, interleaved
-from .peers import ANTHROPIC, HTTP, PEERS, SDK_ASYNC, US
+from .peers import AIOHTTP, ANTHROPIC, HTTP, PEERS, SDK_ASYNC, SDK_THREADS, US
 from .standin import standin
 from .table import Table
 
 IN_FLIGHT = (1, 100, 1000, 5000)
-LATENCIES = (0.0, 0.1)  # seconds
+PLAIN, TLS, FAR, FAR_TLS = (False, 0.0), (True, 0.0), (False, 0.1), (True, 0.1)  # TLS, seconds of latency
+PLACES = {PLAIN: IN_FLIGHT, TLS: IN_FLIGHT, FAR: IN_FLIGHT, FAR_TLS: (1000,)}
+# Where the rest would tell nothing new, or take for ever: in threads, no more polls are ever in flight than
+# there are threads; the SDK's pool gets slower with each one; HttpTrigger opens a socket for each.
+WHERE = {
+    SDK_ASYNC: (100, 1000),
+    SDK_THREADS: (100,),
+    ANTHROPIC: (100,),
+    HTTP: (100, 1000),
+    AIOHTTP: (100, 1000),
+}
 LEAST_POLLS = 20
-MOST = {SDK_ASYNC: 1000}  # in flight; with more, hardly a poll comes to its end
+SECONDS = 0.5  # at least
+PATIENCE = 5.0  # seconds, for everybody's first poll, and for enough of them
 
-Cost = dict[tuple[bool, float, int, str], Sample]  # TLS, latency, in flight, peer: microseconds
+Place = tuple[bool, float]
+Cost = dict[tuple[bool, float, int, str], Sample]  # place, in flight, peer: microseconds
 
 
 def run(options: Options) -> list[Table]:
-    with standin(latency=LATENCIES[0]) as quick, standin(latency=LATENCIES[1]) as slow:
-        servers = dict(zip(LATENCIES, (quick, slow), strict=True))
-        places = list(product((False, True), LATENCIES, IN_FLIGHT))
-        if options.quick:
-            places = [(False, 0.0, 100), (True, 0.1, 100)]
-        cases = {
-            (tls, latency, in_flight, peer): partial(
-                fresh,
-                measure,
-                environment=servers[latency].trusted,
-                peer=peer,
-                url=servers[latency].url(tls=tls),
-                in_flight=in_flight,
-                seconds=0.3 if options.quick else 0.7,
-            )
-            for tls, latency, in_flight in places
-            for peer in PEERS
-            if in_flight <= MOST.get(peer, in_flight)
-        }
+    places = {PLAIN: (100,), FAR_TLS: (100,)} if options.quick else PLACES
+    with standin() as near, standin(latency=FAR[1]) as far:
+        cases = {}
+        for (tls, latency), numbers in places.items():
+            server = far if latency else near
+            for in_flight, peer in product(numbers, PEERS):
+                if in_flight in WHERE.get(peer, IN_FLIGHT):
+                    how = {"peer": peer, "url": server.url(tls=tls), "in_flight": in_flight}
+                    case = partial(fresh, measure, environment=server.trusted, **how)
+                    cases[tls, latency, in_flight, peer] = case
         found = interleaved(cases, rounds=1 if options.quick else 3)
     cost = {case: samples["cpu"] for case, samples in found.items()}
-    return [*(table(cost, tls, latency) for tls, latency in product((False, True), LATENCIES)), goals(cost)]
+    return [*(table(cost, place, numbers) for place, numbers in places.items()), goals(cost)]
 
 
-def table(cost: Cost, tls: bool, latency: float) -> Table:
+def table(cost: Cost, place: Place, numbers: tuple[int, ...]) -> Table:
     def cell(peer: str, in_flight: int) -> str:
-        theirs, own = cost.get((tls, latency, in_flight, peer)), cost.get((tls, latency, in_flight, US))
+        theirs, own = cost.get((*place, in_flight, peer)), cost.get((*place, in_flight, US))
         return theirs.beside(own) if theirs and own else "–"
 
-    title = f"CPU µs a poll, {place_name(tls, latency)}"
-    rows = [(peer, *(cell(peer, in_flight) for in_flight in IN_FLIGHT)) for peer in PEERS]
-    return Table(title, ["", *(f"{in_flight:,} in flight" for in_flight in IN_FLIGHT)], rows)
+    rows = [(peer, *(cell(peer, in_flight) for in_flight in numbers)) for peer in PEERS]
+    columns = ["", *(f"{in_flight:,} in flight" for in_flight in numbers)]
+    return Table(f"CPU µs a poll, {name_of(place)}", columns, rows)
+
+
+def name_of(place: Place) -> str:
+    tls, latency = place
+    return f"{'TLS' if tls else 'plain HTTP'}, {latency * 1000:.0f} ms of server latency"
 
 
 def goals(cost: Cost) -> Table:
-    def ratio(peer: str, *, tls: bool = False) -> Sample | None:
-        own, theirs = cost.get((tls, 0.0, 100, US)), cost.get((tls, 0.0, 100, peer))
+    def ratio(peer: str, place: Place = PLAIN) -> Sample | None:
+        own, theirs = cost.get((*place, 100, US)), cost.get((*place, 100, peer))
         return own.over(theirs) if own and theirs else None
 
-    def growth(tls: bool, latency: float) -> Sample | None:
-        many, few = cost.get((tls, latency, 5000, US)), cost.get((tls, latency, 100, US))
+    def growth(place: Place) -> Sample | None:
+        many, few = cost.get((*place, 5000, US)), cost.get((*place, 100, US))
         return many.over(few) if many and few else None
 
     return goal_table(
@@ -69,21 +77,17 @@ def goals(cost: Cost) -> Table:
             Goal("100 in flight, × the SDK's async get", 0.25, ratio(SDK_ASYNC)),
             Goal("100 in flight, × the anthropic provider", 0.45, ratio(ANTHROPIC)),
             Goal("100 in flight, × HttpTrigger", 1.0, ratio(HTTP)),
-            Goal("100 in flight, TLS, × HttpTrigger", 0.7, ratio(HTTP, tls=True)),
+            Goal("100 in flight, TLS, × HttpTrigger", 0.7, ratio(HTTP, TLS)),
             *(
-                Goal(f"5,000 in flight, × 100 ({place_name(*place)})", 1.2, growth(*place))
-                for place in product((False, True), LATENCIES)
+                Goal(f"5,000 in flight, × 100, {name_of(place)}", 1.2, growth(place))
+                for place in (PLAIN, TLS, FAR)
             ),
         ]
     )
 
 
-def place_name(tls: bool, latency: float) -> str:
-    return f"{'TLS' if tls else 'plain HTTP'}, {latency * 1000:.0f} ms of server latency"
-
-
-async def measure(peer: str, url: str, in_flight: int, seconds: float) -> dict[str, float] | None:
-    """:returns: ``cpu`` in microseconds for one poll, once everybody is connected; None if nothing ends."""
+async def measure(peer: str, url: str, in_flight: int) -> dict[str, float] | None:
+    """:returns: ``cpu`` in µs for one poll, once everybody is connected; None if hardly one ends."""
     done = 0
 
     async def keep_polling(job_id: str) -> None:
@@ -93,18 +97,19 @@ async def measure(peer: str, url: str, in_flight: int, seconds: float) -> dict[s
             await poll()
             done += 1
 
-    async def until(polls: int, least: float, most: float) -> None:
+    async def until(polls: int, seconds: float) -> None:
         began = time.monotonic()
-        while (waited := time.monotonic() - began) < least or (done < polls and waited < most):
+        while (waited := time.monotonic() - began) < seconds or (done < polls and waited < PATIENCE):
             await asyncio.sleep(0.01)
 
     async with PEERS[peer](url) as watch:
         tasks = [asyncio.create_task(keep_polling(f"job-{number}")) for number in range(in_flight)]
-        await until(max(in_flight, LEAST_POLLS), 0, 8)
+        await until(max(LEAST_POLLS, in_flight), 0)
         polls, cpu = done, time.process_time()
-        await until(polls + LEAST_POLLS, seconds, 8)
+        # They may all do the same at the same time, all connect, say: so whole rounds of them.
+        await until(polls + max(LEAST_POLLS, 3 * in_flight), SECONDS)
         used, made = time.process_time() - cpu, done - polls
         for task in tasks:
             if task.done():  # it never ends by itself
                 task.result()
-        return {"cpu": used / made * 1e6} if made else None
+        return {"cpu": used / made * 1e6} if made >= LEAST_POLLS else None

@@ -32,7 +32,7 @@ def run(options: Options) -> list[Table]:
             )
             for peer in (US, HTTP, SDK_THREADS, SDK_ASYNC, ANTHROPIC, AIOHTTP, RAW)
         }
-        found = interleaved(cases, rounds=1 if options.quick else 5)
+        found = interleaved(cases, rounds=1 if options.quick else 3)
     stalls = {peer: samples["stall"] for peer, samples in found.items()}
     rows = [
         (peer, stall.beside(stalls[US]), found[peer]["seconds"].show(1)) for peer, stall in stalls.items()
