@@ -62,7 +62,11 @@ def told(run: Run) -> str:
     """Errors with all their causes, and what the trigger's row and its event said."""
     return "\n".join(
         [
-            *("".join(traceback.format_exception(error)) + repr(error) for error in run.raised()),
+            *(
+                "".join(traceback.format_exception(error)) + repr(error)
+                for task_id in run.dag.task_ids
+                for error in run.raised(task_id)
+            ),
             *(repr(step.msg) for step in run.steps),
             *(repr(event) for event in run.events),
         ]
@@ -97,6 +101,51 @@ def test_nothing_escapes_whatever_goes_wrong(
     assert emulator.jobs()[0]["id"] in places["database"]
     assert any("JobTrigger" in row for row in rows) or not deferrable
     assert "SubmissionUncertain" in places["errors and events"]
+
+
+@both_modes
+def test_nothing_escapes_from_text_to_video(
+    airflow: Airflow,
+    emulator: Emulator,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    deferrable: bool,
+) -> None:
+    said = []
+    for fault in (
+        {},
+        {"create_voice": {"reset": "after"}},
+        {"get_audio": {"cut": 200}},
+        {"download": {"status": 403}},
+        {"download": {"cut": 100}},
+    ):
+        emulator.clear_faults()
+        for call, rule in fault.items():
+            emulator.fault(call, **rule, times=None)
+        run = airflow.run(
+            """
+            how = {"output_path": OUT, "deferrable": DEFERRABLE, "timeout": 0.5}
+            voice = VoiceGeneratorOperator(
+                task_id="voice", prompt="Good evening.", voice_name="Albert Einstein", **how
+            )
+            TalkingPhotoOperator(
+                task_id="video",
+                image_file_path=FILES["image_file_path"],
+                audio_file_path=voice.output["audio_file_path"],
+                **how,
+            )
+            """,
+            OUT=f"{airflow.folder}/out/",
+            DEFERRABLE=deferrable,
+        )
+        said.append(told(run))
+    text = "\n".join([*said, *capfd.readouterr(), caplog.text, *database()])
+
+    secrets = {KEY} | signatures(emulator)
+    assert len(secrets) > 5
+    assert [secret for secret in secrets if secret in text] == []
+    assert "SubmissionUncertain" in text
+    assert "DownloadFailed" in text
 
 
 def test_the_key_goes_to_the_api_and_not_to_the_storage_host(airflow: Airflow, emulator: Emulator) -> None:
