@@ -66,9 +66,10 @@ def _answering(field: str, uri: str) -> Iterator[None]:
 def _look(field: str, uri: str) -> dict[str, Any] | None:
     """What is there, or None. Not ``path.exists()``, to which every failure of a store is "not there"."""
     path = ObjectStoragePath(uri)
-    if path.conn_id is not None:
+    conn_id = getattr(path, "conn_id", None)  # Airflow 3.0 and 3.1: a local path has no such thing
+    if conn_id is not None:
         # Some providers go on without a connection that is missing, as somebody else or as nobody.
-        BaseHook.get_connection(path.conn_id)
+        BaseHook.get_connection(conn_id)
     path.fs.invalidate_cache()  # others write there too
     try:
         found: dict[str, Any] = path.fs.info(path.path)
