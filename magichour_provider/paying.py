@@ -103,7 +103,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         """At DAG parse: everything but what a template or another task will say."""
         later = {field for field in self.input_fields if _is_known_later(getattr(self, field))}
         self.checked({field: getattr(self, field) for field in self.input_fields}, unknown=later)
-        self.refuse_blank("output_path")
+        self.refuse_blank("output_path", "magichour_conn_id")
         for field in ("timeout", "poll_interval", "max_credits"):
             value = getattr(self, field)
             if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
@@ -123,7 +123,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
             return self._wait(context, job, just_submitted=taken_up is None)
 
     def _inputs(self) -> InputsT:
-        self.refuse_blank("output_path")
+        self.refuse_blank("output_path", "magichour_conn_id")
         return self.checked({field: getattr(self, field) for field in self.input_fields})
 
     def _take_up(self, journal: Journal, inputs: InputsT) -> PaidJob | None:

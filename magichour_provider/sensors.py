@@ -73,7 +73,7 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
         self.magichour_conn_id = magichour_conn_id
         self.deferrable = deferrable
         self.fixed_interval = poke_interval is not None
-        self.refuse_blank("job_id", "output_path")
+        self.refuse_blank("job_id", "output_path", "magichour_conn_id")
 
     def execute(self, context: Context) -> Any:
         if not self.deferrable:
@@ -104,7 +104,7 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         with as_airflow_errors():
-            self.refuse_blank("job_id", "output_path")
+            self.refuse_blank("job_id", "output_path", "magichour_conn_id")
             if self._job_id is None:
                 self.announce(context, self.job_id)
             try:

@@ -8,6 +8,7 @@ are read and written in blocks, so their size does not matter to memory.
 from __future__ import annotations
 
 import glob
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -161,6 +162,7 @@ class Target:
         """
         with _answering("output_path", self.uri):
             found = _look("output_path", self.uri)  # a folder too: to know whether the store answers
+            self._check_local_folder()
             if self.is_folder or found is None:
                 return
             if found["type"] == "directory":
@@ -168,6 +170,17 @@ class Target:
             if not self.replace:
                 raise TargetExists.of(
                     "output_path", self.uri, "is there already; choose another path, or set replace=True"
+                )
+
+    def _check_local_folder(self) -> None:
+        """Missing folders are made once the file is there; but may they be?"""
+        path = ObjectStoragePath(self.uri)
+        if isinstance(path.fs, LocalFileSystem):
+            file = Path(path.path) / "file" if self.is_folder else Path(path.path)
+            there = next(folder for folder in file.parents if folder.exists())
+            if not os.access(there, os.W_OK | os.X_OK):
+                raise InvalidInput.of(
+                    "output_path", self.uri, f"the folder {there} may not be written to; choose another"
                 )
 
     @property

@@ -10,6 +10,7 @@ import pytest
 from harness import both_modes
 
 from magichour_provider.emulator import Emulator
+from magichour_provider.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from harness import Airflow
@@ -226,3 +227,15 @@ def test_another_run_is_another_purchase(airflow: Airflow, emulator: Emulator) -
     airflow.video()
     airflow.video()
     assert emulator.charges() == 2
+
+
+@pytest.mark.parametrize("field", ["output_path", "magichour_conn_id"])
+def test_what_is_blank_is_refused_at_parse(field: str) -> None:
+    from magichour_provider.operators import TalkingPhotoOperator
+    from magichour_provider.sensors import TalkingPhotoSensor
+
+    blank = {"task_id": "video", field: " "}
+    with pytest.raises(InvalidInput, match=rf"^{field}=' ': is empty"):
+        TalkingPhotoOperator(image_file_path="a.jpg", audio_file_path="a.mp3", end_seconds=1, **blank)
+    with pytest.raises(InvalidInput, match=rf"^{field}=' ': is empty"):
+        TalkingPhotoSensor(job_id="job-1", **blank)

@@ -196,6 +196,16 @@ def test_a_target_under_a_file_is_known_before_anything_is_paid(tmp_path: Path) 
         Target(f"{tmp_path}/me/video.mp4").check()
 
 
+@pytest.mark.parametrize("uri", ["{}/new/", "{}/new/video.mp4", "{}/video.mp4", "file://{}/new/video.mp4"])
+def test_a_folder_that_may_not_be_written_to_is_known_before_anything_is_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    # Not by chmod: the tests may be root's, who may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != tmp_path)
+    with pytest.raises(InvalidInput, match=r"^output_path=.*may not be written to; choose another"):
+        Target(uri.format(tmp_path)).check()
+
+
 # --- object storage ---
 
 
