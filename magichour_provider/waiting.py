@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
 )
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
 
 try:
     from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
@@ -66,7 +67,8 @@ class WaitsForJob:
 
         def defer(self, **kwargs: Any) -> NoReturn: ...
 
-    overwrite_rtif_after_execution = True  # see _show_what_was_sent
+    # See _show_what_was_sent. Airflow 3.0 answers 404 to it after a try that is to be retried.
+    overwrite_rtif_after_execution = AIRFLOW_V_3_1_PLUS
     operator_extra_links: Any = (MagicHourJobLink(),)
     _job_id: str | None = None
     _result: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
