@@ -144,7 +144,7 @@ class Killer:
     def _victims(self, kind: str) -> list[psutil.Process]:
         with suppress(psutil.Error):
             if kind == "task process":
-                return [task for worker in self._busy_workers() for task in worker.children()]
+                return _alive([task for worker in self._busy_workers() for task in worker.children()])
             if kind.startswith("worker"):
                 return self._busy_workers()
             name = kind.partition("'")[0].partition(",")[0]
@@ -153,7 +153,7 @@ class Killer:
             if is_dead or time.time() - daemon.create_time() < WARM_UP:
                 return []
             if "runner" in kind:
-                return [child for child in daemon.children() if "serve-logs" not in title_of(child)]
+                return [child for child in _alive(daemon.children()) if "serve-logs" not in title_of(child)]
             return [daemon]
         return []
 
@@ -179,6 +179,16 @@ class Killer:
 
     def _slow_down(self) -> None:
         self._latency = [self._stack.emulator.fault(call, times=None, **rule) for call, rule in LATENCY]
+
+
+def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Without those that are dead and not yet buried: they can be asked nothing."""
+    alive = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+    return alive
 
 
 def _is_busy_worker(process: psutil.Process) -> bool:
