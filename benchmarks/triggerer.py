@@ -26,9 +26,9 @@ from tools.stack import Stack
 
 from .timed import Noted, job_id
 
-# A job was submitted within the minute before its task deferred, and ends so long after all should be loaded.
-SUBMITTED_SECONDS = 60.0
-MEDIAN_SECONDS, SPREAD, LONGEST_SECONDS = 40.0, 0.5, 100.0  # lognormal, cut
+# As where jobs are submitted evenly: they end evenly, having rendered for a lognormal time.
+ENDING_SECONDS = 90.0
+MEDIAN_SECONDS, SPREAD = 174.0, 0.5  # the vendor's median
 SETTLE = 5.0  # seconds, for the triggerer to have imported all that it ever imports
 PATIENCE = 90.0  # seconds after the last job has ended
 
@@ -37,11 +37,8 @@ FIRED = "Trigger fired event"
 STALLED = re.compile(r"async thread was blocked for ([0-9.]+) seconds")
 WATCHDOG_SLEEP = 0.1  # seconds; what Airflow's watchdog reports includes them
 
-# What is set for so many; the rest is as Airflow comes.
-SETTINGS = {
-    "TRIGGERER__MAX_TRIGGER_TO_SELECT_PER_LOOP": 500,
-    "TRIGGERER__BLOCKED_MAIN_THREAD_WARNING_THRESHOLD": WATCHDOG_SLEEP + 0.02,
-}
+# The capacity is set, too; the rest is as Airflow comes.
+SETTINGS = {"TRIGGERER__BLOCKED_MAIN_THREAD_WARNING_THRESHOLD": WATCHDOG_SLEEP + 0.02}
 
 
 @dataclass(frozen=True)
@@ -169,10 +166,10 @@ class Trial:
         """The jobs, in the order of their ends, and when all should be loaded."""
         generator = random.Random(self.number)  # noqa: S311 - render times, not secrets
         now = time.time()
-        all_wait_at = now + 15 + self.number / 200
-        ends_at = sorted(all_wait_at + render_seconds(generator) for _ in range(self.number))
+        all_wait_at = now + 10 + self.number / 150
+        ends_at = sorted(all_wait_at + ENDING_SECONDS * generator.random() for _ in range(self.number))
         jobs = [
-            Job(job_id(index, end), now - SUBMITTED_SECONDS * generator.random(), end)
+            Job(job_id(index, end), end - render_seconds(generator, at_least=end - now), end)
             for index, end in enumerate(ends_at)
         ]
         plan = {"classpath": self.kind.classpath, "all_kwargs": [self.kind.kwargs(job) for job in jobs]}
@@ -208,8 +205,8 @@ class Trial:
             return noted
 
 
-def render_seconds(generator: random.Random) -> float:
-    while (seconds := MEDIAN_SECONDS * generator.lognormvariate(0, SPREAD)) > LONGEST_SECONDS:
+def render_seconds(generator: random.Random, at_least: float) -> float:
+    while (seconds := MEDIAN_SECONDS * generator.lognormvariate(0, SPREAD)) < at_least:
         pass
     return seconds
 
