@@ -41,7 +41,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
                 "conn-fields": {
                     "timeout": _field(
-                        "Timeout (s)", ["number", "null"], "Seconds for one API call in all. Default 60."
+                        "Timeout (s)", ["number", "null"], "Seconds for one API call in all. Empty: 60."
                     ),
                     "poll_interval": _field(
                         "Poll interval (s)",
@@ -51,11 +51,17 @@ def get_provider_info() -> dict[str, Any]:
                     "requests_per_second": _field(
                         "Requests per second",
                         ["number", "null"],
-                        "At most so many API requests a second from one triggerer. Empty: no limit.",
+                        "At most so many looks at jobs a second from one triggerer. Empty: no limit.",
                     ),
-                    "proxy": _field("Proxy", ["string", "null"], "URL of a proxy for API and storage."),
+                    "proxy": _field(
+                        "Proxy",
+                        ["string", "null"],
+                        "URL of a proxy for API and storage. Empty: that of the environment, if any.",
+                    ),
                     "verify": _field(
-                        "Verify TLS", ["string", "null"], "true, false, or the path of a CA bundle."
+                        "Verify TLS",
+                        ["string", "null"],
+                        "true, false, or the path of a CA bundle. Empty: true.",
                     ),
                 },
             }

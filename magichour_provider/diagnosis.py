@@ -19,15 +19,13 @@ from magichour_provider.wire import BASE_URL
 _NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EHOSTDOWN})
 
 
-def diagnosis(error: errors.MagicHourError, *, base_url: str, proxy: str | None, timeout: float) -> str:
+def diagnosis(error: errors.RequestFailed, *, base_url: str, proxy: str | None, timeout: float) -> str:
     """
     What is wrong, the remedy, and the error itself in brackets.
 
     :param proxy: the connection's own.
     :param timeout: seconds that the call was given.
     """
-    if not isinstance(error, errors.RequestFailed):
-        return f"{type(error).__name__}: {error}"  # found before anything was sent: it names its remedy
     api = urlsplit(base_url)
     if isinstance(error, errors.Unavailable) and not error.sent:
         words = _not_reached(error, api, proxy, timeout)

@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from magichour_provider import get_provider_info, lengths, wire
 from magichour_provider.client import AsyncMagicHourClient, MagicHourClient, Settings
 from magichour_provider.diagnosis import diagnosis
-from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError
+from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.inputs import (
     ASSET_FIELDS,
     EXTENSIONS,
@@ -192,19 +192,18 @@ class MagicHourHook(BaseHook):
         """
         try:
             settings = replace(self.settings, timeout=min(self.settings.timeout, LONGEST_TEST))
-        except MagicHourError as error:
-            return False, f"{type(error).__name__}: {error}"
-        try:
             with MagicHourClient(settings) as client:
                 account = client.account(once=True)
-        except MagicHourError as error:
+        except RequestFailed as error:
             return False, diagnosis(
                 error, base_url=settings.base_url, proxy=settings.proxy, timeout=settings.timeout
             )
-        tier, left = account.tier or "not known", "not known" if account.credits is None else account.credits
-        real = settings.base_url == wire.BASE_URL
-        where = "" if real else f" (not the real Magic Hour: {settings.base_url})"
-        return True, f"It works. Account tier: {tier}; credits left: {left}{where}."
+        except MagicHourError as error:  # of the connection itself: it names the remedy
+            return False, f"{type(error).__name__}: {error}"
+        tier, left = ("not known" if value is None else value for value in (account.tier, account.credits))
+        api = urlsplit(settings.base_url).hostname
+        emulated = "" if api == urlsplit(wire.BASE_URL).hostname else f" Not the real Magic Hour, but {api}."
+        return True, f"It works. Account tier: {tier}; credits left: {left}.{emulated}"
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[AsyncMagicHourClient]:

@@ -57,8 +57,8 @@ def answer(status: str, body: str, kind: str = "application/json") -> Any:
 def test_it_tells_tier_and_credits_and_spends_nothing(stub: Emulator, press: Any) -> None:
     assert press(stub.url) == (
         True,
-        f"It works. Account tier: business; credits left: {stub.credits} "
-        f"(not the real Magic Hour: {stub.url}).",
+        f"It works. Account tier: business; credits left: {stub.credits}. "
+        "Not the real Magic Hour, but 127.0.0.1.",
     )
     assert [(seen["method"], seen["path"]) for seen in stub.requests()] == [("GET", "/v1/account")]
     assert stub.charges() == 0

@@ -17,6 +17,7 @@ FILES = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*
 WITHOUT_AIRFLOW = {
     "__init__.py",
     "arrival.py",
+    "diagnosis.py",
     "exceptions.py",
     "flows.py",
     "inputs.py",
