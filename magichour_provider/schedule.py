@@ -115,7 +115,7 @@ class Schedule:
         if self.poll_interval is not None:
             return _jittered(self.poll_interval)
         median = self.renders.median_seconds
-        beat = 25.5 * (median / (median + 160)) ** 0.5
+        beat = 25.0 * (median / (median + 160)) ** 0.5
         return _jittered(beat * (1 + max(0.0, 1 - age / (0.7 * median))))
 
 
