@@ -5,7 +5,8 @@ event, catalogues by OpenLineage. None of it decides anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -56,6 +57,37 @@ def while_waiting(log: Any, kind: JobKind, *, from_the_start: bool) -> dict[str,
             Stats.incr("magichour.rate_limited")
 
     return {"on_change": on_change, "on_failed_look": on_failed_look, "on_look": on_look}
+
+
+class LogInThread:
+    """
+    A log for an event loop: a thread writes its lines, in their order.
+
+    A triggerer's log is a pipe, which its supervisor does not empty while it is busy with the database. A
+    line that is written in the loop waits for it, and all triggers with it.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._last: asyncio.Future[None] | None = None
+
+    def info(self, *line: object) -> None:
+        self._last = asyncio.ensure_future(self._write(self._log.info, line, self._last))
+
+    def warning(self, *line: object) -> None:
+        self._last = asyncio.ensure_future(self._write(self._log.warning, line, self._last))
+
+    async def _write(
+        self, write: Callable[..., object], line: tuple[object, ...], before: asyncio.Future[None] | None
+    ) -> None:
+        if before:
+            await before
+        await asyncio.to_thread(write, *line)
+
+    async def written(self) -> None:
+        """Until all lines are."""
+        if self._last:
+            await self._last
 
 
 def _age(job: Job) -> float | None:

@@ -50,6 +50,7 @@ class JobTrigger(BaseTrigger):
         return "magichour_provider.triggers.JobTrigger", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        log = telling.LogInThread(self.log)
         try:
             async with MagicHourHook(self.magichour_conn_id).async_client() as client:
                 job = await client.wait(
@@ -58,9 +59,7 @@ class JobTrigger(BaseTrigger):
                     deadline=self.deadline,
                     submitted_at=self.submitted_at,
                     poll_interval=self.poll_interval,
-                    **telling.while_waiting(
-                        self.log, self.kind, from_the_start=self.submitted_at is not None
-                    ),
+                    **telling.while_waiting(log, self.kind, from_the_start=self.submitted_at is not None),
                 )
             event: dict[str, Any] = {"job_id": self.job_id, "status": job.status}
         except MagicHourError as error:
@@ -70,6 +69,7 @@ class JobTrigger(BaseTrigger):
                 "error_type": type(error).__name__,
                 "retryable": error.retryable,
             }
+        await log.written()
         yield TriggerEvent(event)
 
     async def on_kill(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -52,6 +54,30 @@ async def test_failed_looks_are_survived(emulator: Emulator, job_id: str) -> Non
     ]
     assert await all_events(trigger_for(job_id)) == [{"job_id": job_id, "status": "complete"}]
     assert [fault.hits for fault in faults] == [1] * 5
+
+
+async def test_a_log_that_nobody_empties_does_not_hold_up_the_other_triggers(
+    emulator: Emulator, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, others_went_on, waited = threading.Event(), threading.Event(), []
+
+    class FullPipe:
+        """As a triggerer's log, while its supervisor is busy with the database."""
+
+        def info(self, *_: object) -> None:
+            writing.set()
+            waited.append(others_went_on.wait(5))
+
+    async def another() -> None:
+        await asyncio.to_thread(writing.wait, 20)
+        others_went_on.set()
+
+    monkeypatch.setattr(JobTrigger, "log", FullPipe())
+    async with asyncio.timeout(30):
+        events, _ = await asyncio.gather(all_events(trigger_for(job_id)), another())
+    assert events == [{"job_id": job_id, "status": "complete"}]
+    assert waited
+    assert all(waited)
 
 
 async def test_the_deadline_is_one_event_that_names_the_job(emulator: Emulator, job_id: str) -> None:
