@@ -114,10 +114,17 @@ class AsyncMagicHourClient:
         return await self._perform(lambda: flows.just(wire.get_account()), policy)
 
     async def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
-        async def once() -> T:
+        try:
+            return await self._run(attempt())
+        except MagicHourError as error:
+            first = [error]
+
+        async def again() -> T:
+            if first:  # what tenacity takes for the first attempt has been made: nearly all need no other
+                raise first.pop()
             return await self._run(attempt())
 
-        return await tenacity.AsyncRetrying(**policy)(once)
+        return await tenacity.AsyncRetrying(**policy)(again)
 
     async def _run(self, flow: Flow[T]) -> T:
         try:
@@ -148,31 +155,23 @@ class AsyncMagicHourClient:
         if self._storage.is_closed:
             raise RuntimeError("This client has been closed; whoever shares it must stay in its async with")
         watch = Watch()
-        try:
-            async with (
-                self._gate,
-                asyncio.timeout(self._settings.timeout),
-                self._connection(call) as connection,
-            ):
+        async with self._gate:
+            kept = None if call.pays or not self._idle else self._idle.pop()
+            connection = kept or self._api.async_connection()
+            try:
                 # To watch costs as much as half the call, and only for one that pays must it be certain.
                 request = self._api.request(call, watch.anote if call.pays else None)
-                response = await connection.handle_async_request(request)
-                await response.aread()
-        except (TimeoutError, *CANNOT_TALK) as error:
-            not_answered(call, watch, error)
+                async with asyncio.timeout(self._settings.timeout):
+                    response = await connection.handle_async_request(request)
+                    await response.aread()
+            except (TimeoutError, *CANNOT_TALK) as error:
+                not_answered(call, watch, error)
+            finally:
+                if call.pays:
+                    await connection.aclose()
+                else:
+                    self._idle.append(connection)
         return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
-
-    @asynccontextmanager
-    async def _connection(self, call: wire.Call[Any]) -> AsyncIterator[httpx.AsyncHTTPTransport]:
-        if call.pays:
-            async with self._api.async_connection() as fresh:
-                yield fresh
-            return
-        kept = self._idle.pop() if self._idle else self._api.async_connection()
-        try:
-            yield kept
-        finally:
-            self._idle.append(kept)
 
     async def _put(self, put: Put) -> None:
         length = {"Content-Length": str(put.source.size)}
