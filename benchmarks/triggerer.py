@@ -27,9 +27,9 @@ from tools.stack import Stack
 from .timed import Noted, job_id
 
 # As where jobs are submitted evenly: they end evenly, having rendered for a lognormal time.
-ENDING_SECONDS = 90.0
+ENDING_SECONDS = 80.0
 MEDIAN_SECONDS, SPREAD = 174.0, 0.5  # the vendor's median
-SETTLE = 5.0  # seconds, for the triggerer to have imported all that it ever imports
+SETTLE = 3.0  # seconds, in which nothing more is imported or written
 PATIENCE = 90.0  # seconds after the last job has ended
 
 DAG = "ten_thousand"
@@ -107,8 +107,8 @@ class Trial:
         self.stack.start_daemon("triggerer")
         try:
             self.processes = until(lambda: self.parts(started_at), "the triggerer")
-            time.sleep(SETTLE)
-            idle_cpu, idle_bytes, idle_files = self.cpu(), self.bytes(), self.files()
+            idle_bytes = self.settled()
+            idle_cpu, idle_files = self.cpu(), self.files()
 
             jobs, all_wait_at = self.defer()
             deferred_at = time.time()
@@ -153,6 +153,14 @@ class Trial:
         runners = [child for child in supervisor.children() if "serve-logs" not in " ".join(child.cmdline())]
         return {"supervisor": supervisor, "runner": runners[0]} if len(runners) == 1 else None
 
+    def settled(self) -> dict[str, int]:
+        """The memory of the idle triggerer, once it has imported all that it ever imports."""
+        before: dict[str, int] = {}
+        while before != (now := {part: used >> 18 for part, used in self.bytes().items()}):
+            before = now
+            time.sleep(SETTLE)
+        return self.bytes()
+
     def cpu(self) -> dict[str, float]:
         return {part: sum(process.cpu_times()[:2]) for part, process in self.processes.items()}
 
@@ -166,7 +174,7 @@ class Trial:
         """The jobs, in the order of their ends, and when all should be loaded."""
         generator = random.Random(self.number)  # noqa: S311 - render times, not secrets
         now = time.time()
-        all_wait_at = now + 10 + self.number / 150
+        all_wait_at = now + 10 + self.number / 120
         ends_at = sorted(all_wait_at + ENDING_SECONDS * generator.random() for _ in range(self.number))
         jobs = [
             Job(job_id(index, end), end - render_seconds(generator, at_least=end - now), end)
