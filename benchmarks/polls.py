@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 from itertools import product
 
@@ -88,7 +89,8 @@ def goals(cost: Cost) -> Table:
 
 async def measure(peer: str, url: str, in_flight: int) -> dict[str, float] | None:
     """:returns: ``cpu`` in µs for one poll, once everybody is connected; None if hardly one ends."""
-    done = 0
+    done, enough = 0, 0
+    reached = asyncio.Event()
 
     async def keep_polling(job_id: str) -> None:
         nonlocal done
@@ -96,18 +98,24 @@ async def measure(peer: str, url: str, in_flight: int) -> dict[str, float] | Non
         while True:
             await poll()
             done += 1
+            if done == enough:
+                reached.set()
 
-    async def until(polls: int, seconds: float) -> None:
-        began = time.monotonic()
-        while (waited := time.monotonic() - began) < seconds or (done < polls and waited < PATIENCE):
-            await asyncio.sleep(0.01)
+    async def more(polls: int, seconds: float) -> None:
+        """Nothing of ours runs meanwhile."""
+        nonlocal enough
+        enough = done + polls
+        reached.clear()
+        await asyncio.sleep(seconds)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(reached.wait(), PATIENCE)
 
     async with PEERS[peer](url) as watch:
         tasks = [asyncio.create_task(keep_polling(f"job-{number}")) for number in range(in_flight)]
-        await until(max(LEAST_POLLS, in_flight), 0)
+        await more(max(LEAST_POLLS, in_flight), 0)
         polls, cpu = done, time.process_time()
         # They may all do the same at the same time, all connect, say: so whole rounds of them.
-        await until(polls + max(LEAST_POLLS, 3 * in_flight), SECONDS)
+        await more(max(LEAST_POLLS, 3 * in_flight), SECONDS)
         used, made = time.process_time() - cpu, done - polls
         for task in tasks:
             if task.done():  # it never ends by itself
