@@ -222,8 +222,10 @@ class MagicHourHook(BaseHook):
             shared = clients[self.magichour_conn_id] = _Shared(opening, time.monotonic())
         shared.users += 1
         try:
-            # Shielded: the one who began to open it may be canceled, the others still wait for it.
-            yield await asyncio.shield(shared.opening)
+            if not shared.opening.done():
+                # Shielded: the one who began to open it may be canceled, the others still wait for it.
+                await asyncio.shield(shared.opening)
+            yield shared.opening.result()
         finally:
             shared.users -= 1
             if not shared.users:
