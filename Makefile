@@ -4,19 +4,21 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test chaos bench check format lock package clean
+.PHONY: help demo test test-matrix test-oldest chaos bench check format hooks lock lock-old release-check clean
 
 help:
 	@echo "make demo     a photo and a voice become a video, in real Airflow, without a key"
 	@echo "              PHOTO=me.jpg AUDIO=hello.mp3 take your own; V=1 shows Airflow's log;"
 	@echo "              REAL=1 uses the real API with MAGICHOUR_API_KEY, and spends credits"
 	@echo "make test     the tests           make check    ruff and mypy"
+	@echo "make test-matrix   on Airflow 3.0 to 3.3, and each Python that is here; test-oldest: 3.0, briefly"
 	@echo "make chaos    N=200 kills in a whole Airflow on PostgreSQL; is anything paid twice, or lost?"
 	@echo "make bench    ours and the peers, measured side by side, into docs/performance.md"
 	@echo "              ROW=polls measures one row; QUICK=1 is rough, and writes nothing;"
 	@echo "              ROW=ten_thousand, ROW=busy_night: a whole Airflow; N=200 tasks, writes nothing"
-	@echo "make format   tidy the code       make package  build the wheel, try it in a clean Airflow"
+	@echo "make format   tidy the code       make hooks    have git check each commit"
 	@echo "make lock     renew requirements/ make clean    remove what make has made"
+	@echo "make release-check   is the wheel fit to be published?"
 
 demo: $(VENV)/demo-ready
 	@$(BIN)/python tools/demo.py $(if $(PHOTO),--photo '$(PHOTO)') $(if $(AUDIO),--audio '$(AUDIO)') \
@@ -24,6 +26,12 @@ demo: $(VENV)/demo-ready
 
 test: $(VENV)/dev-ready
 	$(BIN)/python -m pytest $(ARGS)
+
+test-matrix: $(VENV)/dev-ready
+	$(BIN)/python tools/matrix.py $(ARGS)
+
+test-oldest: $(VENV)/dev-ready
+	$(BIN)/python tools/matrix.py --oldest
 
 chaos: $(VENV)/chaos/ready
 	@$(VENV)/chaos/bin/python -m tools.chaos $(if $(N),--kills '$(N)') $(if $(SEED),--seed '$(SEED)')
@@ -41,8 +49,11 @@ format: $(VENV)/dev-ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-package: $(VENV)/dev-ready
-	sh tools/try_wheel.sh
+hooks: $(VENV)/dev-ready
+	$(BIN)/pre-commit install
+
+release-check: $(VENV)/dev-ready
+	sh tools/release_check.sh
 
 # The pins carry no address: pip takes them from whatever index it is set up for.
 # What the tests need is the narrowest, so it is pinned first.
@@ -59,6 +70,20 @@ lock: $(VENV)/bin/python
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
 		--no-annotate --constraint requirements/dev.txt --constraint requirements/chaos.txt --extra emulator \
 		--group bench pyproject.toml -o requirements/bench.txt
+
+# Airflows of before break on dependencies of after, so their pins are of their time; but for what we need newer.
+lock-old: $(VENV)/dev-ready
+	$(call as_of,3.0,2025-09-10,--exclude-newer-package apache-airflow-providers-common-compat=2026-03-20 \
+		--exclude-newer-package tinytag=2026-03-20)
+	$(call as_of,3.1,2026-03-20)
+	$(call as_of,3.2,2026-06-15)
+
+define as_of
+	@(echo "# Airflow $(1) as of $(2), by make lock-old"; echo "apache-airflow==$(1).*" | $(BIN)/uv pip compile -q \
+		--universal --python-version 3.11 --no-python-downloads --no-emit-index-url --no-emit-find-links \
+		--no-header --no-annotate --exclude-newer $(2) $(3) --extra emulator --group matrix pyproject.toml - \
+		) > requirements/airflow-$(1).txt
+endef
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Try: make PYTHON=python3.12 …" % sys.version.split()[0])'

@@ -67,12 +67,11 @@ def test_it_never_says_more_than_there_is(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryFileSystem:
+def store(tmp_path: Path, bucket: Any) -> MemoryFileSystem:
     """``memory://`` with an MP3 in it, and nothing else."""
     store = MemoryFileSystem()
     store.pipe("/voices/hello.mp3", write(tmp_path / "hello.mp3", *CODECS["mp3"]).read_bytes())
-    monkeypatch.setattr("airflow.sdk.io.get_fs", lambda *_: store)
-    monkeypatch.setattr("airflow.sdk.io.store._STORE_CACHE", {})
+    bucket(lambda _: store)
     return store
 
 

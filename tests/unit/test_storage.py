@@ -209,22 +209,8 @@ def test_a_folder_that_may_not_be_written_to_is_known_before_anything_is_paid(
 # --- object storage ---
 
 
-Bucket = Callable[[Callable[[str], Any]], None]
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """Makes ``memory://`` the file system that a connection id leads to."""
-
-    def leads_to(filesystem: Callable[[str], Any]) -> None:
-        monkeypatch.setattr("airflow.sdk.io.get_fs", lambda _, conn_id, *__: filesystem(conn_id))
-        monkeypatch.setattr("airflow.sdk.io.store._STORE_CACHE", {})
-
-    return leads_to
-
-
 def test_object_storage_is_read_and_written_like_files(
-    bucket: Bucket,
+    bucket: Any,
 ) -> None:
     storage = MemoryFileSystem()
     bucket(lambda _: storage)
@@ -241,7 +227,7 @@ def test_object_storage_is_read_and_written_like_files(
 
 
 def test_a_connection_that_does_not_exist_is_named_with_its_remedy(
-    bucket: Bucket,
+    bucket: Any,
 ) -> None:
     bucket(BaseHook.get_connection)
     with pytest.raises(
@@ -274,7 +260,7 @@ def never_connects(_: str) -> Any:
     ids=["source", "file", "folder"],
 )
 def test_a_store_that_does_not_answer_is_not_an_empty_one(
-    bucket: Bucket,
+    bucket: Any,
     monkeypatch: pytest.MonkeyPatch,
     ask: Callable[[], object],
     filesystem: Callable[[str], Any],

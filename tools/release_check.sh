@@ -1,0 +1,43 @@
+#!/bin/sh
+# Is what would be published fit for it? Its metadata, its contents, and a stranger's first minute with it: in a clean
+# Airflow, away from this folder.
+set -eu
+here=$(pwd)
+bin="$here/.venv/bin"
+version=$("$bin/python" -c 'import magichour_provider; print(magichour_provider.__version__)')
+
+grep -q "^## $version" CHANGELOG.md || { echo "CHANGELOG.md does not know $version"; exit 1; }
+rm -rf dist
+"$bin/uv" build -q --no-python-downloads
+"$bin/twine" check --strict dist/*.whl dist/*.tar.gz
+
+room=$(mktemp -d)
+trap 'rm -rf "$room"' EXIT
+git ls-files magichour_provider | sort >"$room/ours"
+"$bin/python" -m zipfile -l dist/*.whl | awk 'NR > 1 {print $1}' | grep -v '\.dist-info/' | sort >"$room/wheel"
+diff "$room/ours" "$room/wheel" || { echo "< is missing in the wheel, > has no business there"; exit 1; }
+git ls-files README.md LICENSE CHANGELOG.md docs tests example_dags magichour_provider | sort >"$room/ours"
+tar -tzf dist/*.tar.gz | cut -d/ -f2- | sort >"$room/sdist"
+comm -23 "$room/ours" "$room/sdist" | grep . && echo "… is missing in the sdist" && exit 1
+echo "The wheel holds the package and nothing else; the sdist has its tests and docs."
+
+python3 -m venv "$room/venv"
+pip="$room/venv/bin/python -m pip install -q --disable-pip-version-check -c $here/requirements/demo.txt"
+wheel=$(ls "$here"/dist/*.whl)
+$pip apache-airflow
+$pip "$wheel"
+export AIRFLOW_HOME="$room/airflow" AIRFLOW__CORE__LOAD_EXAMPLES=False
+cd "$room"
+airflow() { "$room/venv/bin/airflow" "$@" 2>/dev/null; }
+airflow db migrate >/dev/null
+airflow providers list -o plain | grep magichour
+airflow providers hooks -o plain | grep magichour
+airflow providers links -o plain | grep magichour
+emulator="$room/venv/bin/python -m magichour_provider.emulator"
+$emulator --port 0 2>&1 | grep '\[emulator\]' || { echo "without its extra, the emulator does not name it"; exit 1; }
+$pip "$wheel[emulator]"
+$emulator --help | head -n 3
+echo "The wheel works in a clean Airflow $(airflow version)."
+cd "$here"
+grep -q "^## $version (not released yet)" CHANGELOG.md && echo "Still to do: the date of $version in CHANGELOG.md."
+echo "Fit to be published: $(ls dist | tr '\n' ' ')"
