@@ -27,7 +27,7 @@ MODULES = {
 
 def run(options: Options) -> list[Table]:
     cases = {what: partial(fresh, measure, module=module) for what, module in MODULES.items()}
-    found = interleaved(cases, rounds=1 if options.quick else 5)
+    found = interleaved(cases, rounds=1 if options.quick else 3)
     operators = found[OPERATORS]
     rows = [
         (

@@ -9,22 +9,13 @@ from functools import partial
 from itertools import product
 
 from .harness import Goal, Options, Sample, fresh, goal_table, interleaved
-from .peers import AIOHTTP, ANTHROPIC, HTTP, PEERS, SDK_ASYNC, SDK_THREADS, US
+from .peers import ANTHROPIC, HTTP, PEERS, SDK_ASYNC, SDK_THREADS, US
 from .standin import standin
 from .table import Table
 
 IN_FLIGHT = (1, 100, 1000, 5000)
 PLAIN, TLS, FAR, FAR_TLS = (False, 0.0), (True, 0.0), (False, 0.1), (True, 0.1)  # TLS, seconds of latency
 PLACES = {PLAIN: IN_FLIGHT, TLS: IN_FLIGHT, FAR: IN_FLIGHT, FAR_TLS: (1000,)}
-# Where the rest would tell nothing new, or take for ever: in threads, no more polls are ever in flight than
-# there are threads; the SDK's pool gets slower with each one; HttpTrigger opens a socket for each.
-WHERE = {
-    SDK_ASYNC: (100, 1000),
-    SDK_THREADS: (100,),
-    ANTHROPIC: (100,),
-    HTTP: (100, 1000),
-    AIOHTTP: (100, 1000),
-}
 LEAST_POLLS = 20
 SECONDS = 0.5  # at least
 PATIENCE = 5.0  # seconds, for everybody's first poll, and for enough of them
@@ -40,13 +31,24 @@ def run(options: Options) -> list[Table]:
         for (tls, latency), numbers in places.items():
             server = far if latency else near
             for in_flight, peer in product(numbers, PEERS):
-                if in_flight in WHERE.get(peer, IN_FLIGHT):
+                if is_worth_it(peer, (tls, latency), in_flight):
                     how = {"peer": peer, "url": server.url(tls=tls), "in_flight": in_flight}
                     case = partial(fresh, measure, environment=server.trusted, **how)
                     cases[tls, latency, in_flight, peer] = case
         found = interleaved(cases, rounds=1 if options.quick else 3)
     cost = {case: samples["cpu"] for case, samples in found.items()}
     return [*(table(cost, place, numbers) for place, numbers in places.items()), goals(cost)]
+
+
+def is_worth_it(peer: str, place: Place, in_flight: int) -> bool:
+    """Would it tell something new, and within this night?"""
+    if peer in (SDK_THREADS, ANTHROPIC):  # never more in flight than there are threads
+        return in_flight == 100
+    if peer == SDK_ASYNC:  # its pool gets slower with each that waits: to be seen in one place
+        return in_flight == 100 or place == FAR_TLS
+    if peer == HTTP:  # a socket for each
+        return in_flight in (100, 1000)
+    return True
 
 
 def table(cost: Cost, place: Place, numbers: tuple[int, ...]) -> Table:
