@@ -176,8 +176,9 @@ class Target:
         """Missing folders are made once the file is there; but may they be?"""
         path = ObjectStoragePath(self.uri)
         if isinstance(path.fs, LocalFileSystem):
-            file = Path(path.path) / "file" if self.is_folder else Path(path.path)
-            there = next(folder for folder in file.parents if folder.exists())
+            place = Path(path.path).absolute()
+            folder = place if self.is_folder else place.parent
+            there = next(known for known in (folder, *folder.parents) if known.exists())
             if not os.access(there, os.W_OK | os.X_OK):
                 raise InvalidInput.of(
                     "output_path", self.uri, f"the folder {there} may not be written to; choose another"

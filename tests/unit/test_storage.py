@@ -190,6 +190,11 @@ def test_a_target_that_airflow_cannot_open_is_known_before_anything_is_paid() ->
         Target("no://bucket/me.mp4").check()
 
 
+def test_the_current_folder_is_no_file() -> None:
+    with pytest.raises(InvalidInput, match=r"^output_path='\.': is a folder; let it end in '/'"):
+        Target(".").check()
+
+
 def test_a_target_under_a_file_is_known_before_anything_is_paid(tmp_path: Path) -> None:
     (tmp_path / "me").write_bytes(b"a file")
     with pytest.raises(InvalidInput, match=r"^output_path='.*/me/video\.mp4': Not a directory"):
