@@ -182,6 +182,7 @@ def wait(
                     schedule.renders.saw_end(after=went_on_at - submitted_at, before=now - submitted_at)
                 return job
             went_on_at = now
+            del job  # ten thousand may wait
         if now >= deadline:
             raise _not_ended(job_id, status, problem) from problem
         age = float("inf") if submitted_at is None else now - submitted_at

@@ -71,6 +71,7 @@ class Stack:
     def __enter__(self) -> Self:
         # Orphans become children of this process, so whatever the stack has started can be found by ancestry.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._strangers = {child.pid for child in psutil.Process().children()}
         self._environment = dict(os.environ)
         self.database = self._database(self.home)
         try:
@@ -92,7 +93,7 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in psutil.Process().children():
+        for child in self._children():
             if child.pid != self.database.pid:
                 _kill_tree(child)
         self.database.stop()
@@ -136,7 +137,7 @@ class Stack:
                 self.restarts += 1
         started = [*self.daemons.values(), *([self._emulator] if self._emulator else [])]
         known = [self.database.pid, *(process.pid for process in started)]
-        for orphan in psutil.Process().children():
+        for orphan in self._children():
             if orphan.pid in known:
                 continue
             with suppress(psutil.Error, ChildProcessError):
@@ -144,6 +145,10 @@ class Stack:
                     os.waitpid(orphan.pid, os.WNOHANG)
                 elif _is_of_no_more_use(orphan):
                     orphan.kill()
+
+    def _children(self) -> list[psutil.Process]:
+        """Of this process, but not those that it had before there was a stack."""
+        return [child for child in psutil.Process().children() if child.pid not in self._strangers]
 
     def _start_emulator(self, options: Mapping[str, object]) -> None:
         ready = self.home / "emulator.json"

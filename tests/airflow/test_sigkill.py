@@ -6,6 +6,7 @@ Death between the lines of the operator itself is in ``test_kills.py``; here it 
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -30,9 +31,12 @@ SECONDS = 240
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    with impatient(tmp_path, Sqlite, moves="manual") as stack:
-        stack.await_dag("chaos")
-        yield stack
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        with impatient(tmp_path, Sqlite, moves="manual") as stack:
+            stack.await_dag("chaos")
+            yield stack
+        assert stranger.poll() is None, "what else the tests have started is not the stack's to end"
+        stranger.kill()
 
 
 def until(stack: Stack, happened: Callable[[], bool]) -> None:
