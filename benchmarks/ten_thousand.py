@@ -72,14 +72,14 @@ def run(options: Options) -> list[Table]:
                 {"conn_type": "magichour", "host": f"http://127.0.0.1:{port}", "password": "mhk_test_key"}
             ),
             "AIRFLOW_CONN_BENCH_HTTP": f"http://127.0.0.1:{port}",
-            "BENCH_NUMBER": str(number),
         }
-        settings = {**SETTINGS, "TRIGGERER__CAPACITY": number, "CORE__MAX_MAP_LENGTH": number}
+        settings = {**SETTINGS, "TRIGGERER__CAPACITY": number}
         dags = Path(__file__).parent / "dags"
         with Stack(Path(folder), Postgres, dags=dags, daemons=(), settings=settings, emulator=None) as stack:
             say(f"making DAG runs of {number} tasks")
             command("airflow", "dags", "reserialize")
-            command("benchmarks.deferred", "create", DAG, *(kind.name for kind in KINDS))
+            for kind in KINDS:
+                command("benchmarks.deferred", "create", DAG, kind.name, str(number))
             outcomes = {kind: Trial(stack, kind, number, port).run() for kind in KINDS}
     return [costs(outcomes), lags(outcomes)]
 
