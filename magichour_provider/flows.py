@@ -80,9 +80,24 @@ class Together:
     steps: list[Put]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sleep:
     seconds: float
+
+
+class Listener:
+    """Is told what a wait sees. This one does not care."""
+
+    __slots__ = ()
+
+    def on_look(self, seen: wire.Job | RequestFailed) -> None:
+        """What each look has seen, or why it failed: for counting, so it should be quick."""
+
+    def on_change(self, job: wire.Job) -> None:
+        """The status is another than at the last look."""
+
+    def on_failed_look(self, why: RequestFailed) -> None:
+        """Once for each kind of failure in a row."""
 
 
 def just(call: wire.Call[T]) -> Flow[T]:
@@ -134,9 +149,7 @@ def wait(
     deadline: float,
     schedule: Schedule,
     submitted_at: float | None = None,
-    on_change: Callable[[wire.Job], object] = lambda _: None,
-    on_failed_look: Callable[[RequestFailed], object] = lambda _: None,
-    on_look: Callable[[wire.Job | RequestFailed], object] = lambda _: None,
+    listener: Listener = Listener(),  # noqa: B008 (it has no state)
     clock: Callable[[], float] = time.time,
 ) -> Flow[wire.Job]:
     """
@@ -144,9 +157,6 @@ def wait(
 
     :param deadline: seconds since the epoch; the last look is made then.
     :param submitted_at: likewise; with it, the first look waits for the schedule.
-    :param on_change: told the job whenever its status is another than at the last look.
-    :param on_failed_look: told why a look failed, once for each kind of failure in a row.
-    :param on_look: told what each look has seen, or why it failed: for counting, so it should be quick.
     """
     look = wire.get_job(job_id, schedule.kind)
     status: str | None = None
@@ -162,20 +172,20 @@ def wait(
             job: wire.Job = yield look
         except RequestFailed as failed:
             now = clock()
-            on_look(failed)
+            listener.on_look(failed)
             if problem is None or (type(failed), failed.status_code) != (type(problem), problem.status_code):
-                on_failed_look(failed)
+                listener.on_failed_look(failed)
             problem = failed
             pause = min(failed.retry_after or 0.0, LONGEST_WAIT)
             if isinstance(failed, RateLimited):
                 schedule.rhythm.rest(now, pause)
         else:
             now = clock()
-            on_look(job)
+            listener.on_look(job)
             problem = None
             if job.status != status:
                 status = job.status
-                on_change(job)
+                listener.on_change(job)
             patience -= job.ended
             if job.ended and (not job.awaits_download or not patience or now >= deadline):
                 if status == "complete" and submitted_at is not None and went_on_at is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -205,8 +204,7 @@ class MagicHourHook(BaseHook):
         emulated = "" if api == urlsplit(wire.BASE_URL).hostname else f" Not the real Magic Hour, but {api}."
         return True, f"It works. Account tier: {tier}; credits left: {left}.{emulated}"
 
-    @asynccontextmanager
-    async def async_client(self) -> AsyncIterator[AsyncMagicHourClient]:
+    def async_client(self) -> AbstractAsyncContextManager[AsyncMagicHourClient]:
         """
         The async client that everybody on this event loop and connection shares; closed after the last user.
 
@@ -215,23 +213,7 @@ class MagicHourHook(BaseHook):
 
         :raises InvalidConnection: names what is wrong with the connection, and the remedy.
         """
-        clients = _shared.setdefault(asyncio.get_running_loop(), {})
-        shared = clients.get(self.magichour_conn_id)
-        if shared is None or time.monotonic() - shared.opened_at > KEEP_SETTINGS:
-            opening = asyncio.ensure_future(_open(self.magichour_conn_id))
-            shared = clients[self.magichour_conn_id] = _Shared(opening, time.monotonic())
-        shared.users += 1
-        try:
-            if not shared.opening.done():
-                # Shielded: the one who began to open it may be canceled, the others still wait for it.
-                await asyncio.shield(shared.opening)
-            yield shared.opening.result()
-        finally:
-            shared.users -= 1
-            if not shared.users:
-                if clients.get(self.magichour_conn_id) is shared:
-                    del clients[self.magichour_conn_id]
-                await shared.close()
+        return _Lease(self.magichour_conn_id)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -339,6 +321,42 @@ class _Shared:
 
 # Keyed by loop: dag.test() makes a new one for each trigger.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
+
+
+class _Lease:
+    """A user's hold on a shared client. There may be ten thousand, and a generator would take more memory."""
+
+    __slots__ = ("_conn_id", "_shared")
+
+    def __init__(self, conn_id: str) -> None:
+        self._conn_id = conn_id
+
+    async def __aenter__(self) -> AsyncMagicHourClient:
+        clients = _shared.setdefault(asyncio.get_running_loop(), {})
+        shared = clients.get(self._conn_id)
+        if shared is None or time.monotonic() - shared.opened_at > KEEP_SETTINGS:
+            opening = asyncio.ensure_future(_open(self._conn_id))
+            shared = clients[self._conn_id] = _Shared(opening, time.monotonic())
+        self._shared = shared
+        shared.users += 1
+        try:
+            if not shared.opening.done():
+                # Shielded: the one who began to open it may be canceled, the others still wait for it.
+                await asyncio.shield(shared.opening)
+            return shared.opening.result()
+        except BaseException:
+            await self.__aexit__()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._shared.users -= 1
+        if not self._shared.users:
+            clients = _shared[asyncio.get_running_loop()]
+            if clients.get(self._conn_id) is self._shared:
+                del clients[self._conn_id]
+            await self._shared.close()
+
+
 # Outlive the clients: what is learned of render times, and a pause that the API has asked everybody for.
 _rhythms: dict[tuple[str, str], Rhythm] = {}
 

@@ -236,7 +236,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         )
 
     def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
-        from magichour_provider import telling
+        from magichour_provider.telling import Progress
 
         how: dict[str, Any] = {
             "deadline": self.deadline(),
@@ -245,8 +245,8 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         }
         if self.deferrable:
             self.defer_until_ended(job.job_id, **how)
-        told = telling.while_waiting(self.log, self.kind, from_the_start=just_submitted)
-        self.hook.client.wait(job.job_id, self.kind, **how, **told)
+        progress = Progress(self.log, self.kind, from_the_start=just_submitted)
+        self.hook.client.wait(job.job_id, self.kind, **how, listener=progress)
         return self.deliver(context, job.job_id)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:

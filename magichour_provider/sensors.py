@@ -24,6 +24,7 @@ from magichour_provider.waiting import WaitsForJob, as_airflow_errors
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from magichour_provider.telling import Progress
     from magichour_provider.wire import JobKind
 
 
@@ -97,10 +98,10 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
         )
 
     @cached_property
-    def telling(self) -> dict[str, Any]:
-        from magichour_provider import telling
+    def progress(self) -> Progress:
+        from magichour_provider.telling import Progress
 
-        return telling.while_waiting(self.log, self.kind, from_the_start=False)
+        return Progress(self.log, self.kind, from_the_start=False)
 
     def poke(self, context: Context) -> PokeReturnValue:
         with as_airflow_errors():
@@ -110,11 +111,11 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
             try:
                 job = self.hook.get(self.job_id, kind=self.kind)
             except RequestFailed as why:
-                self.telling["on_look"](why)
-                self.telling["on_failed_look"](why)
+                self.progress.on_look(why)
+                self.progress.on_failed_look(why)
                 return PokeReturnValue(is_done=False)
-            self.telling["on_look"](job)
-            self.telling["on_change"](job)
+            self.progress.on_look(job)
+            self.progress.on_change(job)
             if not job.ended or job.awaits_download:
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(is_done=True, xcom_value=self.deliver(context, self.job_id))

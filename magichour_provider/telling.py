@@ -6,14 +6,19 @@ event, catalogues by OpenLineage. None of it decides anything.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import Asset, Stats
 
 from magichour_provider.exceptions import RateLimited, RequestFailed
+from magichour_provider.flows import Listener
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -22,72 +27,78 @@ if TYPE_CHECKING:
     from magichour_provider.wire import Job, JobKind
 
 
-def while_waiting(log: Any, kind: JobKind, *, from_the_start: bool) -> dict[str, Any]:
+class Progress(Listener):
     """
-    Callbacks for a wait: a line for each change, none for each look.
+    Of a wait: a line for each change, none for each look.
 
     :param from_the_start: the job has just been submitted. Otherwise it may have ended long ago, and how old
         it is says nothing about how long it took.
     """
-    seen_going_on = from_the_start
-    status: str | None = None
 
-    def on_change(job: Job) -> None:
-        nonlocal seen_going_on, status
-        if job.status == status:
-            return
-        status = job.status
-        age = _age(job) if seen_going_on else None
-        seen_going_on = seen_going_on or not job.ended
-        line = f"Job {job.job_id} is {status}" + ("" if age is None else f" after {age:.0f} s")
-        if status == "complete":
-            line += f", {job.credits_charged or 0:g} credits charged"
-            if age is not None:
-                Stats.timing(f"magichour.render_time.{kind}", timedelta(seconds=age))
-        elif job.error is not None and job.error.code:
-            line += f": {job.error.code}"
-        log.info(line)
+    __slots__ = ("_kind", "_log", "_seen_going_on", "_status")
 
-    def on_failed_look(why: RequestFailed) -> None:
-        log.warning("A look at the job failed, going on: %s", why)
+    def __init__(self, log: Any, kind: JobKind, *, from_the_start: bool) -> None:
+        self._log = log
+        self._kind = kind
+        self._seen_going_on = from_the_start
+        self._status: str | None = None
 
-    def on_look(seen: Job | RequestFailed) -> None:
+    def on_look(self, seen: Job | RequestFailed) -> None:
         Stats.incr("magichour.polls")
         if isinstance(seen, RateLimited):
             Stats.incr("magichour.rate_limited")
 
-    return {"on_change": on_change, "on_failed_look": on_failed_look, "on_look": on_look}
+    def on_change(self, job: Job) -> None:
+        if job.status == self._status:
+            return
+        self._status = job.status
+        age = _age(job) if self._seen_going_on else None
+        self._seen_going_on = self._seen_going_on or not job.ended
+        line = f"Job {job.job_id} is {job.status}" + ("" if age is None else f" after {age:.0f} s")
+        if job.status == "complete":
+            line += f", {job.credits_charged or 0:g} credits charged"
+            if age is not None:
+                Stats.timing(f"magichour.render_time.{self._kind}", timedelta(seconds=age))
+        elif job.error is not None and job.error.code:
+            line += f": {job.error.code}"
+        self._log.info(line)
+
+    def on_failed_look(self, why: RequestFailed) -> None:
+        self._log.warning("A look at the job failed, going on: %s", why)
 
 
 class LogInThread:
     """
-    A log for an event loop: a thread writes its lines, in their order.
+    A log for event loops: one thread writes all lines, in their order.
 
     A triggerer's log is a pipe, which its supervisor does not empty while it is busy with the database. A
     line that is written in the loop waits for it, and all triggers with it.
     """
 
+    __slots__ = ("_log",)
+
     def __init__(self, log: Any) -> None:
         self._log = log
-        self._last: asyncio.Future[None] | None = None
 
     def info(self, *line: object) -> None:
-        self._last = asyncio.ensure_future(self._write(self._log.info, line, self._last))
+        self._write(self._log.info, *line)
 
     def warning(self, *line: object) -> None:
-        self._last = asyncio.ensure_future(self._write(self._log.warning, line, self._last))
-
-    async def _write(
-        self, write: Callable[..., object], line: tuple[object, ...], before: asyncio.Future[None] | None
-    ) -> None:
-        if before:
-            await before
-        await asyncio.to_thread(write, *line)
+        self._write(self._log.warning, *line)
 
     async def written(self) -> None:
         """Until all lines are."""
-        if self._last:
-            await self._last
+        await asyncio.wrap_future(self._write(lambda: None))
+
+    def _write(self, write: Callable[..., object], *line: object) -> Future[object]:
+        # By its context Airflow knows whose line it is.
+        return _writer(os.getpid()).submit(copy_context().run, write, *line)
+
+
+@cache
+def _writer(process_id: int) -> ThreadPoolExecutor:
+    """A fork has none of its parent's threads."""
+    return ThreadPoolExecutor(1, f"magichour-log-{process_id}")
 
 
 def _age(job: Job) -> float | None:

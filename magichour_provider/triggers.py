@@ -7,9 +7,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from magichour_provider import telling
 from magichour_provider.exceptions import MagicHourError
 from magichour_provider.hooks import MagicHourHook
+from magichour_provider.telling import LogInThread, Progress
 from magichour_provider.wire import JobKind
 
 
@@ -50,7 +50,7 @@ class JobTrigger(BaseTrigger):
         return "magichour_provider.triggers.JobTrigger", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        log = telling.LogInThread(self.log)
+        log = LogInThread(self.logger())  # one for all: ten thousand may wait
         try:
             async with MagicHourHook(self.magichour_conn_id).async_client() as client:
                 job = await client.wait(
@@ -59,7 +59,7 @@ class JobTrigger(BaseTrigger):
                     deadline=self.deadline,
                     submitted_at=self.submitted_at,
                     poll_interval=self.poll_interval,
-                    **telling.while_waiting(log, self.kind, from_the_start=self.submitted_at is not None),
+                    listener=Progress(log, self.kind, from_the_start=self.submitted_at is not None),
                 )
             event: dict[str, Any] = {"job_id": self.job_id, "status": job.status}
         except MagicHourError as error:

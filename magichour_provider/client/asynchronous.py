@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Self, TypeVar, cast
 
@@ -78,7 +78,7 @@ class AsyncMagicHourClient:
         """See ``MagicHourClient.get``."""
         return await self._perform(lambda: flows.just(wire.get_job(job_id, kind)))
 
-    async def wait(
+    def wait(
         self,
         job_id: str,
         kind: JobKind = "video",
@@ -86,10 +86,10 @@ class AsyncMagicHourClient:
         deadline: float,
         poll_interval: float | None = None,
         **how: Any,
-    ) -> wire.Job:
+    ) -> Coroutine[Any, Any, wire.Job]:
         """See ``MagicHourClient.wait``."""
         schedule = self._settings.schedule(poll_interval, self.rhythm, kind)
-        return await self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
+        return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
 
     async def upload(self, sources: Sequence[Source]) -> list[str]:
         """See ``MagicHourClient.upload``."""
@@ -127,29 +127,30 @@ class AsyncMagicHourClient:
         return await tenacity.AsyncRetrying(**policy)(again)
 
     async def _run(self, flow: Flow[T]) -> T:
+        # Ten thousand may sleep here, so no answer is kept that the flow does not keep.
+        resume: Callable[[Any], object] = flow.send
+        outcome: object = None
         try:
-            step = next(flow)
             while True:
+                step, outcome = resume(outcome), None
                 try:
-                    outcome = await self._do(step)
+                    resume, outcome = flow.send, await self._do(step)
                 except MagicHourError as error:
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(outcome)
+                    resume, outcome = flow.throw, error
         except StopIteration as end:
             return cast(T, end.value)
 
-    async def _do(self, step: object) -> object:
+    def _do(self, step: object) -> Awaitable[object]:
         match step:
             case wire.Call():
-                return await self._call(step)
+                return self._call(step)
             case Together(steps):
-                return await asyncio.gather(*map(self._put, steps), return_exceptions=True)
+                return asyncio.gather(*map(self._put, steps), return_exceptions=True)
             case Fetch():
-                await self._fetch(step)
+                return self._fetch(step)
             case Sleep(seconds):
-                await asyncio.sleep(seconds)
-        return None
+                return asyncio.sleep(seconds)
+        raise TypeError(step)
 
     async def _call(self, call: wire.Call[T]) -> T:
         if self._storage.is_closed:

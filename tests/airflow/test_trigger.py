@@ -72,7 +72,7 @@ async def test_a_log_that_nobody_empties_does_not_hold_up_the_other_triggers(
         await asyncio.to_thread(writing.wait, 20)
         others_went_on.set()
 
-    monkeypatch.setattr(JobTrigger, "log", FullPipe())
+    monkeypatch.setattr(JobTrigger, "logger", FullPipe)
     async with asyncio.timeout(30):
         events, _ = await asyncio.gather(all_events(trigger_for(job_id)), another())
     assert events == [{"job_id": job_id, "status": "complete"}]

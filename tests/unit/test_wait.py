@@ -31,7 +31,7 @@ def failed(
     return error
 
 
-class Waiting:
+class Waiting(flows.Listener):
     """Plays the world for one flow: each look gets the next answer, the last one for ever."""
 
     def __init__(self, *answers: wire.Job | errors.RequestFailed | Callable[[float], wire.Job]) -> None:
@@ -41,6 +41,12 @@ class Waiting:
         self.sleeps: list[float] = []
         self.changes: list[str] = []
         self.problems: list[errors.RequestFailed] = []
+
+    def on_change(self, job: wire.Job) -> None:
+        self.changes.append(job.status)
+
+    def on_failed_look(self, why: errors.RequestFailed) -> None:
+        self.problems.append(why)
 
     def run(
         self,
@@ -55,8 +61,7 @@ class Waiting:
             "job-1",
             deadline=START + timeout,
             schedule=Schedule(poll_interval, rhythm or Rhythm(), kind),
-            on_change=lambda job: self.changes.append(job.status),
-            on_failed_look=self.problems.append,
+            listener=self,
             clock=lambda: self.now,
             **how,
         )
