@@ -133,7 +133,9 @@ class Source:
     def chunks(self) -> Iterator[bytes]:
         with _answering(self.field, self.uri):
             left = self.size
-            with ObjectStoragePath(self.uri).open("rb", block_size=BLOCK_BYTES) as file:
+            # Not path.open(), which tells Airflow's lineage of each chunk; the operator tells of the file.
+            path = ObjectStoragePath(self.uri)
+            with path.fs.open(path.path, "rb", block_size=BLOCK_BYTES) as file:
                 while left and (chunk := file.read(min(CHUNK_BYTES, left))):
                     left -= len(chunk)
                     yield chunk
@@ -205,8 +207,11 @@ class Target:
             draft = _Upload(path) if path.protocol in UPLOADS else _Part(path)
 
         def write(chunk: bytes) -> None:
-            with _answering("output_path", self.uri):
+            try:
                 draft.file.write(chunk)
+            except Exception:
+                with _answering("output_path", self.uri):  # which is not for nothing, and chunks are many
+                    raise
 
         try:
             yield write

@@ -105,11 +105,20 @@ class Api:
         if proxy and "://" not in proxy:
             proxy = f"http://{proxy}"
         self._how: dict[str, Any] = {"verify": tls, "proxy": httpx.Proxy(proxy) if proxy else None}
-        self._timeout = {"timeout": settings.for_storage(tls)["timeout"].as_dict()}
+        self._timeouts = settings.for_storage(tls)["timeout"].as_dict()
         self.connection().close()
 
-    def request(self, call: wire.Call[Any], trace: Callable[..., Any] | None) -> httpx.Request:
-        extensions = {**self._timeout, "trace": trace} if trace else self._timeout
+    def request(
+        self, call: wire.Call[Any], trace: Callable[..., Any] | None, *, bounded: bool = False
+    ) -> httpx.Request:
+        """
+        :param bounded: whoever sends it ends it in time; to time each read and write of it too costs a
+            twentieth of the call.
+        """
+        timeouts = {"connect": self._timeouts["connect"]} if bounded else self._timeouts
+        extensions: dict[str, Any] = {"timeout": timeouts}
+        if trace:
+            extensions["trace"] = trace
         return httpx.Request(
             call.method,
             self._base_url + call.path,

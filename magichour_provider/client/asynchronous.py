@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Self, TypeVar, cast
 
@@ -33,7 +41,6 @@ from magichour_provider.wire import JobKind
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 1 << 20
 MOST_CONNECTIONS = 16
 
 
@@ -155,13 +162,13 @@ class AsyncMagicHourClient:
     async def _call(self, call: wire.Call[T]) -> T:
         if self._storage.is_closed:
             raise RuntimeError("This client has been closed; whoever shares it must stay in its async with")
-        watch = Watch()
         async with self._gate:
+            watch = Watch()
             kept = None if call.pays or not self._idle else self._idle.pop()
             connection = kept or self._api.async_connection()
             try:
                 # To watch costs as much as half the call, and only for one that pays must it be certain.
-                request = self._api.request(call, watch.anote if call.pays else None)
+                request = self._api.request(call, watch.anote if call.pays else None, bounded=True)
                 async with asyncio.timeout(self._settings.timeout):
                     response = await connection.handle_async_request(request)
                     await response.aread()
@@ -190,8 +197,13 @@ class AsyncMagicHourClient:
             async with self._storage.stream("GET", fetch.url, headers=IDENTITY) as response:
                 arrival = Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
                 async with _in_a_thread(fetch.target.writing()) as write:
-                    async for chunk in response.aiter_raw(CHUNK_BYTES):
-                        await asyncio.to_thread(write, arrival.check(chunk))
+
+                    def write_all(chunks: list[bytes]) -> None:
+                        for chunk in chunks:
+                            write(arrival.check(chunk))
+
+                    async for chunks in _by_the_megabyte(response.aiter_raw()):
+                        await asyncio.to_thread(write_all, chunks)
                     arrival.finish()
         except CANNOT_TALK as error:
             raise download_failed(fetch.job_id, why(error), kind=fetch.kind) from shown(error)
@@ -208,6 +220,17 @@ async def _in_a_thread(context: AbstractContextManager[T]) -> AsyncIterator[T]:
             raise
     else:
         await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+async def _by_the_megabyte(chunks: AsyncIterable[bytes]) -> AsyncIterator[list[bytes]]:
+    """What comes from a socket comes in small pieces, each of which is not worth a thread."""
+    some: list[bytes] = []
+    async for chunk in chunks:
+        some.append(chunk)
+        if sum(map(len, some)) >= 1 << 20:
+            yield some
+            some = []
+    yield some
 
 
 async def _off_the_loop(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,10 +12,11 @@ import pytest
 from both import KEY, MODES, Row, accepts, heard, row, settings_for, stand_in, through
 
 from magichour_provider import exceptions as errors
-from magichour_provider.client import Settings
+from magichour_provider.client import AsyncMagicHourClient, Settings
 from magichour_provider.emulator import Emulator
+from magichour_provider.flows import Listener
 from magichour_provider.inputs import TalkingPhotoInputs
-from magichour_provider.wire import create_talking_photo
+from magichour_provider.wire import Job, create_talking_photo
 
 SHORT = 0.5
 
@@ -230,6 +233,25 @@ def test_waiting_ends_at_its_deadline(emulator: Emulator, job_id: str, mode: str
 
 
 # --- where the key goes ---
+
+
+async def test_who_waits_keeps_nothing_of_what_it_has_seen(emulator: Emulator, job_id: str) -> None:
+    """A triggerer may hold ten thousand waits, all between two looks."""
+    looked = asyncio.Event()
+
+    class Looked(Listener):
+        def on_look(self, seen: object) -> None:
+            looked.set()
+
+    settings = settings_for(emulator)
+    async with AsyncMagicHourClient(settings, settings.ssl_context()) as client:
+        waiting = client.wait(job_id, deadline=time.time() + 60, poll_interval=60, listener=Looked())
+        task = asyncio.create_task(waiting)
+        await looked.wait()
+        gc.collect()
+        assert [kept for kept in gc.get_objects() if isinstance(kept, Job)] == []
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @pytest.mark.parametrize("mode", MODES)
