@@ -91,15 +91,18 @@ def _says(interpreter: str) -> str:
     return subprocess.run([interpreter, "-c", ask], capture_output=True, text=True).stdout.strip()
 
 
+def pins(airflow: str) -> Path:
+    return HERE / "requirements" / ("dev.txt" if airflow == NEWEST else f"airflow-{airflow}.txt")
+
+
 def _environment(airflow: str, python: str, interpreter: str) -> Path:
     """Made once, and brought to the pins each time, which takes a moment when nothing has changed."""
-    pins = HERE / "requirements" / ("dev.txt" if airflow == NEWEST else f"airflow-{airflow}.txt")
     folder = HERE / ".venv" / f"airflow-{airflow}-python{python}"
     uv = [BIN / "uv", "--quiet", "--no-python-downloads"]
     if not folder.exists():
         subprocess.run([*uv, "venv", "--python", interpreter, folder], check=True)
     into = os.environ | {"VIRTUAL_ENV": str(folder)}
-    subprocess.run([*uv, "pip", "install", "-r", pins], env=into, check=True)
+    subprocess.run([*uv, "pip", "install", "-r", pins(airflow)], env=into, check=True)
     subprocess.run([*uv, "pip", "install", "--no-deps", "-e", HERE], env=into, check=True)
     return folder
 

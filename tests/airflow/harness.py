@@ -97,8 +97,8 @@ class Run:
             self.steps.append(step := run_task(ti, task))
             return step
 
-        def noting_event(trigger: Any, ti: Any) -> TriggerEvent:
-            self.events.append(event := run_trigger(trigger, ti))
+        def noting_event(*given: Any) -> TriggerEvent:  # the trigger; from Airflow 3.1, the task instance too
+            self.events.append(event := run_trigger(*given))
             return event
 
         with self._monkeypatch.context() as patched:
