@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from airflow.sdk import ObjectStoragePath
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed, TargetExists
 from magichour_provider.inputs import MediaKind, extension_of
@@ -64,11 +64,17 @@ def _answering(field: str, uri: str) -> Iterator[None]:
         ) from error
 
 
+def _path(uri: str) -> ObjectStoragePath:
+    """To Airflow 3.0 and 3.1 a relative path begins at the root, and ``~`` is a name; so they get neither."""
+    return ObjectStoragePath(uri if "://" in uri else make_path_posix(uri))
+
+
 def _look(field: str, uri: str) -> dict[str, Any] | None:
     """What is there, or None. Not ``path.exists()``, to which every failure of a store is "not there"."""
-    path = ObjectStoragePath(uri)
-    conn_id = getattr(path, "conn_id", None)  # Airflow 3.0 and 3.1: a local path has no such thing
-    if conn_id is not None:
+    path = _path(uri)
+    # Airflow 3.0 and 3.1 keep it among the options.
+    conn_id = getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
+    if conn_id:
         # Some providers go on without a connection that is missing, as somebody else or as nobody.
         BaseHook.get_connection(conn_id)
     path.fs.invalidate_cache()  # others write there too
@@ -126,7 +132,7 @@ class Source:
         :raises StorageFailed: it cannot be read; retryable.
         """
         with _answering(self.field, self.uri):
-            path = ObjectStoragePath(self.uri)
+            path = _path(self.uri)
             with path.fs.open(path.path, "rb", block_size=CHUNK_BYTES) as file:
                 yield file
 
@@ -134,7 +140,7 @@ class Source:
         with _answering(self.field, self.uri):
             left = self.size
             # Not path.open(), which tells Airflow's lineage of each chunk; the operator tells of the file.
-            path = ObjectStoragePath(self.uri)
+            path = _path(self.uri)
             with path.fs.open(path.path, "rb", block_size=BLOCK_BYTES) as file:
                 while left and (chunk := file.read(min(CHUNK_BYTES, left))):
                     left -= len(chunk)
@@ -176,7 +182,7 @@ class Target:
 
     def _check_local_folder(self) -> None:
         """Missing folders are made once the file is there; but may they be?"""
-        path = ObjectStoragePath(self.uri)
+        path = _path(self.uri)
         if isinstance(path.fs, LocalFileSystem):
             place = Path(path.path).absolute()
             folder = place if self.is_folder else place.parent
@@ -203,7 +209,7 @@ class Target:
         :raises StorageFailed: the store did not take it; retryable.
         """
         with _answering("output_path", self.uri):
-            path = ObjectStoragePath(self.uri)
+            path = _path(self.uri)
             draft = _Upload(path) if path.protocol in UPLOADS else _Part(path)
 
         def write(chunk: bytes) -> None:

@@ -43,6 +43,24 @@ def test_a_file_is_read_whole_in_chunks(tmp_path: Path, size: int, scheme: str) 
     assert (source.size, source.extension) == (size, "png")
 
 
+def test_a_relative_path_begins_where_the_task_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me.png").write_bytes(b"photo")
+    assert b"".join(find("me.png").chunks()) == b"photo"
+    target = Target("videos/").of_job("job-1")
+    target.check()
+    write(target, b"a video")
+    assert files(tmp_path / "videos") == {"job-1.mp4": b"a video"}
+
+
+def test_a_tilde_is_the_home_of_who_runs_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "me.png").write_bytes(b"photo")
+    assert b"".join(find("~/me.png").chunks()) == b"photo"
+    write(Target("~/videos/").of_job("job-1"), b"a video")
+    assert files(tmp_path / "videos") == {"job-1.mp4": b"a video"}
+
+
 def test_a_link_to_a_file_is_the_file(tmp_path: Path) -> None:
     (tmp_path / "me.png").write_bytes(b"1234")
     (tmp_path / "link.png").symlink_to(tmp_path / "me.png")
