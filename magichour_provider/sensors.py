@@ -142,6 +142,10 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
             if self.soft_fail and type(skipped.__cause__) is AirflowException:
                 raise skipped.__cause__ from None
             raise
+        except AirflowException as error:  # Airflow 3.0 skips for fewer reasons
+            if self.never_fail or (self.soft_fail and isinstance(error, AirflowSensorTimeout)):
+                raise AirflowSkipException(f"Skipped, since the sensor may not fail: {error}") from error
+            raise
 
     def job_name(self, context: Context) -> str:
         return f"job {self.job_id}"
