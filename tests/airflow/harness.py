@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import textwrap
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,15 @@ from airflow.sdk import DAG, task
 from magichour_provider.operators import TalkingPhotoOperator, VoiceGeneratorOperator
 from magichour_provider.sensors import TalkingPhotoSensor, VoiceGeneratorSensor
 """
+
+
+@cache
+def api_server() -> Any:
+    """One for all tasks, as in a real Airflow: ``dag.test()`` takes seconds to make one for each."""
+    from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
+
+    return InProcessExecutionAPI()
+
 
 both_modes = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
 
@@ -68,6 +78,7 @@ class Run:
 
     def clear(self, task_id: str = "video") -> None:
         """Clear a finished task, as a person does, and run it again."""
+        from airflow.models import dagrun
         from airflow.models.taskinstance import clear_task_instances
         from airflow.utils.session import create_session
         from airflow.utils.state import DagRunState
@@ -79,11 +90,14 @@ class Run:
         self.events.clear()
         with self._monkeypatch.context() as patched:
             # dag.test() would begin a new run.
-            patched.setattr("airflow.models.dagrun.get_or_create_dagrun", self._same_run)
+            public = hasattr(dagrun, "get_or_create_dagrun")
+            name = "dagrun.get_or_create_dagrun" if public else "dag._get_or_create_dagrun"  # 3.0
+            patched.setattr(f"airflow.models.{name}", self._same_run)
             self._dag_run = self._test()
 
     def _same_run(self, *, dag: Any, session: Session, **_: Any) -> DagRun:
-        run = session.get_one(type(self._dag_run), self._dag_run.id)
+        run = session.get(type(self._dag_run), self._dag_run.id)
+        assert run is not None
         run.dag = dag
         return run
 
@@ -102,6 +116,7 @@ class Run:
             return event
 
         with self._monkeypatch.context() as patched:
+            patched.setattr(supervisor, "in_process_api_server", api_server)
             patched.setattr(supervisor, "run_task_in_process", noting_step)
             patched.setattr(module, "_run_inline_trigger", noting_event)
             return self.dag.test(run_conf=self._params)
