@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow import __version__ as airflow_version
 from harness import both_modes
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def test_what_cannot_work_stops_its_own_instance_only(airflow: Airflow, emulator
         """
     )
     assert run.state() == "success,failed"
-    assert "end_seconds" in run.errors()[0]
+    if not airflow_version.startswith("3.0."):  # whose dag.test() keeps it to itself
+        assert "end_seconds" in run.errors()[0]
     assert emulator.charges() == 1
 
 
