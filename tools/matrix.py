@@ -23,10 +23,15 @@ PYTHONS = {
     "3.2": ("3.11", "3.12", "3.13"),
     NEWEST: ("3.11", "3.12", "3.13"),
 }
-# What Airflow's version can change; the emulator, say, is the same on each.
+# What the version of Airflow, or the pins of its time, can change: the emulator, say, is the same on each. Of the
+# rest of tests/airflow, some look into Airflow 3.3's own store, and some need what the old pins do not have.
 TESTS = (
     "tests/unit",
-    "tests/airflow",
+    "tests/airflow/test_any_version.py",
+    "tests/airflow/test_mapped.py",
+    "tests/airflow/test_operator.py",
+    "tests/airflow/test_secrets.py",
+    "tests/airflow/test_sensor.py",
     "tests/contract/test_hook.py",
     "tests/contract/test_connection_test.py",
     "tests/contract/test_client_submit.py",
