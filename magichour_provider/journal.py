@@ -6,7 +6,8 @@ next try knows one of three things: nothing was sent, a job exists, or a call we
 The record belongs to one task instance (DAG run, task, map index) and is shared by all its tries.
 
 On Airflow 3.3 and newer it is kept in the task state store, and never expires. On 3.0 to 3.2 it is an Airflow
-Variable, named by a hash of the task instance: best effort, and never deleted by the task.
+Variable, named by a hash of the task instance: best effort, and never deleted by the task, until Airflow has
+become 3.3 and the record has moved to the task state store.
 """
 
 from __future__ import annotations
@@ -197,11 +198,17 @@ class TaskStateStore:
     def __init__(self, context: Any) -> None:
         self._store = context["task_state_store"]
         self._ti = context["ti"]
+        self._before = VariableStore(context)
 
     def get(self) -> object:
-        return self._store.get(KEY)
+        written = self._store.get(KEY)
+        if written is None and (written := self._before.get()) is not None:
+            # Airflow has been upgraded. A kill between these two leaves it in both places, never in neither.
+            self.set(written)
+            self._before.delete()
+        return written
 
-    def set(self, value: dict[str, Any]) -> None:
+    def set(self, value: object) -> None:
         from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
         self._store.set(KEY, value, retention=NEVER_EXPIRE)
@@ -247,6 +254,11 @@ class VariableStore:
             "Magic Hour: what a task instance has paid for. Delete it once the run is over for good."
         )
         _ask_supervisor(PutVariable(key=self.key, value=json.dumps(value), description=description))
+
+    def delete(self) -> None:
+        from airflow.sdk.execution_time.comms import DeleteVariable
+
+        _ask_supervisor(DeleteVariable(key=self.key))
 
     def adopt_command(self) -> str:
         return f'airflow variables set {self.key} \'{{"job_id": "JOB_ID"}}\''

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +12,16 @@ from harness import both_modes
 from test_kills import kill_after
 
 from magichour_provider.emulator import Emulator
-from magichour_provider.journal import Journal, PaidJob
+from magichour_provider.journal import Journal, PaidJob, VariableStore
 from magichour_provider.operators import TalkingPhotoOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from harness import Airflow, Run
+
+    Block = Callable[[], AbstractContextManager[object]]
 
 ALWAYS: dict[str, Any] = {"status": 500, "times": None}
 
@@ -94,6 +98,71 @@ def test_a_task_that_was_made_to_forget_pays_anew(
     run.clear()
     assert run.state() == "success", run.errors()
     assert emulator.charges() == 2
+
+
+@pytest.fixture
+def airflow_3_2(monkeypatch: pytest.MonkeyPatch) -> Block:
+    """In this block the journal is kept where Airflow 3.0 to 3.2 keep it; after it, Airflow is upgraded."""
+
+    @contextmanager
+    def kept_before() -> Iterator[None]:
+        with monkeypatch.context() as before:
+            before.setattr("magichour_provider.journal.TaskStateStore", VariableStore)
+            yield
+
+    return kept_before
+
+
+@both_modes
+def test_a_job_that_was_paid_before_airflow_was_upgraded_is_taken_up(
+    airflow: Airflow,
+    emulator: Emulator,
+    airflow_3_2: Block,
+    deferrable: bool,
+) -> None:
+    emulator.fault("download", status=500, times=4)
+    with airflow_3_2():
+        run = airflow.video(output_path=f"{airflow.folder}/out/", deferrable=deferrable)
+    assert run.state() == "failed"
+    for _ in ("the first time", "and ever after"):
+        run.clear()
+        assert run.state() == "success", run.errors()
+        assert emulator.charges() == 1
+
+
+def test_a_lost_answer_of_before_the_upgrade_can_be_forgotten(
+    airflow: Airflow,
+    emulator: Emulator,
+    follow: Callable[[str], None],
+    airflow_3_2: Block,
+) -> None:
+    emulator.fault("create", reset="after")
+    with airflow_3_2():
+        run = airflow.video()
+    run.clear()
+    assert "SubmissionUncertain" in run.errors()[0]
+    assert emulator.charges() == 1
+    follow(command(run, "DELETE"))
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 2
+
+
+def test_a_journal_of_before_the_upgrade_that_cannot_be_read_is_not_taken_for_nothing(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.api_fastapi.execution_api.routes import variables
+    from fastapi import HTTPException
+
+    class Away:
+        @staticmethod
+        def get(*_: object, **__: object) -> str:
+            raise HTTPException(500, "the database is away")
+
+    monkeypatch.setattr(variables, "Variable", Away)
+    run = airflow.video()
+    assert "JournalUnavailable" in run.errors()[0]
+    assert emulator.requests() == []
 
 
 def test_adopting_works_for_one_mapped_instance(
