@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 DAGS = """
 import datetime
 from contextlib import ExitStack
+from functools import cache
 from unittest.mock import patch
 
 import httpx
 from airflow.sdk import DAG
 from airflow.sdk.api import client
+from airflow.sdk.execution_time import supervisor
 from magichour_provider.operators import TalkingPhotoOperator
 
 class Operator(TalkingPhotoOperator):
@@ -68,6 +70,7 @@ def refuse(*args, **kwargs):
     raise client.ServerResponseError("down", request=request, response=answer)
 
 if __name__ == "__main__":
+    supervisor.in_process_api_server = cache(supervisor.in_process_api_server)  # to make one takes seconds
     for dag, broken in [
         (takes_up_sync, None),
         (takes_up_deferrable, None),
