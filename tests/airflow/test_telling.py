@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
 from harness import HEADER, both_modes
 
 if TYPE_CHECKING:
@@ -243,6 +244,7 @@ def test_an_assets_event_holds_no_signed_url(airflow: Airflow, emulator: Emulato
 # --- rendered fields ---
 
 
+@pytest.mark.skipif(not AIRFLOW_V_3_1_PLUS, reason="Airflow 3.0 takes none after a try that is to be retried")
 @both_modes
 def test_the_rendered_fields_show_what_was_sent(
     airflow: Airflow, emulator: Emulator, deferrable: bool
