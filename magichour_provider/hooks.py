@@ -42,7 +42,7 @@ class MagicHourHook(BaseHook):
     Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all looks from one
     triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA bundle).
 
-    :param magichour_conn_id: the connection.
+    :param magichour_conn_id: the Airflow connection; it is read when it is first needed.
     """
 
     conn_name_attr = "magichour_conn_id"
@@ -50,14 +50,16 @@ class MagicHourHook(BaseHook):
     conn_type = "magichour"
     hook_name = "Magic Hour"
 
-    def __init__(self, magichour_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+    def __init__(self, magichour_conn_id: str = "magichour_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.magichour_conn_id = magichour_conn_id
 
     @cached_property
     def settings(self) -> Settings:
         """
-        :raises InvalidConnection: names what is wrong with the connection, and the remedy.
+        The connection, read and checked.
+
+        :raises InvalidConnection: names what is wrong with the connection, and the remedy; nothing was sent.
         """
         try:
             return settings_of(self.get_connection(self.magichour_conn_id))
@@ -74,10 +76,11 @@ class MagicHourHook(BaseHook):
 
     def submit(self, *, name: str = "Talking Photo", **inputs: Any) -> wire.Submission:
         """
-        Start a paid render and return at once.
+        Start a paid render, and return at once. Called twice, it pays twice: the operator does not.
 
-        :param inputs: the vendor's fields, flat: see ``TalkingPhotoInputs``. Files must be URLs or have been
-            uploaded: see ``upload``.
+        :param name: of the job in the vendor's library.
+        :param inputs: those of ``TalkingPhotoOperator``: ``image_file_path``, ``audio_file_path``,
+            ``end_seconds`` and so on. Files must be URLs or have been uploaded: see ``upload``.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InvalidInput: nothing was sent.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
@@ -102,10 +105,12 @@ class MagicHourHook(BaseHook):
 
     def submit_voice(self, *, prompt: str, voice_name: str, name: str = "Voice Generator") -> wire.Submission:
         """
-        Have a text spoken, and return at once; the job is of kind ``audio``.
+        Have a text spoken, and return at once; the job is of kind ``audio``. Called twice, it pays twice.
 
-        :param prompt: the text.
+        :param prompt: the text, of at most 1000 characters.
         :param voice_name: one of the vendor's voices.
+        :param name: of the job in the vendor's library.
+        :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InvalidInput: nothing was sent.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
         :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
@@ -116,7 +121,15 @@ class MagicHourHook(BaseHook):
         return self.client.submit(wire.create_voice(checked, name=checked.name or name))
 
     def get(self, job_id: str, *, kind: JobKind = "video") -> wire.Job:
-        """The job as it is now; free. See ``MagicHourClient.get``."""
+        """
+        The job as it is now; free.
+
+        :param job_id: the job.
+        :param kind: of what it makes: ``video`` or ``audio``.
+        :raises RequestFailed: the subclass says why, ``NotFound`` that the account has no such job.
+
+        Source: GET /v1/video-projects/{id}, GET /v1/audio-projects/{id}.
+        """
         return self.client.get(job_id, kind)
 
     def wait(
@@ -128,20 +141,24 @@ class MagicHourHook(BaseHook):
         poll_interval: float | None = None,
     ) -> wire.Job:
         """
-        Look until the job has ended, well or not; free.
+        Look until the job has ended, well or not; free. A failed look is not an end: it looks again.
 
-        :param timeout: seconds.
-        :param poll_interval: seconds between two looks, rather than the connection's or the schedule's.
+        :param job_id: the job.
+        :param kind: of what it makes: ``video`` or ``audio``.
+        :param timeout: seconds to wait.
+        :param poll_interval: seconds between two looks; default: the connection's, or the schedule's.
+        :returns: the job; ``raise_unless_complete`` tells a good end from a bad one.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
         """
         return self.client.wait(job_id, kind, deadline=time.time() + timeout, poll_interval=poll_interval)
 
     def upload(self, *paths: str) -> list[str]:
         """
-        Put photos and voices (local or in object storage) into Magic Hour's storage for 7 days; free.
+        Put photos and voices into Magic Hour's storage, where they are kept for 7 days; free.
 
+        :param paths: local, or in object storage (``s3://conn_id@bucket/key``).
         :returns: their ``api-assets/`` paths, in order; URLs and ``api-assets/`` paths come back as they are.
-        :raises InvalidInput: a file that is missing, empty, or of a kind the vendor does not take.
+        :raises InvalidInput: a file is missing, empty, or of an unknown kind; nothing was sent.
         :raises UploadFailed: nothing was charged; retryable.
         """
         given = [str(path) for path in paths]
@@ -157,9 +174,14 @@ class MagicHourHook(BaseHook):
         """
         Bring what a complete job made to ``output_path``, whole or not at all; free.
 
+        :param job_id: the job.
         :param output_path: local or object storage; ending in ``/`` it is a folder.
+        :param replace: overwrite a file at ``output_path``.
+        :param kind: of what it makes: ``video`` or ``audio``.
         :returns: where the file is.
-        :raises TargetExists: a file is there already, and ``replace`` is False.
+        :raises TargetExists: a file is there already, and ``replace`` is False; nothing charged.
+        :raises JobEnded: the job has made nothing; the subclass says why, and whether it is refunded.
+        :raises StorageFailed: the place did not take it; it is paid for and stays at Magic Hour; retryable.
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         """
         target = self.target(job_id, Target(str(output_path), replace), kind)
@@ -176,11 +198,25 @@ class MagicHourHook(BaseHook):
         return place.of_job(job_id, extension if extension in EXTENSIONS["audio"] else "wav")
 
     def delete(self, job_id: str, *, kind: JobKind = "video") -> None:
-        """Delete what the job made for ever; no refund. See ``MagicHourClient.delete``."""
+        """
+        Delete what the job made, for ever. Not a cancel: nothing is refunded.
+
+        :param job_id: the job.
+        :param kind: of what it makes: ``video`` or ``audio``.
+        :raises RequestFailed: the subclass says why, ``NotFound`` that the account has no such job.
+
+        Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
+        """
         self.client.delete(job_id, kind)
 
     def account(self) -> wire.Account:
-        """The key's account: tier and credits left; free. See ``MagicHourClient.account``."""
+        """
+        The key's account: tier and credits left; free.
+
+        :raises RequestFailed: it could not be asked; the subclass says why; nothing charged.
+
+        Source: GET /v1/account.
+        """
         return self.client.account()
 
     def test_connection(self) -> tuple[bool, str]:

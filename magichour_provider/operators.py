@@ -22,12 +22,14 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
     ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
 
+    Templated: all below, ``output_path`` and ``magichour_conn_id``.
+
     :param image_file_path: the photo: a URL, an ``api-assets/…`` path, a URL of the vendor's library, a local
         path, or an object-storage URI (``s3://conn_id@bucket/key``). The last two are uploaded.
     :param audio_file_path: the voice, likewise.
-    :param start_seconds: where the clip starts in the audio.
-    :param end_seconds: where the clip ends in the audio; default: with the audio, which is measured if it is
-        a file (mp3, wav, flac, m4a, opus, ogg, oga, aiff) or a voice in the vendor's library.
+    :param start_seconds: where the clip starts in the audio, in seconds.
+    :param end_seconds: where the clip ends in the audio, likewise; default: with the audio, which is measured
+        if it is a file (mp3, wav, flac, m4a, opus, ogg, oga, aiff) or a voice in the vendor's library.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :param generation_mode: ``realistic`` (the vendor's default), ``prompted``, or an older name of these:
         ``pro``, ``standard``, ``stable``, ``expressive``.
@@ -116,6 +118,8 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
     Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
     ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
+
+    Templated: all below, ``output_path`` and ``magichour_conn_id``.
 
     :param prompt: the text, of at most 1000 characters.
     :param voice_name: who speaks it; the vendor's list of voices is open, so only the vendor refuses one.

@@ -44,7 +44,8 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         anything is paid.
     :param max_credits: refuse to submit (and to upload) when the estimate is above this, in credits.
     :param magichour_conn_id: the Airflow connection.
-    :param deferrable: wait in the triggerer; default: Airflow's ``[operators] default_deferrable``.
+    :param deferrable: wait in the triggerer, without a worker slot; default: Airflow's
+        ``[operators] default_deferrable``.
     :param wait_for_completion: if False, return as soon as the job is submitted.
     :param timeout: seconds to wait, for each try. The job goes on afterwards; a retry picks it up.
     :param poll_interval: seconds between two looks; default: the connection's, or timed from render times.

@@ -36,6 +36,8 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
     Modes ``poke`` and ``reschedule`` and ``deferrable=True`` end alike. A job that failed fails the sensor at
     once; a failed look does not, until the timeout.
 
+    Templated: ``job_id``, ``output_path`` and ``magichour_conn_id``.
+
     :param job_id: the job.
     :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
         file is named after the job. Without it the result holds a signed URL that expires.
@@ -44,9 +46,10 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
     :param deferrable: wait in the triggerer; default: Airflow's ``[operators] default_deferrable``.
     :param timeout: seconds until the sensor gives up. The job goes on.
     :param poke_interval: seconds between two looks; default: the connection's, or timed from render times.
+    :param multiple_outputs: each value of the result is an XCom of its own too.
     :returns: the same as the operator that makes such jobs.
-    :raises AirflowFailException: the job failed, was canceled or deleted.
-    :raises AirflowSensorTimeout: it had not ended in time.
+    :raises AirflowFailException: the job failed or was canceled (refunded), or was deleted (not refunded).
+    :raises AirflowSensorTimeout: it had not ended in time. It goes on, and is paid for.
     """
 
     template_fields: Sequence[str] = ("job_id", "output_path", "magichour_conn_id")

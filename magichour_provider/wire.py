@@ -64,21 +64,21 @@ class _Answer(BaseModel):
 
 
 class Submission(_Answer):
-    """An accepted, paid job. ``credits_charged`` is an estimate until the job is complete."""
+    """An accepted, paid job: ``job_id``; ``credits_charged`` is an estimate until the job is complete."""
 
     job_id: str = Field(alias="id", pattern=r"[^\s.]")  # " " or ".." could not be asked for
     credits_charged: Lenient[Number] = None
 
 
 class Download(_Answer):
-    """A signed URL of what a job made; whoever has it can read that until ``expires_at``."""
+    """``url``: signed; whoever has it can read what a job made until ``expires_at`` (ISO 8601)."""
 
     url: str = Field(repr=False, min_length=1)
     expires_at: Lenient[str] = None
 
 
 class JobError(_Answer):
-    """Why the vendor gave up."""
+    """Why the vendor gave up: ``code``, such as ``no_source_face`` (the list is open), and ``message``."""
 
     code: Lenient[str] = None
     message: Lenient[str] = None
@@ -86,8 +86,21 @@ class JobError(_Answer):
 
 class Job(_Answer):
     """
-    A job as the vendor sees it now. Times in seconds, sizes in pixels, ``fps`` in frames a second: of videos
-    only.
+    A job as the vendor sees it now. What the vendor does not say is None.
+
+    :ivar job_id: the vendor's id of it.
+    :ivar status: ``queued``, ``rendering``, ``complete``, ``error`` or ``canceled``; the list is open.
+    :ivar name: of the job in the vendor's library.
+    :ivar created_at: when it was submitted (ISO 8601).
+    :ivar enabled: False when what it made was deleted.
+    :ivar start_seconds: where the clip of a video starts in the audio.
+    :ivar end_seconds: where it ends.
+    :ivar width: of a video, in pixels; -1 is the vendor's "not known".
+    :ivar height: likewise.
+    :ivar fps: of a video, frames a second.
+    :ivar credits_charged: final once it is complete, an estimate before.
+    :ivar error: a ``JobError``, if it failed.
+    :ivar downloads: a list of ``Download``, once it is complete.
     """
 
     job_id: str = Field(alias="id", min_length=1)
@@ -116,16 +129,20 @@ class Job(_Answer):
 
     @property
     def clip_seconds(self) -> float | None:
+        """How long the clip is."""
         if self.start_seconds is None or self.end_seconds is None:
             return None
         return round(self.end_seconds - self.start_seconds, 3)
 
     @property
     def download(self) -> Download | None:
+        """The first of the downloads."""
         return self.downloads[0] if self.downloads else None
 
     def raise_unless_complete(self) -> None:
         """
+        An error that says why the job made nothing, if it is so.
+
         :raises JobFailed: status ``error``; refunded; retryable unless the code is known to be permanent.
         :raises JobCanceled: stopped in the vendor's web app; refunded.
         :raises JobDeleted: what it made was deleted; what was charged stays charged.
@@ -170,7 +187,14 @@ class _UploadSlots(_Answer):
 
 
 class Account(_Answer):
-    """The account that a key belongs to."""
+    """
+    The account that a key belongs to. What the vendor does not say is None.
+
+    :ivar account_id: the vendor's id of it.
+    :ivar credits: left.
+    :ivar tier: of its plan: ``free``, ``creator``, ``pro`` or ``business``.
+    :ivar email: of its owner.
+    """
 
     account_id: str = Field(alias="id")
     credits: Lenient[Number] = None
