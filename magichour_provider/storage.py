@@ -26,10 +26,9 @@ from magichour_provider.inputs import MediaKind, extension_of
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 8 << 20  # of one request to an object store; S3 takes 10,000 blocks for a file
 
-# Stores that show an object only once its upload is complete, and can throw away one that is not.
+# Stores that show an object only once its upload is complete.
 UPLOADS = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl")
-# Of these, the ones that say "there is no such bucket" to whoever may only read and write objects.
-TELLS_BUCKETS = tuple(scheme for scheme in UPLOADS if scheme not in ("gs", "gcs"))
+GOOGLE = ("gs", "gcs")
 
 
 @contextmanager
@@ -53,15 +52,24 @@ def _answering(field: str, uri: str) -> Iterator[None]:
             "apache-airflow-providers-amazon[s3fs] for s3, apache-airflow-providers-google for gs, "
             "apache-airflow-providers-microsoft-azure for abfs",
         ) from error
-    except PermissionError as error:
-        raise InvalidInput.of(
-            field, uri, f"not allowed ({error}); check the key and the permissions of whoever asks"
-        ) from error
     except Exception as error:
+        if _is_refusal(error):
+            raise InvalidInput.of(
+                field, uri, f"not allowed ({error}); check the key and the permissions of whoever asks"
+            ) from error
         raise StorageFailed(
             f"{field}={uri!r}: the storage did not answer as it should ({type(error).__name__}: {error}); "
             "a retry may help"
         ) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """S3's library has an error for it, Azure's a status, Google's a word."""
+    return (
+        isinstance(error, PermissionError)
+        or getattr(error, "status_code", None) in (401, 403)
+        or (isinstance(error, OSError) and str(error).startswith("Forbidden"))
+    )
 
 
 def _path(uri: str) -> ObjectStoragePath:
@@ -83,10 +91,14 @@ def _look(field: str, uri: str) -> dict[str, Any] | None:
         return found
     except FileNotFoundError:
         pass
-    if path.protocol in TELLS_BUCKETS:
+    if path.protocol in UPLOADS:
         bucket = path.path.partition("/")[0]
         try:
-            path.fs.info(bucket)
+            if path.protocol in GOOGLE:
+                # Its roles for objects may list them, but not look at the bucket itself.
+                path.fs.call("GET", "b/{}/o", bucket, maxResults=1)
+            else:
+                path.fs.info(bucket)
         except FileNotFoundError as error:
             raise InvalidInput.of(
                 field, uri, f"there is no bucket {bucket!r}; create it, or check the path"
@@ -234,8 +246,8 @@ class _Upload:
     """
     An object that its store shows once the upload is complete: no temporary name, no copy.
 
-    Of a process that was killed, the store keeps blocks that nobody sees, until its lifecycle rule for
-    incomplete uploads sweeps them away.
+    Of a process that was killed, and on Azure of any upload that broke, the store keeps blocks that nobody
+    sees: on S3 until a lifecycle rule for incomplete uploads sweeps them away, elsewhere for a week.
     """
 
     def __init__(self, path: ObjectStoragePath) -> None:

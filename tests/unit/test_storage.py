@@ -295,6 +295,55 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(
     assert (failed.value.retryable, failed.value.charged) == (True, "no")
 
 
+class Google(MemoryFileSystem):
+    """As ``gcsfs``: of a bucket that is not there, it says the same as of a file."""
+
+    cachable = False
+
+    def info(self, path: str, **_: Any) -> Any:
+        raise FileNotFoundError(path)
+
+    def call(self, method: str, path: str, *arguments: str, **_: Any) -> Any:
+        assert (method, path) == ("GET", "b/{}/o")
+        if arguments != ("media",):
+            raise FileNotFoundError(*arguments)
+
+
+def test_a_bucket_of_google_that_is_not_there_is_known_before_anything_is_paid(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_GC", "google-cloud-platform://")
+    bucket(lambda _: Google())
+    Target("gs://gc@media/me.mp4").check()
+    with pytest.raises(InvalidInput, match=r"^output_path='gs://gc@no/me.mp4': there is no bucket 'no'"):
+        Target("gs://gc@no/me.mp4").check()
+
+
+class AzureRefusal(Exception):
+    """As ``azure.core`` puts it."""
+
+    status_code = 403
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [PermissionError("AccessDenied"), AzureRefusal("AuthorizationFailure"), OSError("Forbidden: a/me.png")],
+    ids=["S3", "Azure", "GCS"],
+)
+def test_a_key_that_is_not_accepted_is_no_matter_for_a_retry(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    class Refusing(Broken):
+        def info(self, path: str, **_: Any) -> Any:
+            raise refusal
+
+    monkeypatch.setenv("AIRFLOW_CONN_AWS", "aws://")
+    bucket(lambda _: Refusing())
+    with pytest.raises(InvalidInput, match=r"^image_file_path='memory://aws@a/me.png': not all") as refused:
+        find("memory://aws@a/me.png")
+    assert not refused.value.retryable
+
+
 def test_two_tries_that_bring_the_same_video_at_once_cost_no_more_than_a_retry(tmp_path: Path) -> None:
     target = Target(str(tmp_path / "video.mp4"), replace=True)
 
