@@ -204,6 +204,7 @@ def test_a_body_that_is_not_compressed_as_it_says(api: Any) -> None:
         ("items[0].extension", {"items": [{"type": "image", "extension": ".png"}]}),
         ("items[0].extension", {"items": [{"type": "image", "extension": "PNG"}]}),
         ("items[0].extension", {"items": [{"type": "audio", "extension": "mp4"}]}),
+        ("items[0].extension", {"items": [{"type": "image", "extension": "gif"}]}),
         ("items[0].size", {"items": [{"type": "image", "extension": "png", "size": 1}]}),
         ("more", {"items": [{"type": "image", "extension": "png"}], "more": 1}),
     ],
