@@ -22,7 +22,7 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
     ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
 
-    Templated: all below, ``output_path`` and ``magichour_conn_id``.
+    Templated: all below, ``output_path``, ``max_credits`` and ``magichour_conn_id``.
 
     :param image_file_path: the photo: a URL, an ``api-assets/…`` path, a URL of the vendor's library, a local
         path, or an object-storage URI (``s3://conn_id@bucket/key``). The last two are uploaded.
@@ -56,7 +56,7 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
         "resolution",
         "max_resolution",
     )
-    template_fields: Sequence[str] = (*input_fields, "output_path", "magichour_conn_id")
+    template_fields: Sequence[str] = (*input_fields, "output_path", "max_credits", "magichour_conn_id")
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
     Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
     ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
 
-    Templated: all below, ``output_path`` and ``magichour_conn_id``.
+    Templated: all below, ``output_path``, ``max_credits`` and ``magichour_conn_id``.
 
     :param prompt: the text, of at most 1000 characters.
     :param voice_name: who speaks it; the vendor's list of voices is open, so only the vendor refuses one.
@@ -133,7 +133,7 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
     kind: JobKind = "audio"
     input_fields: ClassVar[tuple[str, ...]] = ("prompt", "voice_name", "name")
-    template_fields: Sequence[str] = (*input_fields, "output_path", "magichour_conn_id")
+    template_fields: Sequence[str] = (*input_fields, "output_path", "max_credits", "magichour_conn_id")
 
     def __init__(self, *, prompt: str, voice_name: str, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

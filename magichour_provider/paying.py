@@ -42,7 +42,8 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         file is named after the job. Without it the result holds a signed URL that expires.
     :param replace: overwrite a file at ``output_path``. Without it, one that is there is an error before
         anything is paid.
-    :param max_credits: refuse to submit (and to upload) when the estimate is above this, in credits.
+    :param max_credits: refuse to submit (and to upload) when the estimate is above this, in credits. May come
+        from a template.
     :param magichour_conn_id: the Airflow connection.
     :param deferrable: wait in the triggerer, without a worker slot; default: Airflow's
         ``[operators] default_deferrable``.
@@ -65,7 +66,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         *,
         output_path: str | None = None,
         replace: bool = False,
-        max_credits: int | None = None,
+        max_credits: float | str | None = None,
         magichour_conn_id: str = "magichour_default",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         wait_for_completion: bool = True,
@@ -105,10 +106,12 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         later = {field for field in self.input_fields if _is_known_later(getattr(self, field))}
         self.checked({field: getattr(self, field) for field in self.input_fields}, unknown=later)
         self.refuse_blank("output_path", "magichour_conn_id")
-        for field in ("timeout", "poll_interval", "max_credits"):
+        for field in ("timeout", "poll_interval"):
             value = getattr(self, field)
             if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
                 raise InvalidInput.of(field, value, "must be a number above 0")
+        if not _is_known_later(self.max_credits):
+            self._credit_limit()
 
     def execute(self, context: Context) -> dict[str, Any]:
         from magichour_provider.journal import Journal
@@ -200,7 +203,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         for warning in inputs.warnings():
             self.log.warning(warning)
         estimate = inputs.estimated_credits
-        if self.max_credits is not None and estimate > self.max_credits:
+        if estimate > self._credit_limit():
             raise CreditLimitExceeded(
                 f"max_credits={self.max_credits}: {inputs.in_words} is estimated at {estimate} credits; "
                 "raise the limit or shorten it. Nothing was submitted"
@@ -210,6 +213,16 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
         paths = self.hook.client.upload(sources)
         return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
+
+    def _credit_limit(self) -> float:
+        """A template that renders to nothing, or to no number, is no "no limit"."""
+        try:
+            limit = float("inf") if self.max_credits is None else float(self.max_credits)
+        except (TypeError, ValueError):
+            limit = 0.0
+        if limit > 0:
+            return limit
+        raise InvalidInput.of("max_credits", self.max_credits, "must be a number above 0")
 
     def _paid_job(
         self, job_id: str, inputs: InputsT, journal: Journal, credits_charged: float | None = None

@@ -239,3 +239,38 @@ def test_what_is_blank_is_refused_at_parse(field: str) -> None:
         TalkingPhotoOperator(image_file_path="a.jpg", audio_file_path="a.mp3", end_seconds=1, **blank)
     with pytest.raises(InvalidInput, match=rf"^{field}=' ': is empty"):
         TalkingPhotoSensor(job_id="job-1", **blank)
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("{{ 48 }}", None),
+        ("{{ 47 }}", "CreditLimitExceeded: max_credits=47: the clip of 1 s is estimated at 48 credits"),
+        ("{{ '' }}", "InvalidInput: max_credits='': must be a number above 0"),
+        ("{{ none }}", "InvalidInput: max_credits='None': must be a number above 0"),
+        ("{{ 'few' }}", "InvalidInput: max_credits='few': must be a number above 0"),
+    ],
+)
+def test_a_limit_may_come_from_a_template(
+    airflow: Airflow, emulator: Emulator, limit: str, said: str | None
+) -> None:
+    run = airflow.video(max_credits=limit)
+
+    assert run.state() == ("failed" if said else "success"), run.errors()
+    assert all(said in error for error in run.errors() if said)
+    assert emulator.charges() == (0 if said else 1)
+
+
+def test_a_limit_may_come_from_another_task(airflow: Airflow, emulator: Emulator) -> None:
+    run = airflow.run(
+        """
+        @task
+        def left():
+            return 47
+
+        TalkingPhotoOperator(task_id="video", **VIDEO, max_credits=left())
+        """
+    )
+
+    assert "max_credits=47: the clip of 1 s is estimated at 48 credits" in run.errors()[0]
+    assert emulator.charges() == 0
