@@ -71,6 +71,14 @@ def test_what_the_account_does_not_say_is_not_made_up(press: Any) -> None:
     assert "tier: not known; credits left: not known" in told
 
 
+def test_no_key(stub: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Airflow tests a copy, under an id of its own that nobody knows.
+    monkeypatch.setenv("AIRFLOW_CONN_EXODPYTO", json.dumps({"conn_type": "magichour", "host": stub.url}))
+    works, told = MagicHourHook("EXoDpYTo").test_connection()
+    assert not works
+    assert told.startswith("InvalidConnection: password=None: holds no API key")
+
+
 def test_a_wrong_key(stub: Emulator, press: Any) -> None:
     works, told = press(stub.url, password="mhk_of_somebody_else")
     assert not works
