@@ -247,7 +247,7 @@ class _Upload:
     An object that its store shows once the upload is complete: no temporary name, no copy.
 
     Of a process that was killed, and on Azure of any upload that broke, the store keeps blocks that nobody
-    sees: on S3 until a lifecycle rule for incomplete uploads sweeps them away, elsewhere for a week.
+    sees: on S3 until a lifecycle rule for incomplete uploads sweeps them away, on Azure for a week.
     """
 
     def __init__(self, path: ObjectStoragePath) -> None:
