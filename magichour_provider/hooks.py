@@ -1,4 +1,4 @@
-"""The one room that knows Airflow connections, and keeps one async client per event loop and connection."""
+"""The one room that knows Airflow connections."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import asyncio
 import json
 import time
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
-from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, Connection
 
 from magichour_provider import get_provider_info, lengths, wire
 from magichour_provider.client import AsyncMagicHourClient, MagicHourClient, Settings
+from magichour_provider.client.sharing import Lease
 from magichour_provider.diagnosis import diagnosis
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.inputs import (
@@ -31,7 +31,6 @@ from magichour_provider.schedule import Rhythm
 from magichour_provider.storage import Source, Target
 from magichour_provider.wire import JobKind
 
-KEEP_SETTINGS = 300.0  # seconds for which a shared client is given to newcomers
 LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
 
 
@@ -252,7 +251,7 @@ class MagicHourHook(BaseHook):
 
         :raises InvalidConnection: names what is wrong with the connection, and the remedy.
         """
-        return _Lease(self.magichour_conn_id)
+        return Lease(self.magichour_conn_id, _open)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -343,57 +342,6 @@ def _address(url: object) -> SplitResult | None:
         return parts if parts and parts.hostname and parts.port != 0 else None  # reads the port too
     except ValueError:
         return None
-
-
-@dataclass
-class _Shared:
-    opening: asyncio.Future[AsyncMagicHourClient]
-    opened_at: float
-    users: int = 0
-
-    async def close(self) -> None:
-        if self.opening.cancel():
-            return
-        if not self.opening.cancelled() and self.opening.exception() is None:
-            await self.opening.result().close()
-
-
-# Keyed by loop: dag.test() makes a new one for each trigger.
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
-
-
-class _Lease:
-    """A user's hold on a shared client. There may be ten thousand, and a generator would take more memory."""
-
-    __slots__ = ("_conn_id", "_shared")
-
-    def __init__(self, conn_id: str) -> None:
-        self._conn_id = conn_id
-
-    async def __aenter__(self) -> AsyncMagicHourClient:
-        clients = _shared.setdefault(asyncio.get_running_loop(), {})
-        shared = clients.get(self._conn_id)
-        if shared is None or time.monotonic() - shared.opened_at > KEEP_SETTINGS:
-            opening = asyncio.ensure_future(_open(self._conn_id))
-            shared = clients[self._conn_id] = _Shared(opening, time.monotonic())
-        self._shared = shared
-        shared.users += 1
-        try:
-            if not shared.opening.done():
-                # Shielded: the one who began to open it may be canceled, the others still wait for it.
-                await asyncio.shield(shared.opening)
-            return shared.opening.result()
-        except BaseException:
-            await self.__aexit__()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._shared.users -= 1
-        if not self._shared.users:
-            clients = _shared[asyncio.get_running_loop()]
-            if clients.get(self._conn_id) is self._shared:
-                del clients[self._conn_id]
-            await self._shared.close()
 
 
 # Outlive the clients: what is learned of render times, and a pause that the API has asked everybody for.

@@ -23,8 +23,8 @@ PYTHONS = {
     "3.2": ("3.11", "3.12", "3.13"),
     NEWEST: ("3.11", "3.12", "3.13"),
 }
-# What the version of Airflow, or the pins of its time, can change: the emulator, say, is the same on each. Of the
-# rest of tests/airflow, some look into Airflow 3.3's own store, and some need what the old pins do not have.
+# What the version of Airflow, or the pins of its time, can change: the emulator, say, is the same on each. Of
+# the rest of tests/airflow, some look into Airflow 3.3's own store, and some need what old pins do not have.
 TESTS = (
     "tests/unit",
     "tests/airflow/test_any_version.py",

@@ -278,7 +278,7 @@ async def test_users_on_one_loop_share_one_client_which_is_closed_after_the_last
 async def test_a_key_that_was_rotated_is_noticed_by_whoever_comes_later(
     hook: MagicHourHook, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magichour_provider.hooks.KEEP_SETTINGS", 0.0)
+    monkeypatch.setattr("magichour_provider.client.sharing.KEEP_SETTINGS", 0.0)
     rotated = emulator.connection | {"password": "mhk_not_yet_known"}
     async with hook.async_client() as first:
         monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", json.dumps(rotated))
@@ -291,7 +291,7 @@ async def test_a_key_that_was_rotated_is_noticed_by_whoever_comes_later(
 async def test_what_is_learned_of_the_connection_outlives_the_client(
     hook: MagicHourHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magichour_provider.hooks.KEEP_SETTINGS", 0.0)
+    monkeypatch.setattr("magichour_provider.client.sharing.KEEP_SETTINGS", 0.0)
     async with hook.async_client() as first, MagicHourHook().async_client() as second:
         assert second is not first
         assert second.rhythm is first.rhythm
