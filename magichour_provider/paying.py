@@ -79,6 +79,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         self.output_path = output_path
         self.replace = replace
         self.max_credits = max_credits
+        self._limited = max_credits is not None
         self.magichour_conn_id = magichour_conn_id
         self.deferrable = deferrable
         self.wait_for_completion = wait_for_completion
@@ -215,9 +216,11 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
 
     def _credit_limit(self) -> float:
-        """A template that renders to nothing, or to no number, is no "no limit"."""
+        """A template or a task that gives nothing, or no number, is no "no limit"."""
+        if self.max_credits is None and not self._limited:
+            return float("inf")
         try:
-            limit = float("inf") if self.max_credits is None else float(self.max_credits)
+            limit = float(self.max_credits or 0)
         except (TypeError, ValueError):
             limit = 0.0
         if limit > 0:

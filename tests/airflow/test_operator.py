@@ -261,16 +261,26 @@ def test_a_limit_may_come_from_a_template(
     assert emulator.charges() == (0 if said else 1)
 
 
-def test_a_limit_may_come_from_another_task(airflow: Airflow, emulator: Emulator) -> None:
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (47, "max_credits=47: the clip of 1 s is estimated at 48 credits"),
+        (None, "max_credits=None: must be a number above 0"),
+    ],
+)
+def test_a_limit_may_come_from_another_task(
+    airflow: Airflow, emulator: Emulator, left: int | None, said: str
+) -> None:
     run = airflow.run(
         """
         @task
         def left():
-            return 47
+            return LEFT
 
         TalkingPhotoOperator(task_id="video", **VIDEO, max_credits=left())
-        """
+        """,
+        LEFT=left,
     )
 
-    assert "max_credits=47: the clip of 1 s is estimated at 48 credits" in run.errors()[0]
+    assert said in run.errors()[0]
     assert emulator.charges() == 0
