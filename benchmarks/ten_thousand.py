@@ -156,7 +156,9 @@ def costs(outcomes: dict[Kind, Outcome]) -> Table:
             table.notes.append(f"{kind.name}: {several} (events: triggers)")
         taken = f"{one.loading_seconds:.0f} s from the deferral until all were loaded"
         table.notes.append(
-            f"{kind.name}: {taken}" if one.all_waited else f"{kind.name}: NOT ALL were loaded in time"
+            f"{kind.name}: {taken}"
+            if one.all_waited
+            else f"{kind.name}: some were still being loaded when the first jobs ended"
         )
     return table
 
