@@ -228,7 +228,7 @@ class Target:
             try:
                 draft.file.write(chunk)
             except Exception:
-                with _answering("output_path", self.uri):  # which is not for nothing, and chunks are many
+                with _answering("output_path", self.uri):  # only now: to enter it costs, and chunks are many
                     raise
 
         try:

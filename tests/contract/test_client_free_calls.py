@@ -232,9 +232,6 @@ def test_waiting_ends_at_its_deadline(emulator: Emulator, job_id: str, mode: str
     assert (timeout.value.job_id, timeout.value.charged) == (job_id, "yes")
 
 
-# --- where the key goes ---
-
-
 async def test_who_waits_keeps_nothing_of_what_it_has_seen(emulator: Emulator, job_id: str) -> None:
     """A triggerer may hold ten thousand waits, all between two looks."""
     looked = asyncio.Event()
@@ -253,6 +250,9 @@ async def test_who_waits_keeps_nothing_of_what_it_has_seen(emulator: Emulator, j
         assert [job for job in jobs if job.job_id == job_id] == []
         task.cancel()
         await asyncio.wait([task])
+
+
+# --- where the key goes ---
 
 
 @pytest.mark.parametrize("mode", MODES)
