@@ -45,6 +45,7 @@ check: $(VENV)/dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python tools/reference.py --check
 
 format: $(VENV)/dev-ready

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from magichour_provider.schedule import MEDIAN_RENDER_SECONDS, Rhythm, Schedule
+from magichour_provider.api.polling import MEDIAN_RENDER_SECONDS, PollLimiter, PollSchedule
 
 from .harness import Goal, Options, Sample, goal_table
 from .table import Table
@@ -41,17 +41,17 @@ def vendors_advice() -> Ages:
         wait = min(wait * 1.5, 30.0)
 
 
-def ours(rhythm: Rhythm) -> Ages:
-    schedule = Schedule(rhythm=rhythm)
-    age = schedule.first_look(0)
+def ours(limiter: PollLimiter) -> Ages:
+    schedule = PollSchedule(limiter=limiter)
+    age = schedule.first_poll(0)
     while True:
         yield age
-        age += schedule.next_look(age)
+        age += schedule.next_poll(age)
 
 
 US, ADVICE = "this provider", "the vendor's advice"
 POLICIES: dict[str, Policy] = {
-    US: lambda median: ours(Rhythm(median_seconds=median)),
+    US: lambda median: ours(PollLimiter(median_seconds=median)),
     ADVICE: lambda _: vendors_advice(),
     "every 5 s": lambda _: every(5),
     "the SDK, every 0.5 s": lambda _: every(0.5),
@@ -129,10 +129,10 @@ def least_product(times: Sequence[float]) -> float:
 
 def learning(times: Iterable[float]) -> Iterator[Watched]:
     """Jobs one after another in a process that knows only the vendor's median at first."""
-    rhythm = Rhythm()
+    limiter = PollLimiter()
     for ended in times:
-        watched = Watched.until(ended, ours(rhythm))
-        rhythm.renders["video"].saw_end(after=watched.last_but_one, before=watched.last)
+        watched = Watched.until(ended, ours(limiter))
+        limiter.renders["video"].record_end(after=watched.last_but_one, before=watched.last)
         yield watched
 
 

@@ -30,8 +30,8 @@ class HasStatus(Protocol):
     def status(self) -> str: ...
 
 
-Watch = Callable[[str], Callable[[], Awaitable[Any]]]
-Peer = Callable[[str], AbstractAsyncContextManager[Watch]]
+SendTracker = Callable[[str], Callable[[], Awaitable[Any]]]
+Peer = Callable[[str], AbstractAsyncContextManager[SendTracker]]
 
 
 class Seen(BaseModel):
@@ -43,8 +43,8 @@ class Seen(BaseModel):
 
 
 @asynccontextmanager
-async def ours(url: str) -> AsyncIterator[Watch]:
-    from magichour_provider.client import AsyncMagicHourClient, Settings
+async def ours(url: str) -> AsyncIterator[SendTracker]:
+    from magichour_provider.api.client import AsyncMagicHourClient, Settings
 
     settings = Settings(api_key="key", base_url=url)
     async with AsyncMagicHourClient(settings, settings.ssl_context()) as client:
@@ -52,7 +52,7 @@ async def ours(url: str) -> AsyncIterator[Watch]:
 
 
 @asynccontextmanager
-async def sdk_async(url: str) -> AsyncIterator[Watch]:
+async def sdk_async(url: str) -> AsyncIterator[SendTracker]:
     from magic_hour import AsyncClient
 
     client = AsyncClient(base_url=url, token="key")  # noqa: S106
@@ -60,7 +60,7 @@ async def sdk_async(url: str) -> AsyncIterator[Watch]:
 
 
 @asynccontextmanager
-async def sdk_in_threads(url: str) -> AsyncIterator[Watch]:
+async def sdk_in_threads(url: str) -> AsyncIterator[SendTracker]:
     from magic_hour import Client
 
     client = Client(base_url=url, token="key")  # noqa: S106
@@ -68,7 +68,7 @@ async def sdk_in_threads(url: str) -> AsyncIterator[Watch]:
 
 
 @asynccontextmanager
-async def http_trigger(url: str) -> AsyncIterator[Watch]:
+async def http_trigger(url: str) -> AsyncIterator[SendTracker]:
     """As the provider's own ``HttpEventTrigger`` polls, which also imports its check anew for each poll."""
     use_connection(conn_type="http", host=url)
     from airflow.providers.http.triggers.http import HttpTrigger
@@ -91,7 +91,7 @@ async def http_trigger(url: str) -> AsyncIterator[Watch]:
 
 
 @asynccontextmanager
-async def anthropic(url: str) -> AsyncIterator[Watch]:
+async def anthropic(url: str) -> AsyncIterator[SendTracker]:
     """The hook is shared, which is kinder than the provider's triggers: each of those makes a client."""
     use_connection(conn_type="anthropic", host=url, password="key")  # noqa: S106
     from airflow.providers.anthropic.hooks.anthropic import AnthropicHook
@@ -101,7 +101,7 @@ async def anthropic(url: str) -> AsyncIterator[Watch]:
 
 
 @asynccontextmanager
-async def plain_aiohttp(url: str) -> AsyncIterator[Watch]:
+async def plain_aiohttp(url: str) -> AsyncIterator[SendTracker]:
     import aiohttp
 
     async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer key"}) as session:
@@ -114,7 +114,7 @@ async def plain_aiohttp(url: str) -> AsyncIterator[Watch]:
 
 
 @asynccontextmanager
-async def raw(url: str) -> AsyncIterator[Watch]:
+async def raw(url: str) -> AsyncIterator[SendTracker]:
     """The limit: no HTTP library, requests made beforehand, answers of which only the length is looked at."""
     loop = asyncio.get_running_loop()
     where = urlsplit(url)

@@ -19,7 +19,7 @@ from statistics import median, quantiles
 from typing import cast
 from unittest.mock import patch
 
-from magichour_provider.schedule import Rhythm, Schedule
+from magichour_provider.api.polling import PollLimiter, PollSchedule
 from tools.database import Postgres
 from tools.stack import Stack
 
@@ -33,7 +33,7 @@ INTERVAL = 20.0  # seconds between two looks of the peer: as ours at such a job
 
 def our_next_look(age: float, usual: float) -> float:
     with patch("random.random", return_value=1.0):
-        return Schedule(rhythm=Rhythm(median_seconds=usual)).next_look(age)
+        return PollSchedule(limiter=PollLimiter(median_seconds=usual)).next_poll(age)
 
 
 KINDS = (
@@ -104,14 +104,14 @@ def standin() -> Iterator[int]:
 
 def late(kind: Kind, one: Outcome) -> list[float]:
     """Seconds by which the look that found a job ended was later than the schedule ever allows."""
-    assert kind.next_look
+    assert kind.next_poll
     # What is learned is the median of some dozens of ends: it is never above the third quartile of all.
     usual = quantiles([job.ends_at - job.submitted_at for job in one.jobs], n=4)[2]
     found = []
     for job in one.jobs:
         noted = one.looks.get(job.id)
         if noted and noted["found"] and noted["previous"]:
-            allowed = kind.next_look(noted["previous"] - job.submitted_at, usual)
+            allowed = kind.next_poll(noted["previous"] - job.submitted_at, usual)
             found.append(noted["found"] - noted["previous"] - allowed)
     return found
 
@@ -182,9 +182,9 @@ def lags(outcomes: dict[Kind, Outcome]) -> Table:
     for kind, one in outcomes.items():
         seen = {job: noted["found"] for job, noted in one.looks.items() if noted["found"]}
         lag = [found - one.looks[job]["ends_at"] for job, found in seen.items()]
-        known = seen if kind.next_look else {job.id: job.ends_at for job in one.jobs}
+        known = seen if kind.next_poll else {job.id: job.ends_at for job in one.jobs}
         to_airflow = [at - known[job] for job, at in one.resumed.items() if job in known]
-        beyond = late(kind, one) if kind.next_look else []
+        beyond = late(kind, one) if kind.next_poll else []
         table.rows.append(
             [
                 kind.name,

@@ -27,7 +27,7 @@ Transfer = Callable[[], object]
 
 def ours(url: str, file: Path, up: bool) -> Transfer:
     """As the operator does it."""
-    from magichour_provider.client import MagicHourClient, Settings
+    from magichour_provider.api.client import MagicHourClient, Settings
 
     client = MagicHourClient(Settings(api_key="key", base_url=url))
     source, target = checked(file, up)
@@ -35,7 +35,7 @@ def ours(url: str, file: Path, up: bool) -> Transfer:
 
 
 def ours_async(url: str, file: Path, up: bool) -> Transfer:
-    from magichour_provider.client import AsyncMagicHourClient, Settings
+    from magichour_provider.api.client import AsyncMagicHourClient, Settings
 
     settings = Settings(api_key="key", base_url=url)
     tls = settings.ssl_context()
@@ -50,7 +50,7 @@ def ours_async(url: str, file: Path, up: bool) -> Transfer:
 
 def checked(file: Path, up: bool) -> tuple[Any, Any]:
     """Source or target, after the first look at a file, for which Airflow imports its file systems."""
-    from magichour_provider.storage import Source, Target
+    from magichour_provider.files.storage import Source, Target
 
     if up:
         return Source.find("image_file_path", "image", str(file)), None

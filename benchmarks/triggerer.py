@@ -53,14 +53,14 @@ class Job:
 @dataclass(frozen=True)
 class Kind:
     """
-    :param next_look: the longest that may be between two looks, in seconds, by the job's age at the first of
+    :param next_poll: the longest that may be between two looks, in seconds, by the job's age at the first of
         them and the time that renders usually take; None for what never looks.
     """
 
     name: str
     classpath: str
     kwargs: Callable[[Job], dict[str, Any]]
-    next_look: Callable[[float, float], float] | None
+    next_poll: Callable[[float, float], float] | None
 
 
 @dataclass

@@ -14,12 +14,12 @@ from urllib.parse import SplitResult, urlsplit
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, Connection
 
-from magichour_provider import get_provider_info, lengths, wire
-from magichour_provider.client import AsyncMagicHourClient, MagicHourClient, Settings
-from magichour_provider.client.sharing import Lease
-from magichour_provider.diagnosis import diagnosis
-from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
-from magichour_provider.inputs import (
+from magichour_provider import get_provider_info
+from magichour_provider.api import wire
+from magichour_provider.api.client import AsyncMagicHourClient, MagicHourClient, Settings
+from magichour_provider.api.client.sharing import SharedClient
+from magichour_provider.api.diagnosis import diagnosis
+from magichour_provider.api.inputs import (
     ASSET_FIELDS,
     EXTENSIONS,
     TalkingPhotoInputs,
@@ -27,9 +27,11 @@ from magichour_provider.inputs import (
     extension_of,
     is_remote,
 )
-from magichour_provider.schedule import Rhythm
-from magichour_provider.storage import Source, Target
-from magichour_provider.wire import JobKind
+from magichour_provider.api.polling import PollLimiter
+from magichour_provider.api.wire import JobType
+from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
+from magichour_provider.files import media
+from magichour_provider.files.storage import Source, Target
 
 LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
 
@@ -61,7 +63,7 @@ class MagicHourHook(BaseHook):
         :raises InvalidConnection: names what is wrong with the connection, and the remedy; nothing was sent.
         """
         try:
-            return settings_of(self.get_connection(self.magichour_conn_id))
+            return settings_from_connection(self.get_connection(self.magichour_conn_id))
         except AirflowNotFoundException as error:
             raise _no_such_connection(self.magichour_conn_id) from error
 
@@ -90,7 +92,7 @@ class MagicHourHook(BaseHook):
         checked = TalkingPhotoInputs.checked({"name": name, **inputs})
         for field in checked.uploads():
             raise InvalidInput.of(field, getattr(checked, field), "is a file; upload() it first")
-        checked = lengths.with_end(checked, self.client)
+        checked = media.fill_end_seconds(checked, self.client)
         for warning in checked.warnings():
             self.log.warning(warning)
         return self.client.submit(
@@ -104,7 +106,7 @@ class MagicHourHook(BaseHook):
 
     def submit_voice(self, *, prompt: str, voice_name: str, name: str = "Voice Generator") -> wire.Submission:
         """
-        Have a text spoken, and return at once; the job is of kind ``audio``. Called twice, it pays twice.
+        Have a text spoken, and return at once; the job is of type ``audio``. Called twice, it pays twice.
 
         :param prompt: the text, of at most 1000 characters.
         :param voice_name: one of the vendor's voices.
@@ -119,23 +121,23 @@ class MagicHourHook(BaseHook):
         checked = VoiceInputs.checked({"prompt": prompt, "voice_name": voice_name, "name": name})
         return self.client.submit(wire.create_voice(checked, name=checked.name or name))
 
-    def get(self, job_id: str, *, kind: JobKind = "video") -> wire.Job:
+    def get(self, job_id: str, *, job_type: JobType = "video") -> wire.Job:
         """
         The job as it is now; free.
 
         :param job_id: the job.
-        :param kind: of what it makes: ``video`` or ``audio``.
+        :param job_type: of what it makes: ``video`` or ``audio``.
         :raises RequestFailed: the subclass says why, ``NotFound`` that the account has no such job.
 
         Source: GET /v1/video-projects/{id}, GET /v1/audio-projects/{id}.
         """
-        return self.client.get(job_id, kind)
+        return self.client.get(job_id, job_type)
 
     def wait(
         self,
         job_id: str,
         *,
-        kind: JobKind = "video",
+        job_type: JobType = "video",
         timeout: float = 3600,
         poll_interval: float | None = None,
     ) -> wire.Job:
@@ -143,13 +145,13 @@ class MagicHourHook(BaseHook):
         Look until the job has ended, well or not; free. A failed look is not an end: it looks again.
 
         :param job_id: the job.
-        :param kind: of what it makes: ``video`` or ``audio``.
+        :param job_type: of what it makes: ``video`` or ``audio``.
         :param timeout: seconds to wait.
         :param poll_interval: seconds between two looks; default: the connection's, or the schedule's.
         :returns: the job; ``raise_unless_complete`` tells a good end from a bad one.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
         """
-        return self.client.wait(job_id, kind, deadline=time.time() + timeout, poll_interval=poll_interval)
+        return self.client.wait(job_id, job_type, deadline=time.time() + timeout, poll_interval=poll_interval)
 
     def upload(self, *paths: str) -> list[str]:
         """
@@ -157,7 +159,7 @@ class MagicHourHook(BaseHook):
 
         :param paths: local, or in object storage (``s3://conn_id@bucket/key``).
         :returns: their ``api-assets/`` paths, in order; URLs and ``api-assets/`` paths come back as they are.
-        :raises InvalidInput: a file is missing, empty, or of an unknown kind; nothing was sent.
+        :raises InvalidInput: a file is missing, empty, or of an unknown type; nothing was sent.
         :raises UploadFailed: nothing was charged; retryable.
         """
         given = [str(path) for path in paths]
@@ -168,7 +170,7 @@ class MagicHourHook(BaseHook):
         return [uploaded.get(path, path) for path in given]
 
     def download(
-        self, job_id: str, output_path: str, *, replace: bool = False, kind: JobKind = "video"
+        self, job_id: str, output_path: str, *, replace: bool = False, job_type: JobType = "video"
     ) -> str:
         """
         Bring what a complete job made to ``output_path``, whole or not at all; free.
@@ -176,37 +178,37 @@ class MagicHourHook(BaseHook):
         :param job_id: the job.
         :param output_path: local or object storage; ending in ``/`` it is a folder.
         :param replace: overwrite a file at ``output_path``.
-        :param kind: of what it makes: ``video`` or ``audio``.
+        :param job_type: of what it makes: ``video`` or ``audio``.
         :returns: where the file is.
         :raises TargetExists: a file is there already, and ``replace`` is False; nothing charged.
         :raises JobEnded: the job has made nothing; the subclass says why, and whether it is refunded.
         :raises StorageFailed: the place did not take it; it is paid for and stays at Magic Hour; retryable.
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         """
-        target = self.target(job_id, Target(str(output_path), replace), kind)
+        target = self.target(job_id, Target(str(output_path), replace), job_type)
         target.check()
-        self.client.download(job_id, target, kind)
+        self.client.download(job_id, target, job_type)
         return target.uri
 
-    def target(self, job_id: str, place: Target, kind: JobKind) -> Target:
+    def target(self, job_id: str, place: Target, job_type: JobType) -> Target:
         """The exact file for this job. What kind of sound a voice is, is said by the URL of its download."""
-        if kind == "video" or not place.is_folder:
-            return place.of_job(job_id)
-        _, download = self.client.completed(job_id, kind)
+        if job_type == "video" or not place.is_folder:
+            return place.for_job(job_id)
+        _, download = self.client.completed(job_id, job_type)
         extension = extension_of(download.url)
-        return place.of_job(job_id, extension if extension in EXTENSIONS["audio"] else "wav")
+        return place.for_job(job_id, extension if extension in EXTENSIONS["audio"] else "wav")
 
-    def delete(self, job_id: str, *, kind: JobKind = "video") -> None:
+    def delete(self, job_id: str, *, job_type: JobType = "video") -> None:
         """
         Delete what the job made, for ever. Not a cancel: nothing is refunded.
 
         :param job_id: the job.
-        :param kind: of what it makes: ``video`` or ``audio``.
+        :param job_type: of what it makes: ``video`` or ``audio``.
         :raises RequestFailed: the subclass says why, ``NotFound`` that the account has no such job.
 
         Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
         """
-        self.client.delete(job_id, kind)
+        self.client.delete(job_id, job_type)
 
     def account(self) -> wire.Account:
         """
@@ -251,7 +253,7 @@ class MagicHourHook(BaseHook):
 
         :raises InvalidConnection: names what is wrong with the connection, and the remedy.
         """
-        return Lease(self.magichour_conn_id, _open)
+        return SharedClient(self.magichour_conn_id, _open)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -271,7 +273,7 @@ class MagicHourHook(BaseHook):
         }
 
 
-def settings_of(connection: Connection) -> Settings:
+def settings_from_connection(connection: Connection) -> Settings:
     """
     :raises InvalidConnection: names field, value (but never the key) and remedy.
     """
@@ -345,21 +347,21 @@ def _address(url: object) -> SplitResult | None:
 
 
 # Outlive the clients: what is learned of render times, and a pause that the API has asked everybody for.
-_rhythms: dict[tuple[str, str], Rhythm] = {}
+_limiters: dict[tuple[str, str], PollLimiter] = {}
 
 
 async def _open(conn_id: str) -> AsyncMagicHourClient:
     try:
-        settings = settings_of(await get_async_connection(conn_id))
+        settings = settings_from_connection(await get_async_connection(conn_id))
     except AirflowNotFoundException as error:
         # To Airflow, a secrets backend that does not answer has "no such connection" either; and a job is
         # being waited for with it.
         missing = _no_such_connection(conn_id)
         missing.retryable = True
         raise missing from error
-    rhythm = _rhythms.setdefault((conn_id, settings.base_url), Rhythm())
-    rhythm.requests_per_second = settings.requests_per_second
-    return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context), rhythm)
+    limiter = _limiters.setdefault((conn_id, settings.base_url), PollLimiter())
+    limiter.requests_per_second = settings.requests_per_second
+    return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context), limiter)
 
 
 def _no_such_connection(conn_id: str) -> InvalidConnection:
@@ -371,9 +373,9 @@ def _no_such_connection(conn_id: str) -> InvalidConnection:
 
 
 def _source(path: str) -> Source:
-    for field, kind in ASSET_FIELDS.items():
-        if extension_of(path) in EXTENSIONS[kind]:
-            return Source.find(field, kind, path)
+    for field, media_type in ASSET_FIELDS.items():
+        if extension_of(path) in EXTENSIONS[media_type]:
+            return Source.find(field, media_type, path)
     known = [extension for extensions in EXTENSIONS.values() for extension in extensions]
     raise InvalidInput.of(
         "path", path, f"is no file that Magic Hour takes; use one that ends in .{', .'.join(known)}"

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from magichour_provider.paying import PaidJobOperator
+from magichour_provider.task.submit import PaidJobOperator
 
 if TYPE_CHECKING:
-    from magichour_provider.inputs import TalkingPhotoInputs, VoiceInputs
-    from magichour_provider.wire import Call, JobKind, Submission
+    from magichour_provider.api.inputs import TalkingPhotoInputs, VoiceInputs
+    from magichour_provider.api.wire import Call, JobType, Submission
 
 
 class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
@@ -43,7 +43,7 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     Source: POST /v1/ai-talking-photo, GET /v1/video-projects/{id}.
     """
 
-    kind: JobKind = "video"
+    job_type: JobType = "video"
     input_fields: ClassVar[tuple[str, ...]] = (
         "image_file_path",
         "audio_file_path",
@@ -84,17 +84,17 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
         self.prompt = prompt
         self.resolution = resolution
         self.max_resolution = max_resolution
-        self.check_what_is_known()
+        self.validate_static_fields()
 
     def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> TalkingPhotoInputs:
-        from magichour_provider.inputs import TalkingPhotoInputs
+        from magichour_provider.api.inputs import TalkingPhotoInputs
 
         return TalkingPhotoInputs.checked(values, unknown=unknown)
 
     def complete(self, inputs: TalkingPhotoInputs) -> TalkingPhotoInputs:
-        from magichour_provider.lengths import with_end
+        from magichour_provider.files.media import fill_end_seconds
 
-        complete = with_end(inputs, self.hook.client)
+        complete = fill_end_seconds(inputs, self.hook.client)
         if inputs.end_seconds is None:
             self.log.info("The clip ends with the audio: end_seconds=%s", complete.end_seconds)
         return complete
@@ -102,7 +102,7 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     def paid_call(
         self, inputs: TalkingPhotoInputs, uploaded: Mapping[str, str], name: str
     ) -> Call[Submission]:
-        from magichour_provider.wire import create_talking_photo
+        from magichour_provider.api.wire import create_talking_photo
 
         image, audio = (
             uploaded.get(field, getattr(inputs, field)) for field in ("image_file_path", "audio_file_path")
@@ -131,7 +131,7 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
     Source: POST /v1/ai-voice-generator, GET /v1/audio-projects/{id}.
     """
 
-    kind: JobKind = "audio"
+    job_type: JobType = "audio"
     input_fields: ClassVar[tuple[str, ...]] = ("prompt", "voice_name", "name")
     template_fields: Sequence[str] = (*input_fields, "output_path", "max_credits", "magichour_conn_id")
 
@@ -140,14 +140,14 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
         self.prompt = prompt
         self.voice_name = voice_name
         self.name = name
-        self.check_what_is_known()
+        self.validate_static_fields()
 
     def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> VoiceInputs:
-        from magichour_provider.inputs import VoiceInputs
+        from magichour_provider.api.inputs import VoiceInputs
 
         return VoiceInputs.checked(values, unknown=unknown)
 
     def paid_call(self, inputs: VoiceInputs, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
-        from magichour_provider.wire import create_voice
+        from magichour_provider.api.wire import create_voice
 
         return create_voice(inputs, name=name)

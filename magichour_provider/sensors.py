@@ -19,16 +19,16 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from magichour_provider.exceptions import JobEnded, RequestFailed, WaitTimeout
-from magichour_provider.waiting import WaitsForJob, as_airflow_errors
+from magichour_provider.task.wait import JobMixin, as_airflow_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from magichour_provider.telling import Progress
-    from magichour_provider.wire import JobKind
+    from magichour_provider.api.wire import JobType
+    from magichour_provider.telemetry import PollObserver
 
 
-class JobSensor(WaitsForJob, BaseSensorOperator):
+class JobSensor(JobMixin, BaseSensorOperator):
     """
     What the sensors share: wait until a job has ended, and bring what it made to ``output_path``.
 
@@ -84,7 +84,7 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
             try:
                 return super().execute(context)
             except AirflowSensorTimeout as error:
-                raise AirflowSensorTimeout(self.not_lost(error, context)) from error
+                raise AirflowSensorTimeout(self.wait_ended_message(error, context)) from error
         try:
             seen = self.poke(context)
         except AirflowException as error:  # as poke mode does it
@@ -101,32 +101,32 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
         )
 
     @cached_property
-    def progress(self) -> Progress:
-        from magichour_provider.telling import Progress
+    def progress(self) -> PollObserver:
+        from magichour_provider.telemetry import PollObserver
 
-        return Progress(self.log, self.kind, from_the_start=False)
+        return PollObserver(self.log, self.job_type, from_the_start=False)
 
     def poke(self, context: Context) -> PokeReturnValue:
         with as_airflow_errors():
             self.refuse_blank("job_id", "output_path", "magichour_conn_id")
             if self._job_id is None:
-                self.announce(context, self.job_id)
+                self.push_link(context, self.job_id)
             try:
-                job = self.hook.get(self.job_id, kind=self.kind)
+                job = self.hook.get(self.job_id, job_type=self.job_type)
             except RequestFailed as why:
-                self.progress.on_look(why)
-                self.progress.on_failed_look(why)
+                self.progress.on_poll(why)
+                self.progress.on_failed_poll(why)
                 return PokeReturnValue(is_done=False)
-            self.progress.on_look(job)
+            self.progress.on_poll(job)
             self.progress.on_change(job)
             if not job.ended or job.awaits_download:
                 return PokeReturnValue(is_done=False)
-            return PokeReturnValue(is_done=True, xcom_value=self.deliver(context, self.job_id))
+            return PokeReturnValue(is_done=True, xcom_value=self.collect_result(context, self.job_id))
 
-    def deliver(self, context: Context, job_id: str) -> dict[str, Any]:
+    def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
         """As the operator's, but a job that has failed stays failed: no retry of a sensor makes it anew."""
         try:
-            return super().deliver(context, job_id)
+            return super().collect_result(context, job_id)
         except JobEnded as ended:
             ended.retryable = False
             raise
@@ -156,16 +156,16 @@ class JobSensor(WaitsForJob, BaseSensorOperator):
     def _get_next_poke_interval(self, *args: Any) -> float:
         if self.fixed_interval:
             return float(super()._get_next_poke_interval(*args))
-        return self.hook.settings.schedule(kind=self.kind).next_look(float("inf"))
+        return self.hook.settings.schedule(job_type=self.job_type).next_poll(float("inf"))
 
 
 class TalkingPhotoSensor(JobSensor):
     """Wait for a video: see ``JobSensor``. It returns what ``TalkingPhotoOperator`` does."""
 
-    kind: JobKind = "video"
+    job_type: JobType = "video"
 
 
 class VoiceGeneratorSensor(JobSensor):
     """Wait for a voice: see ``JobSensor``. It returns what ``VoiceGeneratorOperator`` does."""
 
-    kind: JobKind = "audio"
+    job_type: JobType = "audio"

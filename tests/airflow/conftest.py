@@ -48,7 +48,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client's own retries follow at once; a Retry-After is still honoured."""
-    monkeypatch.setattr("magichour_provider.flows.backoff", lambda _: 0.0)
+    monkeypatch.setattr("magichour_provider.api.flows.backoff", lambda _: 0.0)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from harness import both_modes
 from test_kills import kill_after
 
 from magichour_provider.emulator import Emulator
-from magichour_provider.journal import Journal, PaidJob, VariableStore
 from magichour_provider.operators import TalkingPhotoOperator
+from magichour_provider.task.journal import Journal, PaidJob, VariableStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +107,7 @@ def airflow_3_2(monkeypatch: pytest.MonkeyPatch) -> Block:
     @contextmanager
     def kept_before() -> Iterator[None]:
         with monkeypatch.context() as before:
-            before.setattr("magichour_provider.journal.TaskStateStore", VariableStore)
+            before.setattr("magichour_provider.task.journal.TaskStateStore", VariableStore)
             yield
 
     return kept_before

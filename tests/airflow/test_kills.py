@@ -11,12 +11,12 @@ from fsspec.implementations.local import LocalFileSystem
 from harness import both_modes
 
 import magichour_provider
-from magichour_provider import lengths
-from magichour_provider.arrival import Arrival
-from magichour_provider.client import MagicHourClient
-from magichour_provider.journal import Journal
+from magichour_provider.api.client import MagicHourClient
+from magichour_provider.api.integrity import DownloadValidator
+from magichour_provider.files import media
+from magichour_provider.files.storage import Source, Target
 from magichour_provider.operators import TalkingPhotoOperator, VoiceGeneratorOperator
-from magichour_provider.storage import Source, Target
+from magichour_provider.task.journal import Journal
 
 if TYPE_CHECKING:
     from harness import Airflow
@@ -58,13 +58,13 @@ STEPS_BEFORE_PAYING = [
 STEPS_WITH_A_JOB = [
     (Journal, "paid"),
     (TalkingPhotoOperator, "_submit"),
-    (TalkingPhotoOperator, "announce"),
+    (TalkingPhotoOperator, "push_link"),
     (Journal, "delivering"),
-    (Arrival, "check"),  # a part of the video is on disk
-    (Arrival, "finish"),
+    (DownloadValidator, "check"),  # a part of the video is on disk
+    (DownloadValidator, "finish"),
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),
-    (TalkingPhotoOperator, "deliver"),
+    (TalkingPhotoOperator, "collect_result"),
 ]
 
 
@@ -95,13 +95,13 @@ VOICE_STEPS = [
     (VoiceGeneratorOperator, "_prepare"),
     (Journal, "paid"),
     (VoiceGeneratorOperator, "_submit"),
-    (VoiceGeneratorOperator, "announce"),
+    (VoiceGeneratorOperator, "push_link"),
     (Journal, "delivering"),
-    (Arrival, "check"),
+    (DownloadValidator, "check"),
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),
-    (lengths, "of_file"),
-    (VoiceGeneratorOperator, "deliver"),
+    (media, "of_file"),
+    (VoiceGeneratorOperator, "collect_result"),
 ]
 
 
@@ -128,7 +128,7 @@ def test_one_charge_and_the_voice_is_delivered(
 @both_modes
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(lengths, "with_end"), (lengths, "of_file"), (MagicHourClient, "upload"), (Journal, "paid")],
+    [(media, "fill_end_seconds"), (media, "of_file"), (MagicHourClient, "upload"), (Journal, "paid")],
 )
 def test_one_charge_and_one_end_when_the_end_is_measured(
     airflow: Airflow,

@@ -11,7 +11,7 @@ import pytest
 from harness import both_modes
 
 from magichour_provider.exceptions import InvalidInput, StorageFailed, TargetExists
-from magichour_provider.storage import CHUNK_BYTES, Source, Target
+from magichour_provider.files.storage import CHUNK_BYTES, Source, Target
 
 if TYPE_CHECKING:
     from buckets import Buckets
@@ -50,11 +50,11 @@ def test_a_large_file_goes_in_and_out_in_little_memory(s3: Buckets) -> None:
     chunk = bytes(range(256)) * (CHUNK_BYTES // 256)
     written = hashlib.sha256()
     read = hashlib.sha256()
-    with Target(VIDEO).writing() as write:  # what is imported and cached, is before memory is measured
+    with Target(VIDEO).open_atomic() as write:  # what is imported and cached, is before memory is measured
         write(b"small")
     tracemalloc.start()
     try:
-        with Target(VIDEO, replace=True).writing() as write:
+        with Target(VIDEO, replace=True).open_atomic() as write:
             for _ in range(120):
                 write(chunk)
                 written.update(chunk)
@@ -72,7 +72,7 @@ def test_a_large_file_goes_in_and_out_in_little_memory(s3: Buckets) -> None:
 @pytest.mark.parametrize("mib", [0, 20], ids=["one request", "several"])
 def test_a_video_that_does_not_arrive_whole_leaves_nothing(s3: Buckets, mib: int) -> None:
     def deliver() -> None:
-        with Target(VIDEO).writing() as write:
+        with Target(VIDEO).open_atomic() as write:
             for _ in range(mib):
                 write(b"." * MIB)
             write(b"and half a chunk")
@@ -88,7 +88,7 @@ def test_a_video_that_does_not_arrive_whole_leaves_nothing(s3: Buckets, mib: int
 @pytest.mark.parametrize("mib", [0, 20], ids=["one request", "several"])
 def test_a_file_that_appears_while_the_video_comes_is_not_overwritten(s3: Buckets, mib: int) -> None:
     def deliver() -> None:
-        with Target(VIDEO).writing() as write:
+        with Target(VIDEO).open_atomic() as write:
             for _ in range(mib):
                 write(b"." * MIB)
             write(b"and a bit")

@@ -179,7 +179,7 @@ def test_the_page_lists_every_metric() -> None:
     import magichour_provider
 
     package = Path(magichour_provider.__file__).parent
-    used = set(re.findall(r'"(magichour\.[a-z_.]+)', (package / "telling.py").read_text("utf-8")))
+    used = set(re.findall(r'"(magichour\.[a-z_.]+)', (package / "telemetry.py").read_text("utf-8")))
     page = package.parent / "docs" / "operator.md"
     if not page.exists():
         pytest.skip("docs/ is not here")

@@ -113,7 +113,7 @@ async def test_its_row_is_plain_data_without_a_secret_and_makes_the_same_trigger
 
 async def test_a_row_from_before_there_were_voices_waits_for_a_video(emulator: Emulator, job_id: str) -> None:
     _, arguments = trigger_for(job_id).serialize()
-    del arguments["kind"]
+    del arguments["job_type"]
     assert await all_events(JobTrigger(**arguments)) == [{"job_id": job_id, "status": "complete"}]
     assert emulator.requests("get_audio") == []
 

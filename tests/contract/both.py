@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from magichour_provider.client import AsyncMagicHourClient, MagicHourClient, Settings
+from magichour_provider.api.client import AsyncMagicHourClient, MagicHourClient, Settings
 from magichour_provider.emulator import Emulator
 from magichour_provider.exceptions import MagicHourError
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from magichour_provider import flows
+from magichour_provider.api import flows
 from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
         return 0.0
 
     monkeypatch.setattr(flows, "backoff", lambda _: 0.0)
-    for policy in (flows.REPEAT_FREE, flows.REPEAT_UNPAID):
+    for policy in (flows.RETRY_SAFE, flows.RETRY_SUBMIT):
         monkeypatch.setitem(policy, "wait", at_once)
     return made
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from both import MODES, accepts, says, settings_for, stand_in, through
 
-from magichour_provider.client import MOST_CONNECTIONS, AsyncMagicHourClient, MagicHourClient, Settings
+from magichour_provider.api.client import MOST_CONNECTIONS, AsyncMagicHourClient, MagicHourClient, Settings
+from magichour_provider.api.wire import create_talking_photo
 from magichour_provider.exceptions import MagicHourError, Unavailable
-from magichour_provider.wire import create_talking_photo
 
 if TYPE_CHECKING:
     from both import StandIn
@@ -80,7 +80,7 @@ async def test_a_kept_connection_that_the_server_has_closed_is_made_anew() -> No
 
 
 async def test_a_call_that_pays_has_a_connection_of_its_own() -> None:
-    from magichour_provider.inputs import TalkingPhotoInputs
+    from magichour_provider.api.inputs import TalkingPhotoInputs
 
     inputs = TalkingPhotoInputs(image_file_path="https://a.example/b.png", end_seconds=1)
     with stand_in(accepts) as server:

@@ -13,10 +13,10 @@ import pytest
 from both import KEY, MODES, Row, row, settings_for, through
 
 from magichour_provider import exceptions as errors
+from magichour_provider.api.inputs import TalkingPhotoInputs
+from magichour_provider.api.wire import create_talking_photo
 from magichour_provider.emulator import Emulator
-from magichour_provider.inputs import TalkingPhotoInputs
-from magichour_provider.storage import Source, Target
-from magichour_provider.wire import create_talking_photo
+from magichour_provider.files.storage import Source, Target
 
 INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.wav", end_seconds=1)
 

@@ -12,11 +12,11 @@ import pytest
 from both import KEY, MODES, Row, accepts, heard, row, settings_for, stand_in, through
 
 from magichour_provider import exceptions as errors
-from magichour_provider.client import AsyncMagicHourClient, Settings
+from magichour_provider.api.client import AsyncMagicHourClient, Settings
+from magichour_provider.api.flows import Listener
+from magichour_provider.api.inputs import TalkingPhotoInputs
+from magichour_provider.api.wire import Job, create_talking_photo
 from magichour_provider.emulator import Emulator
-from magichour_provider.flows import Listener
-from magichour_provider.inputs import TalkingPhotoInputs
-from magichour_provider.wire import Job, create_talking_photo
 
 SHORT = 0.5
 
@@ -237,7 +237,7 @@ async def test_who_waits_keeps_nothing_of_what_it_has_seen(emulator: Emulator, j
     looked = asyncio.Event()
 
     class Looked(Listener):
-        def on_look(self, seen: object) -> None:
+        def on_poll(self, seen: object) -> None:
             looked.set()
 
     settings = settings_for(emulator)

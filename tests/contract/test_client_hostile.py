@@ -11,7 +11,7 @@ from both import KEY, MODES, says, settings_for, stand_in, through
 
 from magichour_provider.emulator import Emulator
 from magichour_provider.exceptions import MagicHourError, UploadFailed
-from magichour_provider.storage import Source
+from magichour_provider.files.storage import Source
 
 
 @pytest.fixture(scope="module")

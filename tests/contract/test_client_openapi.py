@@ -10,12 +10,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from magichour_provider import wire
-from magichour_provider.client import MagicHourClient, Settings
+from magichour_provider.api import wire
+from magichour_provider.api.client import MagicHourClient, Settings
+from magichour_provider.api.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs
+from magichour_provider.api.wire import create_talking_photo
 from magichour_provider.emulator import Emulator
-from magichour_provider.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs
-from magichour_provider.storage import Source
-from magichour_provider.wire import create_talking_photo
+from magichour_provider.files.storage import Source
 
 JOB = "/v1/video-projects/{id}"
 AUDIO = "/v1/audio-projects/{id}"

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from both import DRIPS, MODES, Row, StandIn, accepts, drips, row, says, settings_for, stand_in, through
 
-from magichour_provider.client import Settings
+from magichour_provider.api.client import Settings
+from magichour_provider.api.inputs import TalkingPhotoInputs
+from magichour_provider.api.wire import create_talking_photo
 from magichour_provider.emulator import Emulator
 from magichour_provider.exceptions import RateLimited, SubmissionUncertain
-from magichour_provider.inputs import TalkingPhotoInputs
-from magichour_provider.wire import create_talking_photo
 
 INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.mp3", end_seconds=1)
 SHORT, HARDLY = 0.5, 0.2  # seconds

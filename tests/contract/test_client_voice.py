@@ -11,10 +11,10 @@ import pytest
 from both import MODES, Row, row, settings_for, through
 
 from magichour_provider import exceptions as errors
+from magichour_provider.api.inputs import VoiceInputs
+from magichour_provider.api.wire import create_voice
 from magichour_provider.emulator import Emulator
-from magichour_provider.inputs import VoiceInputs
-from magichour_provider.storage import Target
-from magichour_provider.wire import create_voice
+from magichour_provider.files.storage import Target
 
 SPOKEN = VoiceInputs(prompt="Good evening, everybody.", voice_name="Albert Einstein")
 

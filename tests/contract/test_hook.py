@@ -16,12 +16,12 @@ from blockbuster import blockbuster_ctx
 
 from magichour_provider import exceptions as errors
 from magichour_provider import get_provider_info
-from magichour_provider.client import AsyncMagicHourClient, Settings
+from magichour_provider.api.client import AsyncMagicHourClient, Settings
+from magichour_provider.api.inputs import TalkingPhotoInputs
+from magichour_provider.api.wire import create_talking_photo
 from magichour_provider.emulator import Emulator
-from magichour_provider.hooks import MagicHourHook, settings_of
-from magichour_provider.inputs import TalkingPhotoInputs
-from magichour_provider.storage import Source
-from magichour_provider.wire import create_talking_photo
+from magichour_provider.files.storage import Source
+from magichour_provider.hooks import MagicHourHook, settings_from_connection
 
 KEY = "mhk_test_emulator"
 
@@ -81,7 +81,9 @@ def test_a_connection_works_however_it_is_written(
 
 
 def test_without_a_host_it_is_magic_hours_own() -> None:
-    assert settings_of(connection()) == Settings(api_key=KEY, base_url="https://api.magichour.ai")
+    assert settings_from_connection(connection()) == Settings(
+        api_key=KEY, base_url="https://api.magichour.ai"
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_without_a_host_it_is_magic_hours_own() -> None:
 )
 def test_each_extra_is_read(field: str, written: object, read: object) -> None:
     assert field in get_provider_info()["connection-types"][0]["conn-fields"]
-    assert getattr(settings_of(connection(extra={field: written})), field) == read
+    assert getattr(settings_from_connection(connection(extra={field: written})), field) == read
 
 
 @pytest.mark.parametrize(
@@ -141,13 +143,13 @@ def test_each_extra_is_read(field: str, written: object, read: object) -> None:
 )
 def test_a_bad_connection_is_refused_naming_field_and_remedy(given: dict[str, Any], words: str) -> None:
     with pytest.raises(errors.InvalidConnection, match=f"^connection 'other', {words}") as refused:
-        settings_of(connection(**given))
+        settings_from_connection(connection(**given))
     assert "secret" not in str(refused.value)
     assert "two words" not in str(refused.value)
 
 
 def test_no_secret_of_a_connection_shows_when_its_settings_are_printed() -> None:
-    settings = settings_of(connection(extra={"proxy": "http://user:word@proxy.example"}))
+    settings = settings_from_connection(connection(extra={"proxy": "http://user:word@proxy.example"}))
     assert not any(secret in f"{settings!r} {settings}" for secret in (KEY, "word"))
 
 
@@ -206,16 +208,16 @@ def test_from_files_to_video_by_hand(
 def test_from_a_text_to_a_video_by_hand(hook: MagicHourHook, emulator: Emulator, tmp_path: Path) -> None:
     charges = emulator.charges()
     voice = hook.submit_voice(prompt="Good evening.", voice_name="Albert Einstein")
-    assert hook.wait(voice.job_id, kind="audio", timeout=60).status == "complete"
-    place = hook.download(voice.job_id, f"{tmp_path}/voices/", kind="audio")
+    assert hook.wait(voice.job_id, job_type="audio", timeout=60).status == "complete"
+    place = hook.download(voice.job_id, f"{tmp_path}/voices/", job_type="audio")
     assert place == f"{tmp_path}/voices/{voice.job_id}.wav"
     assert Path(place).read_bytes()[:4] == b"RIFF"
 
     library = "https://magichour.ai/my-library"
     hook.submit(image_file_path=f"{library}?imageId=any", audio_file_path=f"{library}?audioId={voice.job_id}")
     assert emulator.jobs()[-1]["request"]["end_seconds"] == 0.5  # of the stub's voice
-    hook.delete(voice.job_id, kind="audio")
-    assert hook.get(voice.job_id, kind="audio").enabled is False
+    hook.delete(voice.job_id, job_type="audio")
+    assert hook.get(voice.job_id, job_type="audio").enabled is False
     assert emulator.charges() == charges + 2
 
 
@@ -278,7 +280,7 @@ async def test_users_on_one_loop_share_one_client_which_is_closed_after_the_last
 async def test_a_key_that_was_rotated_is_noticed_by_whoever_comes_later(
     hook: MagicHourHook, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magichour_provider.client.sharing.KEEP_SETTINGS", 0.0)
+    monkeypatch.setattr("magichour_provider.api.client.sharing.KEEP_SETTINGS", 0.0)
     rotated = emulator.connection | {"password": "mhk_not_yet_known"}
     async with hook.async_client() as first:
         monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", json.dumps(rotated))
@@ -291,12 +293,12 @@ async def test_a_key_that_was_rotated_is_noticed_by_whoever_comes_later(
 async def test_what_is_learned_of_the_connection_outlives_the_client(
     hook: MagicHourHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magichour_provider.client.sharing.KEEP_SETTINGS", 0.0)
+    monkeypatch.setattr("magichour_provider.api.client.sharing.KEEP_SETTINGS", 0.0)
     async with hook.async_client() as first, MagicHourHook().async_client() as second:
         assert second is not first
-        assert second.rhythm is first.rhythm
+        assert second.limiter is first.limiter
     async with hook.async_client() as later:
-        assert later.rhythm is first.rhythm
+        assert later.limiter is first.limiter
 
 
 async def test_many_who_come_at_once_open_one_client(hook: MagicHourHook) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from magichour_provider.arrival import Arrival
+from magichour_provider.api.integrity import DownloadValidator
+from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import DownloadFailed
-from magichour_provider.wire import JobKind
 
 
 def box(kind: bytes, content: bytes) -> bytes:
@@ -21,13 +21,13 @@ OPEN_END = START + b"\0\0\0\0mdat" + bytes(64)
 
 
 def arrive(
-    *chunks: bytes, status: int = 200, length: str | None = None, kind: JobKind = "video", **headers: str
+    *chunks: bytes, status: int = 200, length: str | None = None, kind: JobType = "video", **headers: str
 ) -> bytes:
     if length is not None:
         headers["content-length"] = length
-    arrival = Arrival("job-1", status, headers, kind)
-    whole = b"".join(arrival.check(chunk) for chunk in chunks)
-    arrival.finish()
+    validator = DownloadValidator("job-1", status, headers, kind)
+    whole = b"".join(validator.feed(chunk) for chunk in chunks)
+    validator.close()
     return whole
 
 

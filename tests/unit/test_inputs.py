@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from magichour_provider.api.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs, extension_of
 from magichour_provider.exceptions import InvalidInput
-from magichour_provider.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs, extension_of
 
 GOOD = {"image_file_path": "/data/me.png", "audio_file_path": "/data/hello.mp3", "end_seconds": 7.5}
 LIBRARY = "https://magichour.ai/my-library"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider import journal as room
-from magichour_provider.journal import Journal, PaidJob, Record
+from magichour_provider.task import journal as room
+from magichour_provider.task.journal import Journal, PaidJob, Record
 
 JOB = PaidJob(
     job_id="job-1", credits_charged=48, host="https://api.magichour.ai", inputs={"a": "1"}, max_tries=3

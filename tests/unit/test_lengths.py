@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from magichour_provider import lengths
+from magichour_provider.api.inputs import MEASURABLE
 from magichour_provider.exceptions import InvalidInput, StorageFailed
-from magichour_provider.inputs import MEASURABLE
-from magichour_provider.storage import Source
+from magichour_provider.files import media
+from magichour_provider.files.storage import Source
 
 SECONDS = 2.5
 # Extension: container and codec as FFmpeg names them. Lossy ones pad the sound with up to a few frames.
@@ -49,7 +49,7 @@ def write(path: Path, container: str, codec: str) -> Path:
 
 
 def measured(path: str | Path) -> float:
-    return lengths.of_file(Source.find("audio_file_path", "audio", str(path)))
+    return media.of_file(Source.find("audio_file_path", "audio", str(path)))
 
 
 @pytest.mark.parametrize("extension", MEASURABLE)

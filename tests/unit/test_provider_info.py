@@ -20,7 +20,7 @@ from airflow.triggers.base import BaseTrigger
 from jsonschema import validate
 
 from magichour_provider import __version__, get_provider_info
-from magichour_provider.client import Settings
+from magichour_provider.api.client import Settings
 
 INFO = get_provider_info()
 [CONNECTION] = INFO["connection-types"]

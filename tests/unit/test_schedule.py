@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from magichour_provider import schedule
-from magichour_provider.schedule import Rhythm, Schedule
+from magichour_provider.api import polling
+from magichour_provider.api.polling import PollLimiter, PollSchedule
 
 
 @pytest.fixture(autouse=True)
 def evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """No jitter, and of two that come late the one in the middle."""
-    monkeypatch.setattr(schedule.random, "random", lambda: 0.5)
+    monkeypatch.setattr(polling.random, "random", lambda: 0.5)
 
 
-def usual(median_seconds: float) -> Schedule:
-    return Schedule(None, Rhythm(median_seconds=median_seconds))
+def usual(median_seconds: float) -> PollSchedule:
+    return PollSchedule(None, PollLimiter(median_seconds=median_seconds))
 
 
 @pytest.mark.parametrize(("median", "first"), [(20, 13.8), (174, 65.7), (1200, 263.8)])
 def test_the_first_look_is_when_it_may_just_be_done(median: float, first: float) -> None:
-    assert usual(median).first_look(0) == pytest.approx(first, abs=0.1)
-    assert usual(median).first_look(5) == pytest.approx(first - 5, abs=0.1)
+    assert usual(median).first_poll(0) == pytest.approx(first, abs=0.1)
+    assert usual(median).first_poll(5) == pytest.approx(first - 5, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -35,26 +35,26 @@ def test_the_first_look_is_when_it_may_just_be_done(median: float, first: float)
     ],
 )
 def test_then_there_is_a_beat_that_gets_quicker(age: float, wait: float) -> None:
-    assert Schedule().next_look(age) == pytest.approx(wait, abs=0.1)
+    assert PollSchedule().next_poll(age) == pytest.approx(wait, abs=0.1)
 
 
 def test_whoever_comes_late_does_not_know_when_the_last_look_was() -> None:
-    assert Schedule().first_look(500) == pytest.approx(Schedule().next_look(500) / 2)
+    assert PollSchedule().first_poll(500) == pytest.approx(PollSchedule().next_poll(500) / 2)
 
 
 @pytest.mark.parametrize("age", [0, 0.2])
 def test_a_given_interval_holds_from_the_first_look_on(age: float) -> None:
-    assert Schedule(poll_interval=0.5).first_look(age) == pytest.approx(0.5 - age)
-    assert Schedule(poll_interval=0.5).next_look(age) == pytest.approx(0.5)
+    assert PollSchedule(poll_interval=0.5).first_poll(age) == pytest.approx(0.5 - age)
+    assert PollSchedule(poll_interval=0.5).next_poll(age) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("random", "wait"), [(0.0, 9), (0.5, 10), (1.0, 11)])
 def test_jitter_is_a_tenth_each_way(random: float, wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule.random, "random", lambda: random)
-    assert Schedule(poll_interval=10).next_look(0) == pytest.approx(wait)
+    monkeypatch.setattr(polling.random, "random", lambda: random)
+    assert PollSchedule(poll_interval=10).next_poll(0) == pytest.approx(wait)
 
 
 def test_one_slow_render_does_not_slow_the_looks_at_all_others() -> None:
-    rhythm = Rhythm(median_seconds=20)
-    rhythm.renders["video"].saw_end(after=900, before=1000)
-    assert rhythm.renders["video"].median_seconds == 20
+    limiter = PollLimiter(median_seconds=20)
+    limiter.renders["video"].record_end(after=900, before=1000)
+    assert limiter.renders["video"].median_seconds == 20

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from fsspec.implementations.memory import MemoryFileSystem
 
 from magichour_provider.exceptions import InvalidInput, StorageFailed, TargetExists
-from magichour_provider.storage import CHUNK_BYTES, Source, Target
+from magichour_provider.files.storage import CHUNK_BYTES, Source, Target
 
 
 def find(path: Path | str) -> Source:
@@ -19,7 +19,7 @@ def find(path: Path | str) -> Source:
 
 
 def write(target: Target, *chunks: bytes) -> None:
-    with target.writing() as take:
+    with target.open_atomic() as take:
         for chunk in chunks:
             take(chunk)
 
@@ -47,7 +47,7 @@ def test_a_relative_path_begins_where_the_task_runs(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me.png").write_bytes(b"photo")
     assert b"".join(find("me.png").chunks()) == b"photo"
-    target = Target("videos/").of_job("job-1")
+    target = Target("videos/").for_job("job-1")
     target.check()
     write(target, b"a video")
     assert files(tmp_path / "videos") == {"job-1.mp4": b"a video"}
@@ -57,7 +57,7 @@ def test_a_tilde_is_the_home_of_who_runs_the_task(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "me.png").write_bytes(b"photo")
     assert b"".join(find("~/me.png").chunks()) == b"photo"
-    write(Target("~/videos/").of_job("job-1"), b"a video")
+    write(Target("~/videos/").for_job("job-1"), b"a video")
     assert files(tmp_path / "videos") == {"job-1.mp4": b"a video"}
 
 
@@ -122,12 +122,12 @@ def test_a_file_that_is_gone_by_the_time_it_is_read(tmp_path: Path) -> None:
 def test_a_name_that_ends_in_a_slash_is_a_folder_for_the_jobs_file(tmp_path: Path) -> None:
     target = Target(f"{tmp_path}/videos/")
     target.check()
-    write(target.of_job("job-1"), b"video")
+    write(target.for_job("job-1"), b"video")
     assert files(tmp_path / "videos") == {"job-1.mp4": b"video"}
 
 
 def test_any_other_name_is_the_file(tmp_path: Path) -> None:
-    write(Target(f"{tmp_path}/a/b/me.mp4").of_job("job-1"), b"vid", b"eo")
+    write(Target(f"{tmp_path}/a/b/me.mp4").for_job("job-1"), b"vid", b"eo")
     assert files(tmp_path) == {"me.mp4": b"video"}
 
 
@@ -138,7 +138,7 @@ def test_a_folder_may_hold_other_videos(tmp_path: Path) -> None:
 
 def test_a_jobs_own_file_in_a_folder_is_written_again(tmp_path: Path) -> None:
     (tmp_path / "job-1.mp4").write_bytes(b"an earlier try's")
-    write(Target(f"{tmp_path}/").of_job("job-1"), b"video")
+    write(Target(f"{tmp_path}/").for_job("job-1"), b"video")
     assert files(tmp_path) == {"job-1.mp4": b"video"}
 
 
@@ -161,7 +161,7 @@ def test_a_file_that_appears_while_the_video_comes_is_not_overwritten(tmp_path: 
     target.check()
 
     def deliver() -> None:
-        with target.writing() as take:
+        with target.open_atomic() as take:
             take(b"video")
             (tmp_path / "me.mp4").write_bytes(b"somebody's")
 
@@ -186,7 +186,7 @@ def test_nothing_is_written_when_the_block_raises(
         place.write_bytes(before)
 
     def deliver() -> None:
-        with Target(str(place), replace=True).writing() as take:
+        with Target(str(place), replace=True).open_atomic() as take:
             take(b"half a vid")
             raise end
 
@@ -197,7 +197,7 @@ def test_nothing_is_written_when_the_block_raises(
 
 def test_the_video_is_not_seen_under_its_name_before_it_is_whole(tmp_path: Path) -> None:
     place = tmp_path / "me.mp4"
-    with Target(str(place)).writing() as take:
+    with Target(str(place)).open_atomic() as take:
         take(b"video")
         assert not place.exists()
     assert files(tmp_path) == {"me.mp4": b"video"}
@@ -240,7 +240,7 @@ def test_object_storage_is_read_and_written_like_files(
     storage.pipe("/photos/me.png", b"photo")
     assert b"".join(find("memory://photos/me.png").chunks()) == b"photo"
 
-    target = Target("memory://videos/new/").of_job("job-1")
+    target = Target("memory://videos/new/").for_job("job-1")
     write(target, b"vid", b"eo")
     write(target, b"video 2")
     assert storage.find("/videos") == ["/videos/new/job-1.mp4"]
@@ -348,7 +348,7 @@ def test_two_tries_that_bring_the_same_video_at_once_cost_no_more_than_a_retry(t
     target = Target(str(tmp_path / "video.mp4"), replace=True)
 
     def begin_and_be_overtaken() -> None:
-        with target.writing() as begin:
+        with target.open_atomic() as begin:
             begin(b"half of")
             write(target, b"all of it")
 
@@ -365,7 +365,7 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     other = tmp_path / ".another.mp4.12345678.part"
     other.touch()
 
-    with target.writing() as write:
+    with target.open_atomic() as write:
         write(b"all of it")
 
     assert sorted(tmp_path.iterdir()) == [other, tmp_path / "video [1].mp4"]

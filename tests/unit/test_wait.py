@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider import flows, wire
-from magichour_provider.schedule import LATEST, Rhythm, Schedule
+from magichour_provider.api import flows, wire
+from magichour_provider.api.polling import LATEST, PollLimiter, PollSchedule
 
 START = 1_000_000.0
 JITTER = 0.11  # a tenth each way, and what floats lose
@@ -45,7 +45,7 @@ class Waiting(flows.Listener):
     def on_change(self, job: wire.Job) -> None:
         self.changes.append(job.status)
 
-    def on_failed_look(self, why: errors.RequestFailed) -> None:
+    def on_failed_poll(self, why: errors.RequestFailed) -> None:
         self.problems.append(why)
 
     def run(
@@ -53,14 +53,14 @@ class Waiting(flows.Listener):
         *,
         timeout: float = 100,
         poll_interval: float | None = 10,
-        rhythm: Rhythm | None = None,
-        kind: wire.JobKind = "video",
+        limiter: PollLimiter | None = None,
+        job_type: wire.JobType = "video",
         **how: Any,
     ) -> wire.Job:
         flow = flows.wait(
             "job-1",
             deadline=START + timeout,
-            schedule=Schedule(poll_interval, rhythm or Rhythm(), kind),
+            schedule=PollSchedule(poll_interval, limiter or PollLimiter(), job_type),
             listener=self,
             clock=lambda: self.now,
             **how,
@@ -228,7 +228,7 @@ def test_a_pause_beyond_the_deadline_ends_there() -> None:
 
 
 def test_what_is_not_a_failed_look_ends_the_wait() -> None:
-    flow = flows.wait(" ", deadline=START, schedule=Schedule(1), clock=lambda: START)
+    flow = flows.wait(" ", deadline=START, schedule=PollSchedule(1), clock=lambda: START)
     with pytest.raises(errors.InvalidInput):
         next(flow)
 
@@ -237,75 +237,79 @@ def test_what_is_not_a_failed_look_ends_the_wait() -> None:
 
 
 def test_too_many_requests_of_one_wait_pause_the_others_too() -> None:
-    rhythm = Rhythm()
+    limiter = PollLimiter()
     first = Waiting(failed(errors.RateLimited, status=429, retry_after=60), looked("complete"))
-    first.run(rhythm=rhythm)
+    first.run(limiter=limiter)
     assert first.looks == [0, 60]
     second = Waiting(looked("complete"))
     second.now = START + 20
-    second.run(rhythm=rhythm)
+    second.run(limiter=limiter)
     assert 60 <= second.looks[0] <= 60 + 6  # spread, so that not everybody comes back at once
 
 
 def test_a_pause_that_begins_during_another_is_kept_by_whoever_waits() -> None:
-    rhythm = Rhythm()
-    rhythm.rest(START, 10)
+    limiter = PollLimiter()
+    limiter.pause(START, 10)
     waiting = Waiting(looked("complete"))
-    flow = flows.wait("job-1", deadline=START + 100, schedule=Schedule(1, rhythm), clock=lambda: waiting.now)
+    flow = flows.wait(
+        "job-1", deadline=START + 100, schedule=PollSchedule(1, limiter), clock=lambda: waiting.now
+    )
     step = next(flow)
-    rhythm.rest(START + 5, 50)
+    limiter.pause(START + 5, 50)
     waiting.now += step.seconds
     step = flow.send(None)
     assert waiting.now + step.seconds >= START + 55
 
 
 def test_a_429_that_does_not_say_for_how_long_is_no_excuse_to_go_on_at_once() -> None:
-    rhythm = Rhythm()
-    Waiting(failed(errors.RateLimited, status=429), looked("complete")).run(rhythm=rhythm, poll_interval=0.1)
-    assert rhythm.resting(START + 1) == 0 or rhythm.resting(START + 1) >= 4
+    limiter = PollLimiter()
+    Waiting(failed(errors.RateLimited, status=429), looked("complete")).run(
+        limiter=limiter, poll_interval=0.1
+    )
+    assert limiter.pause_left(START + 1) == 0 or limiter.pause_left(START + 1) >= 4
 
 
 def test_a_pause_does_not_outlast_the_deadline() -> None:
-    rhythm = Rhythm()
-    rhythm.rest(START, 200)
+    limiter = PollLimiter()
+    limiter.pause(START, 200)
     waiting = Waiting(looked("complete"))
-    assert waiting.run(rhythm=rhythm).status == "complete"
+    assert waiting.run(limiter=limiter).status == "complete"
     assert waiting.looks == [100]
 
 
 def test_no_more_looks_a_second_than_the_connection_allows() -> None:
-    rhythm = Rhythm(requests_per_second=2)
+    limiter = PollLimiter(requests_per_second=2)
     looks = []
     for _ in range(5):
         waiting = Waiting(looked("complete"))
-        waiting.run(rhythm=rhythm)
+        waiting.run(limiter=limiter)
         looks += waiting.looks
     assert looks == [0, 0.5, 1, 1.5, 2]
 
 
 @pytest.mark.parametrize("seconds", [20, 60, 600])
 def test_the_median_follows_the_jobs_that_end(seconds: float) -> None:
-    rhythm = Rhythm()
+    limiter = PollLimiter()
     for _ in range(LATEST):
         Waiting(lambda age: looked("complete" if age >= seconds else "rendering")).run(
-            rhythm=rhythm, poll_interval=None, submitted_at=START, timeout=3600
+            limiter=limiter, poll_interval=None, submitted_at=START, timeout=3600
         )
-    assert rhythm.renders["video"].median_seconds == pytest.approx(seconds, rel=0.25)
+    assert limiter.renders["video"].median_seconds == pytest.approx(seconds, rel=0.25)
 
 
 def test_how_long_voices_take_teaches_nothing_of_videos() -> None:
-    rhythm = Rhythm()
+    limiter = PollLimiter()
     for _ in range(LATEST):
         Waiting(lambda age: looked("complete" if age >= 60 else "rendering")).run(
-            rhythm=rhythm, kind="audio", poll_interval=None, submitted_at=START, timeout=3600
+            limiter=limiter, job_type="audio", poll_interval=None, submitted_at=START, timeout=3600
         )
-    assert rhythm.renders["audio"].median_seconds == pytest.approx(60, rel=0.25)
-    assert vars(rhythm.renders["video"]) == vars(Rhythm().renders["video"])
+    assert limiter.renders["audio"].median_seconds == pytest.approx(60, rel=0.25)
+    assert vars(limiter.renders["video"]) == vars(PollLimiter().renders["video"])
 
 
 @pytest.mark.parametrize("how", [{}, {"submitted_at": None}])
 def test_a_job_that_was_taken_up_or_failed_teaches_nothing(how: dict[str, Any]) -> None:
-    rhythm = Rhythm()
+    limiter = PollLimiter()
     end = looked("complete") if how else looked("error")
-    Waiting(end).run(rhythm=rhythm, poll_interval=None, **({"submitted_at": START} | how))
-    assert vars(rhythm.renders["video"]) == vars(Rhythm().renders["video"])
+    Waiting(end).run(limiter=limiter, poll_interval=None, **({"submitted_at": START} | how))
+    assert vars(limiter.renders["video"]) == vars(PollLimiter().renders["video"])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider import wire
-from magichour_provider.inputs import TalkingPhotoInputs
+from magichour_provider.api import wire
+from magichour_provider.api.inputs import TalkingPhotoInputs
 
 INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.mp3", end_seconds=1)
 PAID = wire.create_talking_photo(INPUTS, image="me.png", audio="hello.mp3", name="n")

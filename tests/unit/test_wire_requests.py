@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from magichour_provider import wire
+from magichour_provider.api import wire
+from magichour_provider.api.inputs import TalkingPhotoInputs, VoiceInputs
 from magichour_provider.exceptions import InvalidInput
-from magichour_provider.inputs import TalkingPhotoInputs, VoiceInputs
 
 
 def sent(**given: Any) -> Any:

@@ -15,8 +15,11 @@ from typing import Any, Protocol, TypeVar
 
 import tenacity
 
-from magichour_provider import wire
-from magichour_provider.arrival import download_failed
+from magichour_provider.api import wire
+from magichour_provider.api.inputs import MediaType
+from magichour_provider.api.integrity import download_failed
+from magichour_provider.api.polling import PollLimiter, PollSchedule
+from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import (
     MagicHourError,
     RateLimited,
@@ -26,12 +29,9 @@ from magichour_provider.exceptions import (
     UploadFailed,
     WaitTimeout,
 )
-from magichour_provider.inputs import MediaKind
-from magichour_provider.schedule import Rhythm, Schedule
-from magichour_provider.wire import JobKind
 
-LONGEST_WAIT = 300.0  # seconds; what a Retry-After may add to a wait
-LOOKS_FOR_A_DOWNLOAD = 3  # at a job that is complete, but whose download URL is still to come
+MAX_RETRY_AFTER_POLLING = 300.0  # seconds; what a Retry-After may add to a wait
+POLLS_FOR_A_DOWNLOAD = 3  # at a job that is complete, but whose download URL is still to come
 
 T = TypeVar("T")
 Flow = Generator[Any, Any, T]
@@ -41,7 +41,7 @@ class Source(Protocol):
     """A file to upload; ``size`` in bytes. ``storage.Source`` is one."""
 
     @property
-    def kind(self) -> MediaKind: ...
+    def media_type(self) -> MediaType: ...
     @property
     def extension(self) -> str: ...
     @property
@@ -52,7 +52,7 @@ class Source(Protocol):
 class Target(Protocol):
     """Where a file goes: whole, or, when the block raises, not at all. ``storage.Target`` is one."""
 
-    def writing(self) -> AbstractContextManager[Callable[[bytes], object]]: ...
+    def open_atomic(self) -> AbstractContextManager[Callable[[bytes], object]]: ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Fetch:
     url: str = field(repr=False)
     target: Target
     job_id: str
-    kind: JobKind
+    job_type: JobType
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class Listener:
 
     __slots__ = ()
 
-    def on_look(self, seen: wire.Job | RequestFailed) -> None:
+    def on_poll(self, seen: wire.Job | RequestFailed) -> None:
         """What each look has seen, or why it failed: for counting, so it should be quick."""
 
     def on_change(self, job: wire.Job) -> None:
         """The status is another than at the last look."""
 
-    def on_failed_look(self, why: RequestFailed) -> None:
+    def on_failed_poll(self, why: RequestFailed) -> None:
         """Once for each kind of failure in a row."""
 
 
@@ -110,7 +110,7 @@ def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
     """One call for all upload URLs, then the files, side by side. What is ``done`` is not sent again."""
     missing = [number for number in range(len(sources)) if number not in done]
     slots: list[wire.UploadSlot] = yield wire.create_upload_slots(
-        [(sources[number].kind, sources[number].extension) for number in missing]
+        [(sources[number].media_type, sources[number].extension) for number in missing]
     )
     puts = [Put(slot.upload_url, sources[number]) for number, slot in zip(missing, slots, strict=True)]
     problems: list[MagicHourError | None] = yield Together(puts)
@@ -122,24 +122,24 @@ def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
     return [done[number] for number in range(len(sources))]
 
 
-def completed(job_id: str, kind: JobKind) -> Flow[tuple[wire.Job, wire.Download]]:
+def completed(job_id: str, job_type: JobType) -> Flow[tuple[wire.Job, wire.Download]]:
     """A job that has ended, with a URL that has not expired. It is paid for, so no failed look is final."""
     try:
-        job: wire.Job = yield wire.get_job(job_id, kind)
+        job: wire.Job = yield wire.get_job(job_id, job_type)
     except RequestFailed as error:
         why = f"the API did not say where it is ({error})"
-        raise download_failed(job_id, why, error.status_code, kind) from error
+        raise download_failed(job_id, why, error.status_code, job_type) from error
     job.raise_unless_complete()
     if job.download is None:
         why = f"the job is {job.status}, but the API gives no download URL (yet)"
-        raise download_failed(job_id, why, kind=kind)
+        raise download_failed(job_id, why, job_type=job_type)
     return job, job.download
 
 
-def download(job_id: str, target: Target, kind: JobKind) -> Flow[wire.Job]:
+def download(job_id: str, target: Target, job_type: JobType) -> Flow[wire.Job]:
     """Ask where the file is, each time anew, and bring it."""
-    job, source = yield from completed(job_id, kind)
-    yield Fetch(source.url, target, job_id, kind)
+    job, source = yield from completed(job_id, job_type)
+    yield Fetch(source.url, target, job_id, job_type)
     return job
 
 
@@ -147,7 +147,7 @@ def wait(
     job_id: str,
     *,
     deadline: float,
-    schedule: Schedule,
+    schedule: PollSchedule,
     submitted_at: float | None = None,
     listener: Listener = Listener(),  # noqa: B008 (it has no state)
     clock: Callable[[], float] = time.time,
@@ -158,30 +158,30 @@ def wait(
     :param deadline: seconds since the epoch; the last look is made then.
     :param submitted_at: likewise; with it, the first look waits for the schedule.
     """
-    look = wire.get_job(job_id, schedule.kind)
+    look = wire.get_job(job_id, schedule.job_type)
     status: str | None = None
     problem: RequestFailed | None = None
-    patience = LOOKS_FOR_A_DOWNLOAD
+    patience = POLLS_FOR_A_DOWNLOAD
     went_on_at = submitted_at  # as far as is known
     if submitted_at is not None and (now := clock()) < deadline:
-        yield Sleep(min(schedule.first_look(now - submitted_at), deadline - now))
+        yield Sleep(min(schedule.first_poll(now - submitted_at), deadline - now))
     while True:
-        yield from _turn(schedule.rhythm, deadline, clock)
+        yield from _turn(schedule.limiter, deadline, clock)
         pause = 0.0
         try:
             job: wire.Job = yield look
         except RequestFailed as failed:
             now = clock()
-            listener.on_look(failed)
+            listener.on_poll(failed)
             if problem is None or (type(failed), failed.status_code) != (type(problem), problem.status_code):
-                listener.on_failed_look(failed)
+                listener.on_failed_poll(failed)
             problem = failed
-            pause = min(failed.retry_after or 0.0, LONGEST_WAIT)
+            pause = min(failed.retry_after or 0.0, MAX_RETRY_AFTER_POLLING)
             if isinstance(failed, RateLimited):
-                schedule.rhythm.rest(now, pause)
+                schedule.limiter.pause(now, pause)
         else:
             now = clock()
-            listener.on_look(job)
+            listener.on_poll(job)
             problem = None
             if job.status != status:
                 status = job.status
@@ -189,22 +189,22 @@ def wait(
             patience -= job.ended
             if job.ended and (not job.awaits_download or not patience or now >= deadline):
                 if status == "complete" and submitted_at is not None and went_on_at is not None:
-                    schedule.renders.saw_end(after=went_on_at - submitted_at, before=now - submitted_at)
+                    schedule.renders.record_end(after=went_on_at - submitted_at, before=now - submitted_at)
                 return job
             went_on_at = now
             del job  # ten thousand may wait
         if now >= deadline:
             raise _not_ended(job_id, status, problem) from problem
         age = float("inf") if submitted_at is None else now - submitted_at
-        yield Sleep(min(max(schedule.next_look(age), pause), deadline - now))
+        yield Sleep(min(max(schedule.next_poll(age), pause), deadline - now))
 
 
-def _turn(rhythm: Rhythm, deadline: float, clock: Callable[[], float]) -> Flow[None]:
+def _turn(limiter: PollLimiter, deadline: float, clock: Callable[[], float]) -> Flow[None]:
     """Wait until the API may be asked; a 429 that comes meanwhile holds for whoever waits here too."""
-    turn = rhythm.turn(now := clock())
+    turn = limiter.reserve_slot(now := clock())
     while turn > 0 and now < deadline:
         yield Sleep(min(turn, deadline - now))
-        turn = rhythm.resting(now := clock())
+        turn = limiter.pause_left(now := clock())
 
 
 def _not_ended(job_id: str, status: str | None, problem: RequestFailed | None) -> WaitTimeout:
@@ -219,21 +219,21 @@ def _not_ended(job_id: str, status: str | None, problem: RequestFailed | None) -
 
 def upload_failed(source: Source, why: str, status_code: int | None = None) -> UploadFailed:
     return UploadFailed(
-        f"the {source.kind} ({source.size} bytes) was not uploaded: {why}; nothing was charged",
+        f"the {source.media_type} ({source.size} bytes) was not uploaded: {why}; nothing was charged",
         status_code=status_code,
     )
 
 
 # --- what may be done again at once, by us; the rest is left to Airflow's retries ---
 
-LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is left to whoever called
+MAX_RETRY_AFTER_CALL = 60.0  # seconds; a longer Retry-After is left to whoever called
 
 
 def _may_repeat(error: BaseException) -> bool:
     return (
         isinstance(error, RequestFailed | TransferFailed)
         and error.retryable
-        and (getattr(error, "retry_after", None) or 0.0) <= LONGEST_PAUSE
+        and (getattr(error, "retry_after", None) or 0.0) <= MAX_RETRY_AFTER_CALL
     )
 
 
@@ -262,6 +262,6 @@ def _policy(may_repeat: Callable[[BaseException], bool]) -> dict[str, Any]:
 
 
 # Arguments for tenacity's blocking and async drivers.
-REPEAT_FREE = _policy(_may_repeat)
-REPEAT_UNPAID = _policy(_may_pay_again)
-ONCE = {"stop": tenacity.stop_after_attempt(1), "reraise": True}
+RETRY_SAFE = _policy(_may_repeat)
+RETRY_SUBMIT = _policy(_may_pay_again)
+NO_RETRY = {"stop": tenacity.stop_after_attempt(1), "reraise": True}

@@ -20,19 +20,19 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from airflow.sdk import ObjectStoragePath
 from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
+from magichour_provider.api.inputs import MediaType, extension_of
 from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed, TargetExists
-from magichour_provider.inputs import MediaKind, extension_of
 
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 8 << 20  # of one request to an object store; S3 takes 10,000 blocks for a file
 
 # Stores that show an object only once its upload is complete.
-UPLOADS = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl")
+ATOMIC_OBJECT_SCHEMES = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl")
 GOOGLE = ("gs", "gcs")
 
 
 @contextmanager
-def _answering(field: str, uri: str) -> Iterator[None]:
+def _translate_errors(field: str, uri: str) -> Iterator[None]:
     """What a file system throws, in our words. Back ends throw what they like, so everything is caught."""
     try:
         yield
@@ -77,7 +77,7 @@ def _path(uri: str) -> ObjectStoragePath:
     return ObjectStoragePath(uri if "://" in uri else make_path_posix(uri))
 
 
-def _look(field: str, uri: str) -> dict[str, Any] | None:
+def _stat(field: str, uri: str) -> dict[str, Any] | None:
     """What is there, or None. Not ``path.exists()``, to which every failure of a store is "not there"."""
     path = _path(uri)
     # Airflow 3.0 and 3.1 keep it among the options.
@@ -91,7 +91,7 @@ def _look(field: str, uri: str) -> dict[str, Any] | None:
         return found
     except FileNotFoundError:
         pass
-    if path.protocol in UPLOADS:
+    if path.protocol in ATOMIC_OBJECT_SCHEMES:
         bucket = path.path.partition("/")[0]
         try:
             if path.protocol in GOOGLE:
@@ -111,18 +111,18 @@ class Source:
     """A file to upload; ``size`` in bytes."""
 
     field: str
-    kind: MediaKind
+    media_type: MediaType
     uri: str
     size: int
 
     @classmethod
-    def find(cls, field: str, kind: MediaKind, uri: str) -> Source:
+    def find(cls, field: str, media_type: MediaType, uri: str) -> Source:
         """
         :raises InvalidInput: no such file, an empty one, a folder, no such connection.
         :raises StorageFailed: the store could not be asked; retryable.
         """
-        with _answering(field, uri):
-            found = _look(field, uri)
+        with _translate_errors(field, uri):
+            found = _stat(field, uri)
             if found is None:
                 raise InvalidInput.of(field, uri, "there is no such file; check the path")
             if found["type"] == "directory":
@@ -130,7 +130,7 @@ class Source:
             size = int(found["size"])
             if size == 0:
                 raise InvalidInput.of(field, uri, "is an empty file; write it again")
-        return cls(field, kind, uri, size)
+        return cls(field, media_type, uri, size)
 
     @property
     def extension(self) -> str:
@@ -143,13 +143,13 @@ class Source:
 
         :raises StorageFailed: it cannot be read; retryable.
         """
-        with _answering(self.field, self.uri):
+        with _translate_errors(self.field, self.uri):
             path = _path(self.uri)
             with path.fs.open(path.path, "rb", block_size=CHUNK_BYTES) as file:
                 yield file
 
     def chunks(self) -> Iterator[bytes]:
-        with _answering(self.field, self.uri):
+        with _translate_errors(self.field, self.uri):
             left = self.size
             # Not path.open(), which tells Airflow's lineage of each chunk; the operator tells of the file.
             path = _path(self.uri)
@@ -180,8 +180,8 @@ class Target:
         :raises TargetExists: a file is there, and ``replace`` is False.
         :raises StorageFailed: the store could not be asked; retryable.
         """
-        with _answering("output_path", self.uri):
-            found = _look("output_path", self.uri)  # a folder too: to know whether the store answers
+        with _translate_errors("output_path", self.uri):
+            found = _stat("output_path", self.uri)  # a folder too: to know whether the store answers
             self._check_local_folder()
             if self.is_folder or found is None:
                 return
@@ -208,32 +208,34 @@ class Target:
     def is_folder(self) -> bool:
         return self.uri.endswith("/")
 
-    def of_job(self, job_id: str, extension: str = "mp4") -> Target:
+    def for_job(self, job_id: str, extension: str = "mp4") -> Target:
         """The exact file for this job. A file in the folder that bears its id is its own, and is replaced."""
         return Target(f"{self.uri}{job_id}.{extension}", replace=True) if self.is_folder else self
 
     @contextmanager
-    def writing(self) -> Iterator[Callable[[bytes], object]]:
+    def open_atomic(self) -> Iterator[Callable[[bytes], object]]:
         """
         Whole, or, when the block raises, not at all, and nothing is left of it.
 
         :raises TargetExists: a file has come there meanwhile, and ``replace`` is False.
         :raises StorageFailed: the store did not take it; retryable.
         """
-        with _answering("output_path", self.uri):
+        with _translate_errors("output_path", self.uri):
             path = _path(self.uri)
-            draft = _Upload(path) if path.protocol in UPLOADS else _Part(path)
+            draft = _ObjectWriter(path) if path.protocol in ATOMIC_OBJECT_SCHEMES else _TempFileWriter(path)
 
         def write(chunk: bytes) -> None:
             try:
                 draft.file.write(chunk)
             except Exception:
-                with _answering("output_path", self.uri):  # only now: to enter it costs, and chunks are many
+                with _translate_errors(
+                    "output_path", self.uri
+                ):  # only now: to enter it costs, and chunks are many
                     raise
 
         try:
             yield write
-            with _answering("output_path", self.uri):
+            with _translate_errors("output_path", self.uri):
                 self.check()
                 draft.finish()
         except BaseException:
@@ -242,7 +244,7 @@ class Target:
             raise
 
 
-class _Upload:
+class _ObjectWriter:
     """
     An object that its store shows once the upload is complete: no temporary name, no copy.
 
@@ -263,7 +265,7 @@ class _Upload:
             self.file.closed = True  # fsspec completes an upload that is garbage-collected open
 
 
-class _Part:
+class _TempFileWriter:
     """A file under a temporary name beside its place, moved there when it is whole."""
 
     def __init__(self, path: ObjectStoragePath) -> None:

@@ -23,10 +23,10 @@ from magichour_provider.exceptions import InvalidInput
 
 GenerationMode = Literal["realistic", "prompted", "pro", "standard", "stable", "expressive"]
 Resolution = Literal["480p", "720p"]
-MediaKind = Literal["image", "audio"]
+MediaType = Literal["image", "audio"]
 
 # POST /v1/files/upload-urls, 2026-08.
-EXTENSIONS: dict[MediaKind, tuple[str, ...]] = {
+EXTENSIONS: dict[MediaType, tuple[str, ...]] = {
     "image": (
         *(
             "png",
@@ -45,7 +45,7 @@ EXTENSIONS: dict[MediaKind, tuple[str, ...]] = {
     ),
     "audio": (*("mp3", "wav", "aac", "flac", "webm", "weba", "m4a", "opus", "ogg", "oga", "aiff", "amr"),),
 }
-# What the length of can be measured: see ``lengths.py``.
+# What the length of can be measured: see ``media.py``.
 MEASURABLE = ("mp3", "wav", "flac", "m4a", "opus", "ogg", "oga", "aiff")
 PROMPTED_MODES = ("prompted", "standard", "expressive")
 # Vendor's SDK 0.90.0, 2026-10. Longest clip in seconds.
@@ -56,7 +56,7 @@ CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
 CHARACTERS_PER_CREDIT = 10
 MAX_TEXT_CHARACTERS = 1000
 
-ASSET_FIELDS: dict[str, MediaKind] = {"image_file_path": "image", "audio_file_path": "audio"}
+ASSET_FIELDS: dict[str, MediaType] = {"image_file_path": "image", "audio_file_path": "audio"}
 
 
 def _plain_number(value: object) -> object:
@@ -118,7 +118,7 @@ class Inputs(BaseModel):
         raise NotImplementedError
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """What is paid for."""
         raise NotImplementedError
 
@@ -126,8 +126,8 @@ class Inputs(BaseModel):
         """What will likely not do what was meant, but is the vendor's to judge, free of charge."""
         return []
 
-    def uploads(self) -> dict[str, MediaKind]:
-        """The fields whose files must first be uploaded, with their kind."""
+    def uploads(self) -> dict[str, MediaType]:
+        """The fields whose files must first be uploaded, with their media_type."""
         return {}
 
     def fingerprint(self) -> dict[str, str]:
@@ -147,7 +147,7 @@ class Inputs(BaseModel):
 
 class TalkingPhotoInputs(Inputs):
     """
-    A photo and a voice. Without ``end_seconds`` the clip ends with the audio: see ``lengths.with_end``.
+    A photo and a voice. Without ``end_seconds`` the clip ends with the audio: see ``media.fill_end_seconds``.
 
     Source: POST /v1/ai-talking-photo, seed to SDK 0.90.0.
     """
@@ -165,9 +165,9 @@ class TalkingPhotoInputs(Inputs):
     ) = None
 
     def _check_together(self, unknown: Collection[str]) -> None:
-        for field, kind in ASSET_FIELDS.items():
+        for field, media_type in ASSET_FIELDS.items():
             if field not in unknown:
-                _check_asset(field, kind, getattr(self, field))
+                _check_asset(field, media_type, getattr(self, field))
         if not {"end_seconds", "audio_file_path"} & set(unknown) and self.end_seconds is None:
             _check_measurable(str(self.audio_file_path))
         if (
@@ -206,7 +206,7 @@ class TalkingPhotoInputs(Inputs):
         """
         if self.end_seconds is None:
             raise InvalidInput.of(
-                "end_seconds", None, "is needed for an estimate; lengths.with_end measures it"
+                "end_seconds", None, "is needed for an estimate; media.fill_end_seconds measures it"
             )
         return self.end_seconds - self.start
 
@@ -215,7 +215,7 @@ class TalkingPhotoInputs(Inputs):
         return math.ceil(round(self.clip_seconds * CREDITS_PER_SECOND[self.price_class], 6))
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         return f"the clip of {self.clip_seconds:g} s"
 
     def warnings(self) -> list[str]:
@@ -235,9 +235,11 @@ class TalkingPhotoInputs(Inputs):
             )
         return found
 
-    def uploads(self) -> dict[str, MediaKind]:
+    def uploads(self) -> dict[str, MediaType]:
         return {
-            field: kind for field, kind in ASSET_FIELDS.items() if not is_remote(getattr(self, field) or "")
+            field: media_type
+            for field, media_type in ASSET_FIELDS.items()
+            if not is_remote(getattr(self, field) or "")
         }
 
     def _compared(self) -> dict[str, Any]:
@@ -281,7 +283,7 @@ class VoiceInputs(Inputs):
         return math.ceil(len(self.prompt or "") / CHARACTERS_PER_CREDIT)
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         return f"the text of {len(self.prompt or '')} characters"
 
 
@@ -317,18 +319,18 @@ def _without_query(asset: str) -> str:
     return re.split("[?#]", asset, maxsplit=1)[0] if _is_url(asset) else asset
 
 
-def _check_asset(field: str, kind: MediaKind, asset: str | None) -> None:
+def _check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
     if asset is None:
         raise InvalidInput.of(field, asset, "is needed: a URL, an api-assets/ path, or a file")
     try:
-        known = extension_of(asset) in EXTENSIONS[kind] or (_is_url(asset) and _is_library_url(asset))
+        known = extension_of(asset) in EXTENSIONS[media_type] or (_is_url(asset) and _is_library_url(asset))
     except ValueError as problem:
         raise InvalidInput.of(field, _without_query(asset), f"is not a URL ({problem})") from None
     if not known and not asset.startswith("api-assets/"):
         raise InvalidInput.of(
             field,
             _without_query(asset),
-            f"is not a known {kind} file; use one that ends in .{', .'.join(EXTENSIONS[kind])}",
+            f"is not a known {media_type} file; use one that ends in .{', .'.join(EXTENSIONS[media_type])}",
         )
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from magichour_provider.client.asynchronous import AsyncMagicHourClient
+from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 
 KEEP_SETTINGS = 300.0  # seconds for which a client is given to newcomers
 
 Open = Callable[[str], Coroutine[Any, Any, AsyncMagicHourClient]]
 
 
-class Lease:
+class SharedClient:
     """
     Its block has the client of this name; the first one opens it, the last one closes it.
 

@@ -23,11 +23,11 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from magichour_provider import exceptions as errors
-from magichour_provider.inputs import MediaKind, TalkingPhotoInputs, VoiceInputs
+from magichour_provider.api.inputs import MediaType, TalkingPhotoInputs, VoiceInputs
 
 T = TypeVar("T")
 
-JobKind = Literal["video", "audio"]  # what a job makes; each kind has routes of its own
+JobType = Literal["video", "audio"]  # what a job makes; each kind has routes of its own
 
 BASE_URL = "https://api.magichour.ai"
 LIBRARY_URL = "https://magichour.ai/my-library"
@@ -257,12 +257,12 @@ class Call(Generic[T]):
     def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
         message = _message(body)
         said = f"HTTP {status}, {message or _describe(body)}"
-        kind = _REFUSALS.get(status, errors.Unavailable)
+        error_cls = _REFUSALS.get(status, errors.Unavailable)
         # 502 and 503 mean "no job was made" by the vendor's word, which is only a gateway's guess unless
         # the body is the vendor's own. 404 and the like stand for themselves whoever says them.
-        if kind is errors.Unavailable and not (status in (502, 503) and message is not None):
+        if error_cls is errors.Unavailable and not (status in (502, 503) and message is not None):
             self.no_answer(said, status=status, page=_is_page(body), retry_after=_retry_after(headers))
-        failed = kind(
+        failed = error_cls(
             f"{self.method} {self.path}: {said}" + _ADVICE.get(status, ""),
             status_code=status,
             job_id=self.job_id,
@@ -334,18 +334,18 @@ def create_voice(inputs: VoiceInputs, *, name: str) -> Call[Submission]:
     )
 
 
-def get_job(job_id: str, kind: JobKind = "video") -> Call[Job]:
+def get_job(job_id: str, job_type: JobType = "video") -> Call[Job]:
     """``GET /v1/{video,audio}-projects/{id}``: free."""
-    return Call("get", "GET", _project(job_id, kind), Job.model_validate_json, job_id=job_id)
+    return Call("get", "GET", _project(job_id, job_type), Job.model_validate_json, job_id=job_id)
 
 
-def delete_job(job_id: str, kind: JobKind = "video") -> Call[None]:
+def delete_job(job_id: str, job_type: JobType = "video") -> Call[None]:
     """``DELETE /v1/{video,audio}-projects/{id}``: irreversible; not a cancel, and no refund."""
-    return Call("delete", "DELETE", _project(job_id, kind), lambda _: None, job_id=job_id)
+    return Call("delete", "DELETE", _project(job_id, job_type), lambda _: None, job_id=job_id)
 
 
-def create_upload_slots(files: Sequence[tuple[MediaKind, str]]) -> Call[list[UploadSlot]]:
-    """``POST /v1/files/upload-urls``: free; ``files`` are (kind, extension); answers in their order."""
+def create_upload_slots(files: Sequence[tuple[MediaType, str]]) -> Call[list[UploadSlot]]:
+    """``POST /v1/files/upload-urls``: free; ``files`` are (media type, extension); answers in their order."""
 
     def read(body: bytes) -> list[UploadSlot]:
         slots = _UploadSlots.model_validate_json(body).items
@@ -353,7 +353,7 @@ def create_upload_slots(files: Sequence[tuple[MediaKind, str]]) -> Call[list[Upl
             raise ValueError(f"{len(slots)} upload URLs for {len(files)} files")
         return slots
 
-    items = [{"type": kind, "extension": extension} for kind, extension in files]
+    items = [{"type": media_type, "extension": extension} for media_type, extension in files]
     return Call(
         "upload_urls", "POST", "/v1/files/upload-urls", read, body=json.dumps({"items": items}).encode()
     )
@@ -364,17 +364,17 @@ def get_account() -> Call[Account]:
     return Call("account", "GET", "/v1/account", Account.model_validate_json)
 
 
-def library_url(job_id: str, kind: JobKind = "video") -> str:
+def library_url(job_id: str, job_type: JobType = "video") -> str:
     """
     The job in the vendor's web app, for a person who is logged in there; and, for the API, what it made.
 
     It holds no signature and does not expire, but works for this account alone.
     """
-    return f"{LIBRARY_URL}?{kind}Id={_segment(job_id)}"
+    return f"{LIBRARY_URL}?{job_type}Id={_segment(job_id)}"
 
 
-def _project(job_id: str, kind: JobKind) -> str:
-    return f"/v1/{kind}-projects/{_segment(job_id)}"
+def _project(job_id: str, job_type: JobType) -> str:
+    return f"/v1/{job_type}-projects/{_segment(job_id)}"
 
 
 def _segment(job_id: str) -> str:

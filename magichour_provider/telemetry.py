@@ -17,17 +17,17 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import Asset, Stats
 
+from magichour_provider.api.flows import Listener
 from magichour_provider.exceptions import RateLimited, RequestFailed
-from magichour_provider.flows import Listener
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from magichour_provider.wire import Job, JobKind
+    from magichour_provider.api.wire import Job, JobType
 
 
-class Progress(Listener):
+class PollObserver(Listener):
     """
     Of a wait: a line for each change, none for each look.
 
@@ -35,15 +35,15 @@ class Progress(Listener):
         it is says nothing about how long it took.
     """
 
-    __slots__ = ("_kind", "_log", "_seen_going_on", "_status")
+    __slots__ = ("_job_type", "_log", "_seen_going_on", "_status")
 
-    def __init__(self, log: Any, kind: JobKind, *, from_the_start: bool) -> None:
+    def __init__(self, log: Any, job_type: JobType, *, from_the_start: bool) -> None:
         self._log = log
-        self._kind = kind
+        self._job_type = job_type
         self._seen_going_on = from_the_start
         self._status: str | None = None
 
-    def on_look(self, seen: Job | RequestFailed) -> None:
+    def on_poll(self, seen: Job | RequestFailed) -> None:
         Stats.incr("magichour.polls")
         if isinstance(seen, RateLimited):
             Stats.incr("magichour.rate_limited")
@@ -58,16 +58,16 @@ class Progress(Listener):
         if job.status == "complete":
             line += f", {job.credits_charged or 0:g} credits charged"
             if age is not None:
-                Stats.timing(f"magichour.render_time.{self._kind}", timedelta(seconds=age))
+                Stats.timing(f"magichour.render_time.{self._job_type}", timedelta(seconds=age))
         elif job.error is not None and job.error.code:
             line += f": {job.error.code}"
         self._log.info(line)
 
-    def on_failed_look(self, why: RequestFailed) -> None:
+    def on_failed_poll(self, why: RequestFailed) -> None:
         self._log.warning("A look at the job failed, going on: %s", why)
 
 
-class LogInThread:
+class NonBlockingLogger:
     """
     A log for event loops: one thread writes all lines, in their order.
 

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from magichour_provider import exceptions as errors
-from magichour_provider.wire import BASE_URL
+from magichour_provider.api.wire import BASE_URL
 
 _NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EHOSTDOWN})
 
@@ -113,8 +113,8 @@ def _environment_proxy(api: SplitResult) -> SplitResult | None:
     return urlsplit(found if "://" in found else f"http://{found}") if found else None
 
 
-def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
-    return any(isinstance(cause, kind) for cause in _chain(error))
+def _caused_by(error: BaseException, error_cls: type[BaseException]) -> bool:
+    return any(isinstance(cause, error_cls) for cause in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

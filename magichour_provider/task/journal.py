@@ -25,6 +25,7 @@ import tenacity
 from airflow.providers.common.compat.sdk import conf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from magichour_provider.api.wire import LIBRARY_URL, Job
 from magichour_provider.exceptions import (
     JobCanceled,
     JobDeleted,
@@ -36,7 +37,6 @@ from magichour_provider.exceptions import (
     RequestFailed,
     SubmissionUncertain,
 )
-from magichour_provider.wire import LIBRARY_URL, Job
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-class Watch:
+class SendTracker:
     """Of one call: listens to httpx's ``trace`` extension, and knows the socket that the call uses."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Watch:
         self.expired_after: float | None = None
         self._socket: socket.socket | None = None
 
-    def note(self, event: str, info: dict[str, Any]) -> None:
+    def trace(self, event: str, info: dict[str, Any]) -> None:
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
         elif event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
@@ -25,8 +25,8 @@ class Watch:
                 raise TimeoutError
             self.sent = True
 
-    async def anote(self, event: str, info: dict[str, Any]) -> None:
-        self.note(event, info)
+    async def atrace(self, event: str, info: dict[str, Any]) -> None:
+        self.trace(event, info)
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:

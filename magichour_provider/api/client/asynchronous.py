@@ -19,25 +19,25 @@ from typing import Any, Self, TypeVar, cast
 import httpx
 import tenacity
 
-from magichour_provider import flows, wire
-from magichour_provider.arrival import Arrival, download_failed
-from magichour_provider.client.api import (
+from magichour_provider.api import flows, wire
+from magichour_provider.api.client.api import (
     CANNOT_TALK,
     IDENTITY,
-    Api,
+    ApiTransport,
     Settings,
     check_put,
+    describe_error,
     not_answered,
-    shown,
+    proxy_errors,
+    safe_cause,
     silence_httpx,
-    usable_proxies,
-    why,
 )
-from magichour_provider.client.watch import Watch
+from magichour_provider.api.client.tracking import SendTracker
+from magichour_provider.api.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
+from magichour_provider.api.integrity import DownloadValidator, download_failed
+from magichour_provider.api.polling import PollLimiter
+from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import MagicHourError
-from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
-from magichour_provider.schedule import Rhythm
-from magichour_provider.wire import JobKind
 
 T = TypeVar("T")
 
@@ -49,16 +49,16 @@ class AsyncMagicHourClient:
     The API for an event loop: the same methods, errors and promises as ``MagicHourClient``.
 
     :param tls: from ``Settings.ssl_context``, which blocks: call it off the loop.
-    :param rhythm: what is known of the connection's render times and limits; default: nothing yet.
+    :param limiter: what is known of the connection's render times and limits; default: nothing yet.
     """
 
-    def __init__(self, settings: Settings, tls: ssl.SSLContext, rhythm: Rhythm | None = None) -> None:
+    def __init__(self, settings: Settings, tls: ssl.SSLContext, limiter: PollLimiter | None = None) -> None:
         silence_httpx()
         self._settings = settings
-        with usable_proxies():
-            self._api = Api(settings, tls)
+        with proxy_errors():
+            self._api = ApiTransport(settings, tls)
             self._storage = httpx.AsyncClient(**settings.for_storage(tls))
-        self.rhythm = rhythm or Rhythm(settings.requests_per_second)
+        self.limiter = limiter or PollLimiter(settings.requests_per_second)
         # One connection each, and the last used is used first. A pool asks all that it holds about themselves
         # at every request, so the more there are, the dearer is a look.
         self._idle: list[httpx.AsyncHTTPTransport] = []
@@ -79,23 +79,23 @@ class AsyncMagicHourClient:
 
     async def submit(self, call: wire.Call[wire.Submission]) -> wire.Submission:
         """See ``MagicHourClient.submit``."""
-        return await self._perform(lambda: flows.just(call), flows.REPEAT_UNPAID)
+        return await self._perform(lambda: flows.just(call), flows.RETRY_SUBMIT)
 
-    async def get(self, job_id: str, kind: JobKind = "video") -> wire.Job:
+    async def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
         """See ``MagicHourClient.get``."""
-        return await self._perform(lambda: flows.just(wire.get_job(job_id, kind)))
+        return await self._perform(lambda: flows.just(wire.get_job(job_id, job_type)))
 
     def wait(
         self,
         job_id: str,
-        kind: JobKind = "video",
+        job_type: JobType = "video",
         *,
         deadline: float,
         poll_interval: float | None = None,
         **how: Any,
     ) -> Coroutine[Any, Any, wire.Job]:
         """See ``MagicHourClient.wait``."""
-        schedule = self._settings.schedule(poll_interval, self.rhythm, kind)
+        schedule = self._settings.schedule(poll_interval, self.limiter, job_type)
         return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
 
     async def upload(self, sources: Sequence[Source]) -> list[str]:
@@ -103,24 +103,24 @@ class AsyncMagicHourClient:
         done: dict[int, str] = {}
         return await self._perform(lambda: flows.upload(sources, done))
 
-    async def completed(self, job_id: str, kind: JobKind = "video") -> tuple[wire.Job, wire.Download]:
+    async def completed(self, job_id: str, job_type: JobType = "video") -> tuple[wire.Job, wire.Download]:
         """See ``MagicHourClient.completed``."""
-        return await self._perform(lambda: flows.completed(job_id, kind))
+        return await self._perform(lambda: flows.completed(job_id, job_type))
 
-    async def download(self, job_id: str, target: Target, kind: JobKind = "video") -> wire.Job:
+    async def download(self, job_id: str, target: Target, job_type: JobType = "video") -> wire.Job:
         """See ``MagicHourClient.download``."""
-        return await self._perform(lambda: flows.download(job_id, target, kind))
+        return await self._perform(lambda: flows.download(job_id, target, job_type))
 
-    async def delete(self, job_id: str, kind: JobKind = "video") -> None:
+    async def delete(self, job_id: str, job_type: JobType = "video") -> None:
         """See ``MagicHourClient.delete``."""
-        await self._perform(lambda: flows.just(wire.delete_job(job_id, kind)))
+        await self._perform(lambda: flows.just(wire.delete_job(job_id, job_type)))
 
     async def account(self, *, once: bool = False) -> wire.Account:
         """See ``MagicHourClient.account``."""
-        policy = flows.ONCE if once else flows.REPEAT_FREE
+        policy = flows.NO_RETRY if once else flows.RETRY_SAFE
         return await self._perform(lambda: flows.just(wire.get_account()), policy)
 
-    async def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
+    async def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.RETRY_SAFE) -> T:
         try:
             return await self._run(attempt())
         except MagicHourError as error:
@@ -163,17 +163,17 @@ class AsyncMagicHourClient:
         if self._storage.is_closed:
             raise RuntimeError("This client has been closed; whoever shares it must stay in its async with")
         async with self._gate:
-            watch = Watch()
+            tracker = SendTracker()
             kept = None if call.pays or not self._idle else self._idle.pop()
             connection = kept or self._api.async_connection()
             try:
-                # To watch costs as much as half the call, and only for one that pays must it be certain.
-                request = self._api.request(call, watch.anote if call.pays else None, bounded=True)
+                # To tracker costs as much as half the call, and only for one that pays must it be certain.
+                request = self._api.request(call, tracker.atrace if call.pays else None, bounded=True)
                 async with asyncio.timeout(self._settings.timeout):
                     response = await connection.handle_async_request(request)
                     await response.aread()
             except (TimeoutError, *CANNOT_TALK) as error:
-                not_answered(call, watch, error)
+                not_answered(call, tracker, error)
             finally:
                 if call.pays:
                     await connection.aclose()
@@ -189,24 +189,28 @@ class AsyncMagicHourClient:
                 put.url, content=chunks, headers=length, follow_redirects=False
             )
         except CANNOT_TALK as error:
-            raise flows.upload_failed(put.source, why(error)) from shown(error)
+            raise flows.upload_failed(put.source, describe_error(error)) from safe_cause(error)
         check_put(put, response)
 
     async def _fetch(self, fetch: Fetch) -> None:
         try:
             async with self._storage.stream("GET", fetch.url, headers=IDENTITY) as response:
-                arrival = Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
-                async with _in_a_thread(fetch.target.writing()) as write:
+                validator = DownloadValidator(
+                    fetch.job_id, response.status_code, response.headers, fetch.job_type
+                )
+                async with _in_a_thread(fetch.target.open_atomic()) as write:
 
                     def write_all(chunks: list[bytes]) -> None:
                         for chunk in chunks:
-                            write(arrival.check(chunk))
+                            write(validator.feed(chunk))
 
                     async for chunks in _by_the_megabyte(response.aiter_raw()):
                         await asyncio.to_thread(write_all, chunks)
-                    arrival.finish()
+                    validator.close()
         except CANNOT_TALK as error:
-            raise download_failed(fetch.job_id, why(error), kind=fetch.kind) from shown(error)
+            raise download_failed(
+                fetch.job_id, describe_error(error), job_type=fetch.job_type
+            ) from safe_cause(error)
 
 
 @asynccontextmanager

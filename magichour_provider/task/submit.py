@@ -19,19 +19,19 @@ from magichour_provider.exceptions import (
     RequestFailed,
     SubmissionUncertain,
 )
-from magichour_provider.waiting import WaitsForJob, as_airflow_errors, event_job_id
+from magichour_provider.task.wait import JobMixin, as_airflow_errors, event_job_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from magichour_provider.inputs import Inputs
-    from magichour_provider.journal import Journal, PaidJob
-    from magichour_provider.wire import Call, Job, Submission
+    from magichour_provider.api.inputs import Inputs
+    from magichour_provider.api.wire import Call, Job, Submission
+    from magichour_provider.task.journal import Journal, PaidJob
 
 InputsT = TypeVar("InputsT", bound="Inputs")
 
 
-class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
+class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     """
     What the operators share. A retry never pays again: it finds the job that was paid for, or stops and says
     what is unknown. So ``retries`` is safe, and worth setting.
@@ -102,7 +102,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         """
         raise NotImplementedError
 
-    def check_what_is_known(self) -> None:
+    def validate_static_fields(self) -> None:
         """At DAG parse: everything but what a template or another task will say."""
         later = {field for field in self.input_fields if _is_known_later(getattr(self, field))}
         self.checked({field: getattr(self, field) for field in self.input_fields}, unknown=later)
@@ -115,14 +115,14 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
             self._credit_limit()
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from magichour_provider.journal import Journal
+        from magichour_provider.task.journal import Journal
 
         with as_airflow_errors():
             journal = Journal.of(context)
             inputs = self._inputs()
             taken_up = self._take_up(journal, inputs)
             job = taken_up or self._submit(journal, inputs)
-            self.announce(context, job.job_id)
+            self.push_link(context, job.job_id)
             if not self.wait_for_completion:
                 return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
             return self._wait(context, job, just_submitted=taken_up is None)
@@ -133,7 +133,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
 
     def _take_up(self, journal: Journal, inputs: InputsT) -> PaidJob | None:
         """The job that was paid for already. The input files are not touched: they may be gone by now."""
-        from magichour_provider.journal import decide
+        from magichour_provider.task.journal import decide
 
         fingerprint = inputs.fingerprint()
         known = journal.record.job_for(fingerprint)
@@ -161,12 +161,12 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
 
     def _ask(self, job_id: str) -> Job | RequestFailed:
         try:
-            return self.hook.get(job_id, kind=self.kind)
+            return self.hook.get(job_id, job_type=self.job_type)
         except RequestFailed as error:
             return error
 
     def _submit(self, journal: Journal, inputs: InputsT) -> PaidJob:
-        from magichour_provider import telling
+        from magichour_provider import telemetry
 
         whole, uploaded = self._prepare(inputs)
         client = self.hook.client  # what can fail before the paid call, fails before the intent
@@ -188,17 +188,18 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
             *(submission.job_id, short_id, submission.credits_charged),
         )
         journal.paid(job)
-        telling.submitted(submission.credits_charged)
+        telemetry.submitted(submission.credits_charged)
         return job
 
     def _prepare(self, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
         """All that comes before the paid call, is free, and may be repeated; the last of it is the upload."""
-        from magichour_provider.storage import Source, Target
+        from magichour_provider.files.storage import Source, Target
 
         if self.output_path is not None:
             Target(str(self.output_path), self.replace).check()
         sources = [
-            Source.find(field, kind, getattr(inputs, field)) for field, kind in inputs.uploads().items()
+            Source.find(field, media_type, getattr(inputs, field))
+            for field, media_type in inputs.uploads().items()
         ]
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
@@ -206,7 +207,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         estimate = inputs.estimated_credits
         if estimate > self._credit_limit():
             raise CreditLimitExceeded(
-                f"max_credits={self.max_credits}: {inputs.in_words} is estimated at {estimate} credits; "
+                f"max_credits={self.max_credits}: {inputs.description} is estimated at {estimate} credits; "
                 "raise the limit or shorten it. Nothing was submitted"
             )
         if not sources:
@@ -230,7 +231,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
     def _paid_job(
         self, job_id: str, inputs: InputsT, journal: Journal, credits_charged: float | None = None
     ) -> PaidJob:
-        from magichour_provider.journal import PaidJob
+        from magichour_provider.task.journal import PaidJob
 
         return PaidJob(
             job_id=job_id,
@@ -247,13 +248,13 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         except MagicHourError:
             left = "an unknown number of"
         return InsufficientCredits(
-            f"{error}. The account has {left} credits, {inputs.in_words} needs about "
+            f"{error}. The account has {left} credits, {inputs.description} needs about "
             f"{inputs.estimated_credits}",
             status_code=error.status_code,
         )
 
     def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
-        from magichour_provider.telling import Progress
+        from magichour_provider.telemetry import PollObserver
 
         how: dict[str, Any] = {
             "deadline": self.deadline(),
@@ -262,13 +263,13 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         }
         if self.deferrable:
             self.defer_until_ended(job.job_id, **how)
-        progress = Progress(self.log, self.kind, from_the_start=just_submitted)
-        self.hook.client.wait(job.job_id, self.kind, **how, listener=progress)
-        return self.deliver(context, job.job_id)
+        progress = PollObserver(self.log, self.job_type, from_the_start=just_submitted)
+        self.hook.client.wait(job.job_id, self.job_type, **how, listener=progress)
+        return self.collect_result(context, job.job_id)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Resumed by the trigger: if the job could not be written down before, it is now."""
-        from magichour_provider.journal import Journal
+        from magichour_provider.task.journal import Journal
 
         with as_airflow_errors():
             journal = Journal.of(context)
@@ -279,7 +280,7 @@ class PaidJobOperator(WaitsForJob, BaseOperator, Generic[InputsT]):
         return super().execute_complete(context, event)
 
     def job_name(self, context: Context) -> str:
-        from magichour_provider.journal import Journal
+        from magichour_provider.task.journal import Journal
 
         try:
             jobs = Journal.of(context).record.jobs

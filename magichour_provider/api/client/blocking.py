@@ -10,25 +10,25 @@ from typing import Any, Self, TypeVar, cast
 import httpx
 import tenacity
 
-from magichour_provider import flows, wire
-from magichour_provider.arrival import Arrival, download_failed
-from magichour_provider.client.api import (
+from magichour_provider.api import flows, wire
+from magichour_provider.api.client.api import (
     CANNOT_TALK,
     IDENTITY,
-    Api,
+    ApiTransport,
     Settings,
     check_put,
+    describe_error,
     not_answered,
-    shown,
+    proxy_errors,
+    safe_cause,
     silence_httpx,
-    usable_proxies,
-    why,
 )
-from magichour_provider.client.watch import Watch
+from magichour_provider.api.client.tracking import SendTracker
+from magichour_provider.api.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
+from magichour_provider.api.integrity import DownloadValidator, download_failed
+from magichour_provider.api.polling import PollLimiter
+from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import MagicHourError
-from magichour_provider.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
-from magichour_provider.schedule import Rhythm
-from magichour_provider.wire import JobKind
 
 T = TypeVar("T")
 
@@ -44,10 +44,10 @@ class MagicHourClient:
         silence_httpx()
         self._settings = settings
         tls = settings.ssl_context()
-        with usable_proxies():
-            self._api = Api(settings, tls)
+        with proxy_errors():
+            self._api = ApiTransport(settings, tls)
             self._storage = httpx.Client(**settings.for_storage(tls))
-        self.rhythm = Rhythm(settings.requests_per_second)
+        self.limiter = PollLimiter(settings.requests_per_second)
 
     def __enter__(self) -> Self:
         return self
@@ -70,9 +70,9 @@ class MagicHourClient:
 
         Source: POST /v1/ai-talking-photo, POST /v1/ai-voice-generator.
         """
-        return self._perform(lambda: flows.just(call), flows.REPEAT_UNPAID)
+        return self._perform(lambda: flows.just(call), flows.RETRY_SUBMIT)
 
-    def get(self, job_id: str, kind: JobKind = "video") -> wire.Job:
+    def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
         """
         The job as it is now; free.
 
@@ -80,12 +80,12 @@ class MagicHourClient:
 
         Source: GET /v1/video-projects/{id}, GET /v1/audio-projects/{id}.
         """
-        return self._perform(lambda: flows.just(wire.get_job(job_id, kind)))
+        return self._perform(lambda: flows.just(wire.get_job(job_id, job_type)))
 
     def wait(
         self,
         job_id: str,
-        kind: JobKind = "video",
+        job_type: JobType = "video",
         *,
         deadline: float,
         poll_interval: float | None = None,
@@ -99,7 +99,7 @@ class MagicHourClient:
         :param how: see ``flows.wait``.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
         """
-        schedule = self._settings.schedule(poll_interval, self.rhythm, kind)
+        schedule = self._settings.schedule(poll_interval, self.limiter, job_type)
         return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
 
     def upload(self, sources: Sequence[Source]) -> list[str]:
@@ -114,31 +114,31 @@ class MagicHourClient:
         done: dict[int, str] = {}
         return self._perform(lambda: flows.upload(sources, done))
 
-    def completed(self, job_id: str, kind: JobKind = "video") -> tuple[wire.Job, wire.Download]:
+    def completed(self, job_id: str, job_type: JobType = "video") -> tuple[wire.Job, wire.Download]:
         """
         A job that has ended well, and a fresh signed URL of what it made; free.
 
         :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
         :raises JobEnded: the job has made nothing.
         """
-        return self._perform(lambda: flows.completed(job_id, kind))
+        return self._perform(lambda: flows.completed(job_id, job_type))
 
-    def download(self, job_id: str, target: Target, kind: JobKind = "video") -> wire.Job:
+    def download(self, job_id: str, target: Target, job_type: JobType = "video") -> wire.Job:
         """
         Bring what a complete job made to ``target``, whole or not at all; free.
 
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         :raises JobEnded: the job has made nothing.
         """
-        return self._perform(lambda: flows.download(job_id, target, kind))
+        return self._perform(lambda: flows.download(job_id, target, job_type))
 
-    def delete(self, job_id: str, kind: JobKind = "video") -> None:
+    def delete(self, job_id: str, job_type: JobType = "video") -> None:
         """
         Delete what the job made for ever. Not a cancel: nothing is refunded.
 
         Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
         """
-        self._perform(lambda: flows.just(wire.delete_job(job_id, kind)))
+        self._perform(lambda: flows.just(wire.delete_job(job_id, job_type)))
 
     def account(self, *, once: bool = False) -> wire.Account:
         """
@@ -148,10 +148,10 @@ class MagicHourClient:
 
         Source: GET /v1/account.
         """
-        policy = flows.ONCE if once else flows.REPEAT_FREE
+        policy = flows.NO_RETRY if once else flows.RETRY_SAFE
         return self._perform(lambda: flows.just(wire.get_account()), policy)
 
-    def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.REPEAT_FREE) -> T:
+    def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.RETRY_SAFE) -> T:
         return tenacity.Retrying(**policy)(lambda: self._run(attempt()))
 
     def _run(self, flow: Flow[T]) -> T:
@@ -184,14 +184,14 @@ class MagicHourClient:
         return None
 
     def _call(self, call: wire.Call[T]) -> T:
-        watch = Watch()
+        tracker = SendTracker()
         try:
             # Nothing is kept alive: blocking calls are so far apart that a kept connection is mostly stale.
-            with watch.limit(self._settings.timeout), self._api.connection() as connection:
-                response = connection.handle_request(self._api.request(call, watch.note))
+            with tracker.limit(self._settings.timeout), self._api.connection() as connection:
+                response = connection.handle_request(self._api.request(call, tracker.trace))
                 response.read()
         except (TimeoutError, *CANNOT_TALK) as error:
-            not_answered(call, watch, error)
+            not_answered(call, tracker, error)
         return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
 
     def _put(self, put: Put) -> None:
@@ -201,16 +201,20 @@ class MagicHourClient:
                 put.url, content=put.source.chunks(), headers=length, follow_redirects=False
             )
         except CANNOT_TALK as error:
-            raise flows.upload_failed(put.source, why(error)) from shown(error)
+            raise flows.upload_failed(put.source, describe_error(error)) from safe_cause(error)
         check_put(put, response)
 
     def _fetch(self, fetch: Fetch) -> None:
         try:
             with self._storage.stream("GET", fetch.url, headers=IDENTITY) as response:
-                arrival = Arrival(fetch.job_id, response.status_code, response.headers, fetch.kind)
-                with fetch.target.writing() as write:
+                validator = DownloadValidator(
+                    fetch.job_id, response.status_code, response.headers, fetch.job_type
+                )
+                with fetch.target.open_atomic() as write:
                     for chunk in response.iter_raw():
-                        write(arrival.check(chunk))
-                    arrival.finish()
+                        write(validator.feed(chunk))
+                    validator.close()
         except CANNOT_TALK as error:
-            raise download_failed(fetch.job_id, why(error), kind=fetch.kind) from shown(error)
+            raise download_failed(
+                fetch.job_id, describe_error(error), job_type=fetch.job_type
+            ) from safe_cause(error)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import DownloadFailed
-from magichour_provider.wire import JobKind
 
 # That a box of another kind says it goes on may only mean that these bytes are no box.
 _KNOWN = frozenset({b"moov", b"mdat", b"moof", b"free"})
 
 
-class Boxes:
+class Mp4BoxScanner:
     """
     Follows the outer boxes while their bytes come in.
 
@@ -23,7 +23,7 @@ class Boxes:
     def __init__(self) -> None:
         self._kinds: set[bytes] = set()
         self._header = bytearray()
-        self._kind = b""  # of the current box
+        self._job_type = b""  # of the current box
         self._left: float = 0  # bytes of it
 
     def feed(self, chunk: bytes) -> None:
@@ -51,15 +51,15 @@ class Boxes:
             size = math.inf
         if size < length or not (self._kinds or self._header[4:8] == b"ftyp"):
             raise ValueError("no MP4")
-        self._kind = bytes(self._header[4:8])
-        self._kinds.add(self._kind)
+        self._job_type = bytes(self._header[4:8])
+        self._kinds.add(self._job_type)
         self._left = size - length
         self._header.clear()
 
     @property
     def cut(self) -> bool:
         """Would something be missing for certain if the file ended here?"""
-        return self._kind in _KNOWN and 0 < self._left < math.inf
+        return self._job_type in _KNOWN and 0 < self._left < math.inf
 
     @property
     def whole(self) -> bool:
@@ -67,16 +67,18 @@ class Boxes:
         return not self._header and self._left in (0, math.inf) and self._kinds >= {b"moov", b"mdat"}
 
 
-class Arrival:
+class DownloadValidator:
     """
     Checks a file while it comes in: the HTTP status, how it begins, and at the end that it is whole.
 
     A video is an MP4. A voice may be of any kind (the vendor's example is a WAV), but is no page.
     """
 
-    def __init__(self, job_id: str, status: int, headers: Mapping[str, str], kind: JobKind = "video") -> None:
+    def __init__(
+        self, job_id: str, status: int, headers: Mapping[str, str], job_type: JobType = "video"
+    ) -> None:
         self._job_id = job_id
-        self._kind: JobKind = kind
+        self._job_type: JobType = job_type
         if status == 403:
             raise self._failed("the signed URL has expired", status)
         if status != 200:
@@ -88,11 +90,11 @@ class Arrival:
         # Without a length, nothing but the file itself says whether it is whole. An MP4 does; and with one it
         # has a say too: what is in between may have cut it and counted what was left.
         self._endless = self._expected is None and "chunked" not in headers.get("transfer-encoding", "")
-        if self._endless and kind == "audio":
+        if self._endless and job_type == "audio":
             raise self._failed("the storage host did not say how long it is")
-        self._boxes = Boxes() if kind == "video" else None
+        self._boxes = Mp4BoxScanner() if job_type == "video" else None
 
-    def check(self, chunk: bytes) -> bytes:
+    def feed(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
         if len(self._head) < 8:
             self._head += chunk[:8]
@@ -107,13 +109,13 @@ class Arrival:
         return chunk
 
     def _check_head(self) -> None:
-        if self._kind == "audio":
+        if self._job_type == "audio":
             if self._head.lstrip()[:1] in (b"<", b"{"):
                 raise self._failed("what came is not a sound, but a page")
         elif self._head[4:8] != b"ftyp":
             raise self._failed("what came is not an MP4")
 
-    def finish(self) -> None:
+    def close(self) -> None:
         short = self._expected not in (None, self._size)
         cut = self._boxes and (self._boxes.cut or (self._endless and not self._boxes.whole))
         if len(self._head) < 8 or short or cut:
@@ -121,14 +123,14 @@ class Arrival:
             raise self._failed(f"only {self._size} of {of} bytes came")
 
     def _failed(self, why: str, status_code: int | None = None) -> DownloadFailed:
-        return download_failed(self._job_id, why, status_code, self._kind)
+        return download_failed(self._job_id, why, status_code, self._job_type)
 
 
 def download_failed(
-    job_id: str, why: str, status_code: int | None = None, kind: JobKind = "video"
+    job_id: str, why: str, status_code: int | None = None, job_type: JobType = "video"
 ) -> DownloadFailed:
     return DownloadFailed(
-        f"the {kind} of job {job_id} did not arrive: {why}. It is paid for and stays at Magic Hour; "
+        f"the {job_type} of job {job_id} did not arrive: {why}. It is paid for and stays at Magic Hour; "
         "trying again is free",
         status_code=status_code,
         job_id=job_id,

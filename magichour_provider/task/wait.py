@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
+    from magichour_provider.api.wire import Job, JobType
+    from magichour_provider.files.storage import Target
     from magichour_provider.hooks import MagicHourHook
-    from magichour_provider.storage import Target
-    from magichour_provider.wire import Job, JobKind
 
 # Beyond our own deadline, in case the triggerer is too busy to keep it.
 GRACE = timedelta(minutes=2)
@@ -43,17 +43,17 @@ def as_airflow_errors() -> Iterator[None]:
     try:
         yield
     except MagicHourError as error:
-        from magichour_provider import telling
+        from magichour_provider import telemetry
 
-        telling.failed(error)
-        kind = AirflowException if error.retryable else AirflowFailException
-        raise kind(f"{type(error).__name__}: {error}") from error
+        telemetry.failed(error)
+        error_cls = AirflowException if error.retryable else AirflowFailException
+        raise error_cls(f"{type(error).__name__}: {error}") from error
 
 
-class WaitsForJob:
-    """To be mixed into an operator or a sensor. ``kind`` is what its jobs make."""
+class JobMixin:
+    """To be mixed into an operator or a sensor. ``job_type`` is what its jobs make."""
 
-    kind: JobKind = "video"
+    job_type: JobType = "video"
     magichour_conn_id: str
     output_path: str | None
     replace: bool
@@ -86,12 +86,12 @@ class WaitsForJob:
             if value is not None and str(value).strip() in ("", "None"):
                 raise InvalidInput.of(field, value, "is empty; if it is a template, it rendered to nothing")
 
-    def announce(self, context: Context, job_id: str) -> None:
+    def push_link(self, context: Context, job_id: str) -> None:
         """From now on the UI has its button, and ``on_kill`` knows the job."""
-        from magichour_provider.wire import library_url
+        from magichour_provider.api.wire import library_url
 
         self._job_id = job_id
-        context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=library_url(job_id, self.kind))
+        context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=library_url(job_id, self.job_type))
 
     def deadline(self) -> float:
         """Of a wait that begins now. Airflow does not enforce ``execution_timeout`` on a deferred task."""
@@ -108,7 +108,7 @@ class WaitsForJob:
         self.defer(
             trigger=JobTrigger(
                 job_id=job_id,
-                kind=self.kind,
+                job_type=self.job_type,
                 magichour_conn_id=self.magichour_conn_id,
                 deadline=deadline,
                 submitted_at=submitted_at,
@@ -123,26 +123,26 @@ class WaitsForJob:
         with as_airflow_errors():
             job_id = event_job_id(event)
             if "error" in event:
-                kind = getattr(exceptions, str(event.get("error_type")), MagicHourError)
+                error_cls = getattr(exceptions, str(event.get("error_type")), MagicHourError)
                 text = str(event["error"])
                 if job_id not in text:
                     text += f" (job {job_id} is paid for and goes on at Magic Hour)"
-                raise kind(text, job_id=job_id, retryable=bool(event.get("retryable")))
-            return self.deliver(context, job_id)
+                raise error_cls(text, job_id=job_id, retryable=bool(event.get("retryable")))
+            return self.collect_result(context, job_id)
 
-    def deliver(self, context: Context, job_id: str) -> dict[str, Any]:
+    def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
         """
         What the job made to its place, and what the next task wants to know.
 
         :raises JobEnded: it has made nothing.
         :raises TransferFailed: it is paid for and stays at Magic Hour; a retry is free.
         """
-        from magichour_provider import telling
+        from magichour_provider import telemetry
 
         if self.output_path:
             job, place = self._download(context, job_id, self.output_path)
         else:
-            job, download = self.hook.client.completed(job_id, self.kind)
+            job, download = self.hook.client.completed(job_id, self.job_type)
             place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
         self._show_what_was_sent(job)
         self._result = {
@@ -150,9 +150,9 @@ class WaitsForJob:
             "status": job.status,
             "credits_charged": job.credits_charged,
             **place,
-            **(self._of_video(job) if self.kind == "video" else self._of_voice(job, place)),
+            **(self._of_video(job) if self.job_type == "video" else self._of_voice(job, place)),
         }
-        telling.delivered(self.log, self._result, self.outlets, context)
+        telemetry.delivered(self.log, self._result, self.outlets, context)
         return self._result
 
     def _of_video(self, job: Job) -> dict[str, Any]:
@@ -165,16 +165,16 @@ class WaitsForJob:
 
     def _of_voice(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
         """The API does not say how long a voice is. It is here all the same if that cannot be measured."""
-        from magichour_provider import lengths
-        from magichour_provider.storage import Source
-        from magichour_provider.wire import library_url
+        from magichour_provider.api.wire import library_url
+        from magichour_provider.files import media
+        from magichour_provider.files.storage import Source
 
         seconds = None
         try:
             if uri := place.get("output_path"):
-                seconds = lengths.of_file(Source.find("output_path", "audio", uri))
+                seconds = media.of_file(Source.find("output_path", "audio", uri))
             else:
-                seconds = lengths.of_job(job.job_id, self.hook.client)
+                seconds = media.of_job(job.job_id, self.hook.client)
         except (InvalidInput, StorageFailed) as error:
             self.log.warning("Job %s: duration_seconds is not known: %s", job.job_id, error)
         return {"audio_file_path": library_url(job.job_id, "audio"), "duration_seconds": seconds}
@@ -187,24 +187,24 @@ class WaitsForJob:
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Called by Airflow's OpenLineage provider, if there is one."""
-        from magichour_provider import telling
-        from magichour_provider.inputs import ASSET_FIELDS
+        from magichour_provider import telemetry
+        from magichour_provider.api.inputs import ASSET_FIELDS
 
         files = (getattr(self, field, None) for field in ASSET_FIELDS)
-        return telling.lineage([str(file) for file in files if file], self._result)
+        return telemetry.lineage([str(file) for file in files if file], self._result)
 
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
-        from magichour_provider.storage import Target
+        from magichour_provider.files.storage import Target
 
-        target = self.hook.target(job_id, Target(str(output_path), self.replace), self.kind)
+        target = self.hook.target(job_id, Target(str(output_path), self.replace), self.job_type)
         try:
             target = self._own(context, job_id, target)
-            self.log.info("Downloading the %s of job %s to %s", self.kind, job_id, target.uri)
-            return self.hook.client.download(job_id, target, self.kind), {"output_path": target.uri}
+            self.log.info("Downloading the %s of job %s to %s", self.job_type, job_id, target.uri)
+            return self.hook.client.download(job_id, target, self.job_type), {"output_path": target.uri}
         except (InvalidInput, StorageFailed) as error:
             raise type(error)(
-                f"{error}. Job {job_id} is paid for and its {self.kind} stays at Magic Hour: once that is "
-                "mended, clear this task to bring it, free of charge",
+                f"{error}. Job {job_id} is paid for and its {self.job_type} stays at Magic Hour: once "
+                "that is fixed, clear this task to download it, free of charge",
                 job_id=job_id,
                 charged="yes",
                 retryable=error.retryable,
@@ -212,8 +212,8 @@ class WaitsForJob:
 
     def _own(self, context: Context, job_id: str, target: Target) -> Target:
         """The target, which may be replaced if this very task was bringing the file when it died."""
-        from magichour_provider.journal import Journal
-        from magichour_provider.storage import Target
+        from magichour_provider.files.storage import Target
+        from magichour_provider.task.journal import Journal
 
         if target.replace:
             return target
@@ -231,9 +231,9 @@ class WaitsForJob:
         except (TaskDeferralError, TaskDeferralTimeout, AirflowSensorTimeout) as error:
             if next_method == "execute_complete":
                 raise  # it has said so itself
-            raise type(error)(self.not_lost(error, context)) from error
+            raise type(error)(self.wait_ended_message(error, context)) from error
 
-    def not_lost(self, error: Exception, context: Context) -> str:
+    def wait_ended_message(self, error: Exception, context: Context) -> str:
         """A wait that ended before the job, in words that name the job."""
         return (
             f"{error}: the wait for {self.job_name(context)} ended before the job. It goes on at Magic "

@@ -13,12 +13,13 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from magichour_provider import __version__, flows, wire
-from magichour_provider.client.watch import Watch
+from magichour_provider import __version__
+from magichour_provider.api import flows, wire
+from magichour_provider.api.client.tracking import SendTracker
+from magichour_provider.api.flows import Put
+from magichour_provider.api.polling import PollLimiter, PollSchedule
+from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import InvalidConnection
-from magichour_provider.flows import Put
-from magichour_provider.schedule import Rhythm, Schedule
-from magichour_provider.wire import JobKind
 
 CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
@@ -67,11 +68,11 @@ class Settings:
     def schedule(
         self,
         poll_interval: float | None = None,
-        rhythm: Rhythm | None = None,
-        kind: JobKind = "video",
-    ) -> Schedule:
-        return Schedule(
-            self.poll_interval if poll_interval is None else poll_interval, rhythm or Rhythm(), kind
+        limiter: PollLimiter | None = None,
+        job_type: JobType = "video",
+    ) -> PollSchedule:
+        return PollSchedule(
+            self.poll_interval if poll_interval is None else poll_interval, limiter or PollLimiter(), job_type
         )
 
     def for_storage(self, tls: ssl.SSLContext) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Settings:
         }
 
 
-class Api:
+class ApiTransport:
     """What goes to the API's host, and nowhere else: it holds the key."""
 
     def __init__(self, settings: Settings, tls: ssl.SSLContext) -> None:
@@ -136,7 +137,7 @@ class Api:
 
 
 @contextmanager
-def usable_proxies() -> Iterator[None]:
+def proxy_errors() -> Iterator[None]:
     """httpx looks at the proxies when it is made: the connection's, or the environment's."""
     try:
         yield
@@ -147,14 +148,14 @@ def usable_proxies() -> Iterator[None]:
         ) from error
 
 
-def not_answered(call: wire.Call[Any], watch: Watch, error: Exception) -> NoReturn:
-    sent = watch.sent or not (call.pays or isinstance(error, _NOT_SENT))
-    if isinstance(error, TimeoutError) or watch.expired_after is not None:
+def not_answered(call: wire.Call[Any], tracker: SendTracker, error: Exception) -> NoReturn:
+    sent = tracker.sent or not (call.pays or isinstance(error, _NOT_SENT))
+    if isinstance(error, TimeoutError) or tracker.expired_after is not None:
         error = TimeoutError("no whole answer in time" if sent else "no connection in time")
         reason = str(error)
     else:
-        reason = why(error)
-    call.no_answer(reason if sent else f"could not be sent: {reason}", sent=sent, cause=shown(error))
+        reason = describe_error(error)
+    call.no_answer(reason if sent else f"could not be sent: {reason}", sent=sent, cause=safe_cause(error))
 
 
 def check_put(put: Put, response: httpx.Response) -> None:
@@ -164,12 +165,12 @@ def check_put(put: Put, response: httpx.Response) -> None:
         raise flows.upload_failed(put.source, f"the storage host answered HTTP {status}", status)
 
 
-def why(error: Exception) -> str:
-    said = str(shown(error) or "")
+def describe_error(error: Exception) -> str:
+    said = str(safe_cause(error) or "")
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def shown(error: Exception) -> Exception | None:
+def safe_cause(error: Exception) -> Exception | None:
     """A violation of the protocol is quoted by what the peer sent, which may be the key or a signature."""
     return None if isinstance(error, httpx.ProtocolError) else error
 

@@ -14,7 +14,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
-from magichour_provider.wire import JobKind
+from magichour_provider.api.wire import JobType
 
 # Vendor, talking photos, queueing included, 30 days to 2026-07-20.
 MEDIAN_RENDER_SECONDS = 174.0
@@ -27,20 +27,20 @@ JITTER = 0.1
 REST_SECONDS = 5.0  # after a 429 that does not say for how long
 
 
-class Renders:
+class RenderTimes:
     """How long jobs of one kind usually take on one connection: the median of the latest."""
 
     def __init__(self, median_seconds: float) -> None:
         self.median_seconds = median_seconds
         self._latest = deque([median_seconds] * VENDORS_WEIGHT, maxlen=LATEST)
 
-    def saw_end(self, *, after: float, before: float) -> None:
+    def record_end(self, *, after: float, before: float) -> None:
         """A render was still going on at the one age, in seconds, and complete at the other."""
         self._latest.append((after + before) / 2)
         self.median_seconds = statistics.median(self._latest)
 
 
-class Rhythm:
+class PollLimiter:
     """
     What all waits on one connection share: how long renders usually take, and when the API may be asked.
 
@@ -51,37 +51,37 @@ class Rhythm:
         self, requests_per_second: float | None = None, *, median_seconds: float = MEDIAN_RENDER_SECONDS
     ) -> None:
         self.requests_per_second = requests_per_second
-        self.renders: dict[JobKind, Renders] = {
-            "video": Renders(median_seconds),
-            "audio": Renders(MEDIAN_VOICE_SECONDS),
+        self.renders: dict[JobType, RenderTimes] = {
+            "video": RenderTimes(median_seconds),
+            "audio": RenderTimes(MEDIAN_VOICE_SECONDS),
         }
         self._next_turn = 0.0
         self._rests_until = 0.0
         self._spread = 0.0
 
-    def rest(self, now: float, seconds: float) -> None:
+    def pause(self, now: float, seconds: float) -> None:
         """The API has had too many requests: nobody asks it anything for so long (0: it did not say)."""
         seconds = seconds or REST_SECONDS
         if now + seconds > self._rests_until:
             self._rests_until, self._spread = now + seconds, seconds
 
-    def turn(self, now: float) -> float:
+    def reserve_slot(self, now: float) -> float:
         """Take the next turn to ask: seconds until then. Whoever has waited asks ``resting`` once more."""
-        resting = self.resting(now)
+        resting = self.pause_left(now)
         if not self.requests_per_second:
             return resting
         turn = max(now + resting, self._next_turn)
         self._next_turn = turn + 1 / self.requests_per_second
         return turn - now
 
-    def resting(self, now: float) -> float:
+    def pause_left(self, now: float) -> float:
         """Seconds to wait because of a 429; spread, so that not everybody comes back in the same instant."""
         left = self._rests_until - now
         return left + self._spread * JITTER * random.random() if left > 0 else 0.0  # noqa: S311 - no secret
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class PollSchedule:
     """
     The looks at one job; ages in seconds since it was submitted.
 
@@ -89,14 +89,14 @@ class Schedule:
     """
 
     poll_interval: float | None = None
-    rhythm: Rhythm = field(default_factory=Rhythm)
-    kind: JobKind = "video"
+    limiter: PollLimiter = field(default_factory=PollLimiter)
+    job_type: JobType = "video"
 
     @property
-    def renders(self) -> Renders:
-        return self.rhythm.renders[self.kind]
+    def renders(self) -> RenderTimes:
+        return self.limiter.renders[self.job_type]
 
-    def first_look(self, age: float) -> float:
+    def first_poll(self, age: float) -> float:
         """
         Seconds until the first look.
 
@@ -108,9 +108,9 @@ class Schedule:
             first = 1.6 * self.renders.median_seconds**0.72
         if age < first:
             return _jittered(first) - age
-        return random.random() * self.next_look(age)  # noqa: S311 - no secret
+        return random.random() * self.next_poll(age)  # noqa: S311 - no secret
 
-    def next_look(self, age: float) -> float:
+    def next_poll(self, age: float) -> float:
         """Seconds until the look after this one; jittered, so that a burst of tasks does not look in step."""
         if self.poll_interval is not None:
             return _jittered(self.poll_interval)

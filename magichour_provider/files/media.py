@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 from tinytag import TinyTag, TinyTagException
 
-from magichour_provider.client import MagicHourClient
+from magichour_provider.api.client import MagicHourClient
+from magichour_provider.api.inputs import TalkingPhotoInputs, library_audio
 from magichour_provider.exceptions import DownloadFailed, InvalidInput
-from magichour_provider.inputs import TalkingPhotoInputs, library_audio
-from magichour_provider.storage import Source
+from magichour_provider.files.storage import Source
 
 MOST_BYTES = 64 << 20  # of a job's sound; five minutes of uncompressed stereo
 SHORTEST_SECONDS = 0.1  # that a clip may be
@@ -28,7 +28,7 @@ SHORTEST_SECONDS = 0.1  # that a clip may be
 _BROKEN = (TinyTagException, struct.error, ValueError, LookupError, TypeError, ArithmeticError, EOFError)
 
 
-def with_end(inputs: TalkingPhotoInputs, client: MagicHourClient) -> TalkingPhotoInputs:
+def fill_end_seconds(inputs: TalkingPhotoInputs, client: MagicHourClient) -> TalkingPhotoInputs:
     """
     The inputs with the second at which the clip ends. Free.
 
@@ -80,7 +80,7 @@ class _Memory:
         self.file = BytesIO()
 
     @contextmanager
-    def writing(self) -> Iterator[Callable[[bytes], object]]:
+    def open_atomic(self) -> Iterator[Callable[[bytes], object]]:
         self.file = BytesIO()
         yield self._write
 

@@ -11,8 +11,8 @@ Three rules stand above all others:
 
 from __future__ import annotations
 
-from magichour_provider.client.api import Settings
-from magichour_provider.client.asynchronous import MOST_CONNECTIONS, AsyncMagicHourClient
-from magichour_provider.client.blocking import MagicHourClient
+from magichour_provider.api.client.api import Settings
+from magichour_provider.api.client.asynchronous import MOST_CONNECTIONS, AsyncMagicHourClient
+from magichour_provider.api.client.blocking import MagicHourClient
 
 __all__ = ["MOST_CONNECTIONS", "AsyncMagicHourClient", "MagicHourClient", "Settings"]

@@ -1,0 +1,1 @@
+"""A task's way through Airflow: pay once, wait, collect."""
