@@ -2,40 +2,41 @@
 What can go wrong, named by its cause.
 
 MagicHourError
-├── InvalidInput              a value of yours cannot work; found before anything was sent
+├── InvalidInput              a value cannot work; found before anything was sent
 │   ├── InvalidConnection     the Airflow connection: no key, a host without a scheme, …
 │   └── TargetExists          a file is at ``output_path`` already
 ├── CreditLimitExceeded       the estimate is above ``max_credits``
 ├── RequestFailed             the API was asked and did not do it
 │   ├── InvalidRequest        400, 405, 413, 415, 422
-│   ├── Unauthorized          401
+│   ├── Unauthorized          401, and 407 from a proxy
 │   ├── InsufficientCredits   402
 │   ├── Forbidden             403: not in the account's plan
 │   ├── NotFound              404
 │   ├── RateLimited           429
-│   └── Unavailable           5xx, no connection, no answer, an answer that cannot be read
-├── SubmissionUncertain       the paid call was sent, what became of it is not known
-├── JobEnded                  the job will never have made anything
-│   ├── JobFailed             status ``error``; the vendor refunds
-│   ├── JobCanceled           stopped in the vendor's web app; the vendor refunds
+│   └── Unavailable           5xx, a redirect, no connection, no answer, an answer that cannot be read
+├── SubmissionUncertain       the paid call was sent, its outcome is not known
+├── JobEnded                  the job ended and made nothing
+│   ├── JobFailed             status ``error``; the vendor refunds it
+│   ├── JobCanceled           stopped in the vendor's web app; the vendor refunds it
 │   └── JobDeleted            deleted, or not known to this account
-├── JobMismatch               the journal's job is not the one that this task now asks for
-├── JournalUnavailable        whether this task has paid already cannot be read or written
+├── JobMismatch               the recorded job is not the one that this task now asks for
+├── JournalUnavailable        the task's record of what it paid for cannot be read or written
 ├── WaitTimeout               not finished by the deadline; it may still finish
-└── TransferFailed            a file did not get through
+└── TransferFailed            a file was not transferred
     ├── UploadFailed
     ├── DownloadFailed
-    └── StorageFailed         the object store at our end
+    └── StorageFailed         the object store or file system at our end
 
-Every instance says four things: ``status_code`` (HTTP, or None), ``job_id`` (or None), ``retryable``
-(may the same call work later?) and ``charged``: was money spent? ``"no"``, ``"yes"`` or ``"unknown"``.
+Every instance carries ``status_code`` (HTTP, or None), ``job_id`` (or None), ``retryable`` (can the same call
+work later?), ``charged`` (was money spent?) and ``credits`` (how many, or how many are at stake; or None).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import copy
+from typing import Any, Literal, Self
 
-Charged = Literal["no", "yes", "unknown"]
+Charged = Literal["no", "refunded", "yes", "unknown"]
 
 
 class MagicHourError(Exception):
@@ -52,22 +53,32 @@ class MagicHourError(Exception):
         job_id: str | None = None,
         retryable: bool | None = None,
         charged: Charged | None = None,
+        credits: float | None = None,  # noqa: A002 (the vendor's word)
     ) -> None:
         super().__init__(message)
         self.status_code = status_code
         self.job_id = job_id
+        self.credits = credits
         if retryable is not None:
             self.retryable = retryable
         if charged is not None:
             self.charged = charged
+
+    def copied(self, message: str | None = None, **changes: Any) -> Self:
+        """The same error with other words; every attribute that is not in ``changes`` is kept."""
+        other = copy.copy(self)
+        if message is not None:
+            other.args = (message,)
+        vars(other).update(changes)
+        return other
 
 
 class InvalidInput(MagicHourError, ValueError):
     """A value cannot work. The message names the field, the value and the remedy; nothing was sent."""
 
     @classmethod
-    def of(cls, field: str, value: object, remedy: str) -> InvalidInput:
-        return cls(f"{field}={value!r}: {remedy}")
+    def of(cls, field: str, value: object, remedy: str) -> Self:
+        return cls(f"{field}={shortened(value)}: {remedy}")
 
 
 class InvalidConnection(InvalidInput):
@@ -83,11 +94,27 @@ class CreditLimitExceeded(MagicHourError):
 
 
 class RequestFailed(MagicHourError):
-    """The API was asked, and did not do it. ``retry_after`` in seconds, when it said when to ask again."""
+    """
+    The API was asked, and did not do it.
 
-    retry_after: float | None = None
-    by_vendor: bool = False  # the vendor's own words, rather than something's between us and it
-    by_page: bool = False  # an HTML page: a proxy's, a gateway's, or a web site's at a wrong address
+    :param retry_after: seconds after which to ask again, if the API said so.
+    :param by_vendor: the answer is the vendor's JSON, not that of something between us and the vendor.
+    :param by_page: the answer is an HTML page: a proxy's, a gateway's, or a web site's at a wrong address.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        by_vendor: bool = False,
+        by_page: bool = False,
+        **common: Any,
+    ) -> None:
+        super().__init__(message, **common)
+        self.retry_after = retry_after
+        self.by_vendor = by_vendor
+        self.by_page = by_page
 
 
 class InvalidRequest(RequestFailed):
@@ -120,31 +147,40 @@ class Unavailable(RequestFailed):
     """
     The API could not be asked, or its answer could not be read; nothing charged.
 
-    ``sent`` is False when no byte of the request left this machine.
+    :param sent: False when it is proved that no byte of the request left this machine.
     """
 
     retryable = True
-    sent: bool = True
+
+    def __init__(self, message: str, *, sent: bool = True, **common: Any) -> None:
+        super().__init__(message, **common)
+        self.sent = sent
 
 
 class SubmissionUncertain(MagicHourError):
-    """The paid call was sent and its outcome is not known. It is never sent again by itself."""
+    """The paid call was sent and its outcome is not known. It is never sent again without a person."""
 
     charged = "unknown"
 
 
 class JobEnded(MagicHourError):
-    """The job has ended, and has made nothing."""
+    """The job ended and made nothing. ``code`` is the vendor's, such as ``no_source_face``, or None."""
 
-    code: str | None = None
+    def __init__(self, message: str, *, code: str | None = None, **common: Any) -> None:
+        super().__init__(message, **common)
+        self.code = code
 
 
 class JobFailed(JobEnded):
-    """Status ``error``: ``code`` is the vendor's; retryable when it is not known to be permanent."""
+    """Status ``error``: retryable unless its code is known to be permanent."""
+
+    charged = "refunded"
 
 
 class JobCanceled(JobEnded):
-    """Status ``canceled``: stopped by a person in the vendor's web app; the vendor refunds."""
+    """Status ``canceled``: stopped by a person in the vendor's web app; the vendor refunds it."""
+
+    charged = "refunded"
 
 
 class JobDeleted(JobEnded):
@@ -160,20 +196,20 @@ class JobMismatch(MagicHourError):
 
 
 class JournalUnavailable(MagicHourError):
-    """Whether this task instance has paid already cannot be read, or cannot be written down."""
+    """The record of what this task instance has paid for cannot be read, or cannot be written."""
 
     retryable = True
 
 
 class WaitTimeout(MagicHourError):
-    """The job had not ended by the deadline. It goes on at the vendor's and can be picked up later."""
+    """The job had not ended by the deadline. It goes on at the vendor and can be picked up later."""
 
     retryable = True
     charged = "yes"
 
 
 class TransferFailed(MagicHourError):
-    """A file did not get through; trying again costs nothing."""
+    """A file was not transferred; trying again costs nothing."""
 
     retryable = True
 
@@ -183,10 +219,19 @@ class UploadFailed(TransferFailed):
 
 
 class DownloadFailed(TransferFailed):
-    """What a job made did not arrive whole. It is paid for and stays at the vendor's."""
+    """The file of a job did not arrive whole. It is paid for and stays at the vendor."""
 
     charged = "yes"
 
 
 class StorageFailed(TransferFailed):
     """The object store or file system at our end did not do what was asked."""
+
+
+LONGEST_VALUE = 200  # characters of a value in a message
+
+
+def shortened(value: object) -> str:
+    """A value as a message shows it: a photo in a ``data:`` URI is not printed whole."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text)} characters)"

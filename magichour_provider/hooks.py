@@ -27,8 +27,8 @@ from magichour_provider.api.inputs import (
     extension_of,
     is_remote,
 )
+from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollLimiter
-from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target

@@ -12,7 +12,8 @@ from magichour_provider.task.submit import PaidJobOperator
 
 if TYPE_CHECKING:
     from magichour_provider.api.inputs import TalkingPhotoInputs, VoiceInputs
-    from magichour_provider.api.wire import Call, JobType, Submission
+    from magichour_provider.api.jobs import JobType
+    from magichour_provider.api.wire import Call, Submission
 
 
 class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):

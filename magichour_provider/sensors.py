@@ -24,7 +24,7 @@ from magichour_provider.task.wait import JobMixin, as_airflow_errors
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from magichour_provider.api.wire import JobType
+    from magichour_provider.api.jobs import JobType
     from magichour_provider.telemetry import PollObserver
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from magichour_provider.api.wire import Job, JobType
+    from magichour_provider.api.jobs import JobType
+    from magichour_provider.api.wire import Job
 
 
 class PollObserver(Listener):

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from magichour_provider.api.wire import JobType
+from magichour_provider.api.jobs import JobType
 from magichour_provider.exceptions import MagicHourError
 from magichour_provider.hooks import MagicHourHook
 from magichour_provider.telemetry import NonBlockingLogger, PollObserver

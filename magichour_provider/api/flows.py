@@ -18,8 +18,8 @@ import tenacity
 from magichour_provider.api import wire
 from magichour_provider.api.inputs import MediaType
 from magichour_provider.api.integrity import download_failed
+from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollLimiter, PollSchedule
-from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import (
     MagicHourError,
     RateLimited,

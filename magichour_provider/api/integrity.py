@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from magichour_provider.api.wire import JobType
+from magichour_provider.api.jobs import JobType
 from magichour_provider.exceptions import DownloadFailed
 
 # That a box of another kind says it goes on may only mean that these bytes are no box.

@@ -14,7 +14,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
-from magichour_provider.api.wire import JobType
+from magichour_provider.api.jobs import JobType
 
 # Vendor, talking photos, queueing included, 30 days to 2026-07-20.
 MEDIAN_RENDER_SECONDS = 174.0

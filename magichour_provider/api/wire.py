@@ -1,9 +1,9 @@
 """
-Magic Hour's JSON, and nothing else's: the one room that knows paths, field names, statuses and error bodies.
+Magic Hour's JSON: paths, field names, statuses and error bodies. No other module knows them.
 
-A ``Call`` says what to send and how to read the answer; ``client`` does the sending. The vendor's
-"project" is a *job* from here on. Answers are read leniently: unknown fields and statuses are no error, and
-fields that the vendor has deprecated are never needed.
+A ``Call`` says what to send and how to read the answer; ``client`` sends it. The vendor's "project" is called
+a *job* here. Answers are read leniently: unknown fields and statuses are no error, and fields that the vendor
+deprecated are never needed.
 
 Source: the vendor's OpenAPI of 2026-08 and its Python SDK 0.90.0 of 2026-10.
 """
@@ -13,27 +13,38 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
-from urllib.parse import quote
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
+from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.inputs import MediaType, TalkingPhotoInputs, VoiceInputs
+from magichour_provider.api.jobs import JobType, job_spec
 
 T = TypeVar("T")
-
-JobType = Literal["video", "audio"]  # what a job makes; each kind has routes of its own
+Redact = Callable[[str], str]
 
 BASE_URL = "https://api.magichour.ai"
 LIBRARY_URL = "https://magichour.ai/my-library"
+LONGEST_TEXT = 500  # characters of the vendor's words in a message
 
-# Job errors that the same input would meet again. The vendor's list is open: what is not here may be tried
-# again (the vendor refunds a job that ends in error).
+# Job errors that the same input would meet again. The vendor's list is open: a code that is not here may be
+# tried again (the vendor refunds a job that ends in error).
 PERMANENT_JOB_ERRORS = frozenset(
     {
         "no_source_face",
@@ -42,9 +53,24 @@ PERMANENT_JOB_ERRORS = frozenset(
         "insufficient_credits",
         "invalid_parameters",
         "invalid_video_file",
+        "invalid_voice",
         "content_policy_violation",
+        "text_too_long",
     }
 )
+
+_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?", re.DOTALL)
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]+"
+)
+_URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]+")
+
+
+def clean(text: str) -> str:
+    """Somebody else's words for a log: one line without control characters and URL queries, not too long."""
+    text = _UNPRINTABLE.sub(" ", _ESCAPE_SEQUENCE.sub("", text[: 4 * LONGEST_TEXT])).strip()
+    text = _URL_QUERY.sub(r"\1?…", text)
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def _or_none(value: object, read: Callable[[object], object]) -> object:
@@ -54,9 +80,16 @@ def _or_none(value: object, read: Callable[[object], object]) -> object:
         return None
 
 
-# What an answer is not needed for may be missing, null, or of a type that nobody expects.
+def _text(value: object) -> object:
+    """An id is text, also when the vendor sends a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+# An optional field of an answer: missing, null or of an unexpected type, it becomes None.
 Lenient = Annotated[T | None, WrapValidator(_or_none)]
 Number = Annotated[int | float, Field(allow_inf_nan=False)]
+JobId = Annotated[str, BeforeValidator(_text), Field(pattern=r"[^\s.]", max_length=1000)]  # ".." has no route
+Words = Annotated[str, BeforeValidator(lambda value: clean(value) if isinstance(value, str) else value)]
 
 
 class _Answer(BaseModel):
@@ -66,22 +99,22 @@ class _Answer(BaseModel):
 class Submission(_Answer):
     """An accepted, paid job: ``job_id``; ``credits_charged`` is an estimate until the job is complete."""
 
-    job_id: str = Field(alias="id", pattern=r"[^\s.]")  # " " or ".." could not be asked for
+    job_id: JobId = Field(alias="id")
     credits_charged: Lenient[Number] = None
 
 
 class Download(_Answer):
-    """``url``: signed; whoever has it can read what a job made until ``expires_at`` (ISO 8601)."""
+    """``url``: signed; anybody who has it can read the file until ``expires_at`` (ISO 8601)."""
 
-    url: str = Field(repr=False, min_length=1)
+    url: str = Field(repr=False, pattern=r"^https?://.")
     expires_at: Lenient[str] = None
 
 
 class JobError(_Answer):
     """Why the vendor gave up: ``code``, such as ``no_source_face`` (the list is open), and ``message``."""
 
-    code: Lenient[str] = None
-    message: Lenient[str] = None
+    code: Lenient[Words] = None
+    message: Lenient[Words] = None
 
 
 class Job(_Answer):
@@ -92,7 +125,7 @@ class Job(_Answer):
     :ivar status: ``queued``, ``rendering``, ``complete``, ``error`` or ``canceled``; the list is open.
     :ivar name: of the job in the vendor's library.
     :ivar created_at: when it was submitted (ISO 8601).
-    :ivar enabled: False when what it made was deleted.
+    :ivar enabled: False when its file was deleted.
     :ivar start_seconds: where the clip of a video starts in the audio.
     :ivar end_seconds: where it ends.
     :ivar width: of a video, in pixels; -1 is the vendor's "not known".
@@ -100,12 +133,12 @@ class Job(_Answer):
     :ivar fps: of a video, frames a second.
     :ivar credits_charged: final once it is complete, an estimate before.
     :ivar error: a ``JobError``, if it failed.
-    :ivar downloads: a list of ``Download``, once it is complete.
+    :ivar downloads: a list of ``Download``, once it is complete; entries that cannot be read are left out.
     """
 
-    job_id: str = Field(alias="id", min_length=1)
-    status: str
-    name: Lenient[str] = None
+    job_id: JobId = Field(alias="id")
+    status: Words
+    name: Lenient[Words] = None
     created_at: Lenient[str] = None
     enabled: Lenient[bool] = None
     start_seconds: Lenient[Number] = None
@@ -115,7 +148,25 @@ class Job(_Answer):
     fps: Lenient[Number] = None
     credits_charged: Lenient[Number] = None
     error: Lenient[JobError] = None
-    downloads: Lenient[list[Download]] = Field(default=None, repr=False)
+    downloads: Annotated[tuple[Download, ...], Field(repr=False)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _legacy_download(cls, answer: object) -> object:
+        """Before ``downloads`` there was one ``download``; it serves where the list is missing or empty."""
+        if isinstance(answer, dict) and not answer.get("downloads") and answer.get("download"):
+            return {**answer, "downloads": [answer["download"]]}
+        return answer
+
+    @field_validator("downloads", mode="before")
+    @classmethod
+    def _readable_downloads(cls, entries: object) -> tuple[Download, ...]:
+        found = (
+            [_or_none(entry, Download.model_validate) for entry in entries]
+            if isinstance(entries, list)
+            else []
+        )
+        return tuple(entry for entry in found if isinstance(entry, Download))
 
     @property
     def ended(self) -> bool:
@@ -124,12 +175,12 @@ class Job(_Answer):
 
     @property
     def awaits_download(self) -> bool:
-        """Complete, but where its file is has not been said yet."""
+        """Complete, but the vendor has not said yet where its file is."""
         return self.status == "complete" and self.enabled is not False and not self.downloads
 
     @property
     def clip_seconds(self) -> float | None:
-        """How long the clip is."""
+        """The length of the clip."""
         if self.start_seconds is None or self.end_seconds is None:
             return None
         return round(self.end_seconds - self.start_seconds, 3)
@@ -141,44 +192,43 @@ class Job(_Answer):
 
     def raise_unless_complete(self) -> None:
         """
-        An error that says why the job made nothing, if it is so.
+        Raise an error that says why the job made nothing, if it made nothing.
 
         :raises JobFailed: status ``error``; refunded; retryable unless the code is known to be permanent.
         :raises JobCanceled: stopped in the vendor's web app; refunded.
-        :raises JobDeleted: what it made was deleted; what was charged stays charged.
+        :raises JobDeleted: its file was deleted; the credits stay charged.
         """
         if self.enabled is False:
             raise errors.JobDeleted(
-                f"job {self.job_id} was deleted, in the vendor's web app or through its API: "
-                "what it made cannot be had any more",
+                f"job {self.job_id} was deleted, in the vendor's web app or by its API; its file is gone",
                 job_id=self.job_id,
+                credits=self.credits_charged,
             )
         if self.status == "canceled":
             raise errors.JobCanceled(
-                f"job {self.job_id} was canceled: somebody stopped it in the vendor's web app "
-                "(the API has no cancel); the vendor refunds it",
+                f"job {self.job_id} was canceled in the vendor's web app",
                 job_id=self.job_id,
+                credits=self.credits_charged,
             )
         if self.status == "error":
             reason = self.error or JobError()
             code = reason.code or "unknown_error"
             permanent = code in PERMANENT_JOB_ERRORS
-            failed = errors.JobFailed(
-                f"job {self.job_id} failed with {code}: {reason.message or 'no reason given'}; "
-                "the vendor refunds it"
-                + ("; mend the input, the same one would fail again" if permanent else ""),
+            raise errors.JobFailed(
+                f"job {self.job_id} failed with {code}: {reason.message or 'no reason given'}"
+                + ("; fix the input, the same one would fail again" if permanent else ""),
                 job_id=self.job_id,
                 retryable=not permanent,
+                code=code,
+                credits=self.credits_charged,
             )
-            failed.code = code
-            raise failed
 
 
 class UploadSlot(_Answer):
     """Where to put one file, and the path by which the API then knows it."""
 
-    upload_url: str = Field(repr=False)
-    file_path: str
+    upload_url: str = Field(repr=False, pattern=r"^https?://.")
+    file_path: str = Field(min_length=1)
     expires_at: Lenient[str] = None
 
 
@@ -196,38 +246,51 @@ class Account(_Answer):
     :ivar email: of its owner.
     """
 
-    account_id: str = Field(alias="id")
+    account_id: JobId = Field(validation_alias=AliasChoices("id", "account_id"))
     credits: Lenient[Number] = None
-    tier: Lenient[str] = None
+    tier: Lenient[Words] = None
     email: Lenient[str] = Field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request and how to read its answer. ``pays`` means: after a byte was sent, never send it again."""
+    """
+    One request and how to read its answer.
+
+    :param read: the JSON, decoded and redacted, as ours.
+    :param pays: after a byte was sent, never send it again.
+    :param job_id: of the job that it asks about; an answer about another job is a failed call.
+    :param strict: a 502 or 503 in the vendor's JSON does not say that no job was made.
+    """
 
     name: str
     method: str
     path: str
-    read: Callable[[bytes], T]
+    read: Callable[[Any], T]
     body: bytes | None = None
     pays: bool = False
     job_id: str | None = None
+    strict: bool = False
 
-    def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> T:
+    def answer(self, status: int, headers: Mapping[str, str], body: bytes, redact: Redact = str) -> T:
         """
         The answer as ours, or the error that it stands for.
 
+        :param redact: takes secrets out of a text; used after the JSON's escapes are decoded.
         :raises RequestFailed: the subclass says why; nothing was charged.
         :raises SubmissionUncertain: only when ``pays``: a job may have been made.
         """
+        content = _decoded(body, redact)
         if not 200 <= status < 300:
-            self._refused(status, headers, body)
+            self._refused(status, headers, body, content, redact)
         try:
-            return self.read(body.removeprefix(codecs.BOM_UTF8))
+            answer = self.read(content)
         except ValueError as error:
-            what = f"HTTP {status} with {_describe(body)}"
+            what = f"HTTP {status} with {_describe(body)}{_hint_of_id(content)}"
             self.no_answer(what, status=status, page=_is_page(body), cause=error)
+        if isinstance(answer, Job) and answer.job_id != self.job_id:
+            self.no_answer(f"the answer is about another job, {clean(answer.job_id)}", status=status)
+        return answer
 
     def no_answer(
         self,
@@ -239,40 +302,54 @@ class Call(Generic[T]):
         retry_after: float | None = None,
         cause: Exception | None = None,
     ) -> NoReturn:
-        """The request went out and nothing that can be read came back (or it never went out)."""
+        """The request went out and no readable answer came back; with ``sent=False`` it never went out."""
         if self.pays and sent:
             raise errors.SubmissionUncertain(
                 f"the paid call {self.method} {self.path} was sent, but its outcome is not known: {what}. "
                 "A job may have been made and charged",
                 status_code=status,
             ) from cause
-        failed = errors.Unavailable(
-            f"{self.method} {self.path}: {what}", status_code=status, job_id=self.job_id
-        )
-        failed.sent = sent
-        failed.by_page = page
-        failed.retry_after = retry_after
-        raise failed from cause
-
-    def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
-        message = _message(body)
-        said = f"HTTP {status}, {message or _describe(body)}"
-        error_cls = _REFUSALS.get(status, errors.Unavailable)
-        # 502 and 503 mean "no job was made" by the vendor's word, which is only a gateway's guess unless
-        # the body is the vendor's own. 404 and the like stand for themselves whoever says them.
-        if error_cls is errors.Unavailable and not (status in (502, 503) and message is not None):
-            self.no_answer(said, status=status, page=_is_page(body), retry_after=_retry_after(headers))
-        failed = error_cls(
-            f"{self.method} {self.path}: {said}" + _ADVICE.get(status, ""),
+        raise errors.Unavailable(
+            f"{self.method} {self.path}: {what}",
             status_code=status,
             job_id=self.job_id,
+            sent=sent,
+            by_page=page,
+            retry_after=retry_after,
+        ) from cause
+
+    def _refused(
+        self, status: int, headers: Mapping[str, str], body: bytes, content: Any, redact: Redact
+    ) -> NoReturn:
+        message = _message(content)
+        said = f"HTTP {status}, {message or _describe(body)}"
+        page = _is_page(body)
+        retry_after = _retry_after(headers)
+        error_cls = _REFUSALS.get(status)
+        if status in _REDIRECTS:
+            target = _without_query(redact(clean(headers.get("location", "")))) or "nowhere"
+            said = (
+                f"HTTP {status}, a redirect to {target}. The key is not sent there; if the API has moved, "
+                "put its new address into the connection's host"
+            )
+        # The vendor documents 502 and 503 as "no job was made", but a gateway can send them too: trust them
+        # only with the vendor's JSON body, and then only by the next try of the task.
+        vendors_word = status in (502, 503) and message is not None and not self.strict
+        believed = vendors_word or status in _NO_JOB or status in _REDIRECTS
+        if error_cls is None and not believed:
+            self.no_answer(said, status=status, page=page, retry_after=retry_after)
+        advice = _ADVICE.get(status, "") if not page else ", from something between us and Magic Hour"
+        raise (error_cls or errors.Unavailable)(
+            f"{self.method} {self.path}: {said}{advice}",
+            status_code=status,
+            job_id=self.job_id,
+            retry_after=retry_after,
+            by_vendor=message is not None,
+            by_page=page,
         )
-        failed.retry_after = _retry_after(headers)
-        failed.by_vendor = message is not None
-        failed.by_page = _is_page(body)
-        raise failed
 
 
+# Answers that say that this call made no job, whoever sends them: the request itself was refused.
 _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     400: errors.InvalidRequest,
     401: errors.Unauthorized,
@@ -280,16 +357,21 @@ _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     403: errors.Forbidden,
     404: errors.NotFound,
     405: errors.InvalidRequest,
+    407: errors.Unauthorized,
     413: errors.InvalidRequest,
     415: errors.InvalidRequest,
     422: errors.InvalidRequest,
     429: errors.RateLimited,
 }
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# "Too early", and Cloudflare's own statements that it never reached the origin.
+_NO_JOB = frozenset({425, 521, 522, 523, 525, 526, 530})
 _ADVICE = {
     401: "; check the API key in the connection's password",
     402: "; buy credits, or wait for the plan's next ones",
     403: "; the account's plan does not include this",
     404: "; check the job id, the account that the key belongs to, and the connection's host",
+    407: "; the proxy wants a user and a password: put them into the URL in the connection's proxy",
 }
 
 
@@ -311,44 +393,35 @@ def create_talking_photo(
         "resolution": inputs.resolution,
         "max_resolution": inputs.max_resolution,
     }
-    return Call(
-        "submit",
-        "POST",
-        "/v1/ai-talking-photo",
-        Submission.model_validate_json,
-        body=json.dumps(_given(body)).encode(),
-        pays=True,
-    )
+    return paid_call("/v1/ai-talking-photo", _given(body))
 
 
 def create_voice(inputs: VoiceInputs, *, name: str) -> Call[Submission]:
     """``POST /v1/ai-voice-generator``: spends credits."""
-    body = {"name": name, "style": {"prompt": inputs.prompt, "voice_name": inputs.voice_name}}
-    return Call(
-        "submit",
-        "POST",
-        "/v1/ai-voice-generator",
-        Submission.model_validate_json,
-        body=json.dumps(body).encode(),
-        pays=True,
-    )
+    style = {"prompt": inputs.prompt, "voice_name": inputs.voice_name}
+    return paid_call("/v1/ai-voice-generator", {"name": name, "style": style})
+
+
+def paid_call(path: str, body: Mapping[str, Any]) -> Call[Submission]:
+    """``POST /v1/<tool>``: spends credits. All of the vendor's paid calls have this form."""
+    return Call("submit", "POST", path, Submission.model_validate, body=json.dumps(body).encode(), pays=True)
 
 
 def get_job(job_id: str, job_type: JobType = "video") -> Call[Job]:
     """``GET /v1/{video,audio}-projects/{id}``: free."""
-    return Call("get", "GET", _project(job_id, job_type), Job.model_validate_json, job_id=job_id)
+    return Call("get", "GET", _route(job_id, job_type), Job.model_validate, job_id=checked_job_id(job_id))
 
 
 def delete_job(job_id: str, job_type: JobType = "video") -> Call[None]:
     """``DELETE /v1/{video,audio}-projects/{id}``: irreversible; not a cancel, and no refund."""
-    return Call("delete", "DELETE", _project(job_id, job_type), lambda _: None, job_id=job_id)
+    return Call("delete", "DELETE", _route(job_id, job_type), lambda _: None, job_id=checked_job_id(job_id))
 
 
 def create_upload_slots(files: Sequence[tuple[MediaType, str]]) -> Call[list[UploadSlot]]:
     """``POST /v1/files/upload-urls``: free; ``files`` are (media type, extension); answers in their order."""
 
-    def read(body: bytes) -> list[UploadSlot]:
-        slots = _UploadSlots.model_validate_json(body).items
+    def read(content: Any) -> list[UploadSlot]:
+        slots = _UploadSlots.model_validate(content).items
         if len(slots) != len(files):
             raise ValueError(f"{len(slots)} upload URLs for {len(files)} files")
         return slots
@@ -361,47 +434,90 @@ def create_upload_slots(files: Sequence[tuple[MediaType, str]]) -> Call[list[Upl
 
 def get_account() -> Call[Account]:
     """``GET /v1/account``: free."""
-    return Call("account", "GET", "/v1/account", Account.model_validate_json)
+    return Call("account", "GET", "/v1/account", Account.model_validate)
 
 
 def library_url(job_id: str, job_type: JobType = "video") -> str:
     """
-    The job in the vendor's web app, for a person who is logged in there; and, for the API, what it made.
+    The job in the vendor's web app, for a person who is logged in there; the API takes it as an asset too.
 
     It holds no signature and does not expire, but works for this account alone.
     """
-    return f"{LIBRARY_URL}?{job_type}Id={_segment(job_id)}"
+    return f"{LIBRARY_URL}?{job_spec(job_type).library_parameter}={quote(checked_job_id(job_id), safe='')}"
 
 
-def _project(job_id: str, job_type: JobType) -> str:
-    return f"/v1/{job_type}-projects/{_segment(job_id)}"
+def checked_job_id(job_id: object) -> str:
+    """
+    A job id as text, without white space around it.
 
-
-def _segment(job_id: str) -> str:
-    if not isinstance(job_id, str) or not job_id.strip():
+    :raises InvalidInput: it cannot be the id of a job; nothing was sent.
+    """
+    if isinstance(job_id, int) and not isinstance(job_id, bool):
+        job_id = str(job_id)
+    if job_id is None or (isinstance(job_id, str) and job_id.strip() in ("", "None")):
         raise errors.InvalidInput.of(
             "job_id", job_id, "is empty; if it is a template, it rendered to nothing"
         )
+    if not isinstance(job_id, str):
+        raise errors.InvalidInput.of(
+            "job_id",
+            job_id,
+            f"is a {type(job_id).__name__}; give the job's id, as task.output['job_id'] does",
+        )
     if job_id.strip() in (".", ".."):
-        raise errors.InvalidInput.of("job_id", job_id, "is no job id")
-    return quote(job_id.strip(), safe="")
+        raise errors.InvalidInput.of("job_id", job_id, "is not a job id")
+    return job_id.strip()
+
+
+def _route(job_id: str, job_type: JobType) -> str:
+    return f"{job_spec(job_type).route}/{quote(checked_job_id(job_id), safe='')}"
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {field: value for field, value in values.items() if value is not None}
 
 
-def _message(body: bytes) -> str | None:
-    """The vendor's ``message``, if the body is the vendor's at all."""
+def _decoded(body: bytes, redact: Redact) -> Any:
+    """The JSON with each of its texts redacted, or None if it is none."""
     try:
-        message = json.loads(body)["message"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return _redacted(json.loads(body.removeprefix(codecs.BOM_UTF8)), redact)
+    except (ValueError, RecursionError):
         return None
-    return message[:500] if isinstance(message, str) else None
+
+
+def _redacted(content: Any, redact: Redact) -> Any:
+    if isinstance(content, str):
+        return redact(content)
+    if isinstance(content, list):
+        return [_redacted(item, redact) for item in content]
+    if isinstance(content, dict):
+        return {redact(key): _redacted(value, redact) for key, value in content.items()}
+    return content
+
+
+def _message(content: Any) -> str | None:
+    """The vendor's ``message``, if the body is the vendor's."""
+    message = content.get("message") if isinstance(content, dict) else None
+    return clean(message) if isinstance(message, str) else None
+
+
+def _hint_of_id(content: Any) -> str:
+    """An id somewhere in an answer whose form is not known: for a person, who may find the job by it."""
+    found = next((f" ({path}={clean(str(value))!r})" for path, value in _ids(content, "")), "")
+    return f", which names an id{found}" if found else ""
+
+
+def _ids(content: Any, path: str) -> Iterator[tuple[str, str | int]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key in ("id", "job_id", "project_id") and isinstance(value, str | int) and value:
+                yield f"{path}{clean(key)}", value
+            else:
+                yield from _ids(value, f"{path}{clean(key)}.")
 
 
 def _describe(body: bytes) -> str:
-    """A body that is not the vendor's JSON, in words: its content may hold anything, so it is not shown."""
+    """A body that is not the vendor's JSON, in words: its content can hold anything, so it is not shown."""
     if not body.strip():
         return "an empty body"
     if _is_page(body):
@@ -412,6 +528,12 @@ def _describe(body: bytes) -> str:
 def _is_page(body: bytes) -> bool:
     start = body.removeprefix(codecs.BOM_UTF8)[:200].lstrip().lower()
     return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
+
+
+def _without_query(url: str) -> str:
+    """An address without what may be secret in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

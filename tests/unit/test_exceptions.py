@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 from pathlib import Path
 
@@ -41,13 +42,33 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS.values())
-def test_every_error_says_its_four_things(kind: type[MagicHourError]) -> None:
+def test_every_error_says_its_five_things(kind: type[MagicHourError]) -> None:
     plain = kind("what to do")
-    assert (plain.status_code, plain.job_id, str(plain)) == (None, None, "what to do")
+    assert (plain.status_code, plain.job_id, plain.credits, str(plain)) == (None, None, None, "what to do")
     assert isinstance(plain.retryable, bool)
-    assert plain.charged in ("yes", "no", "unknown")
-    told = kind("x", status_code=418, job_id="job", retryable=True, charged="unknown")
-    assert (told.status_code, told.job_id, told.retryable, told.charged) == (418, "job", True, "unknown")
+    assert plain.charged in ("yes", "no", "refunded", "unknown")
+    told = kind("x", status_code=418, job_id="job", retryable=True, charged="unknown", credits=3)
+    assert (told.status_code, told.job_id, told.retryable, told.charged, told.credits) == (
+        418,
+        "job",
+        True,
+        "unknown",
+        3,
+    )
+
+
+def test_an_error_with_other_words_keeps_what_it_knows_and_survives_a_pickle() -> None:
+    error = exceptions.Unavailable("why", sent=False, retry_after=7.0, job_id="cm1", by_vendor=True)
+    for other in (error.copied("why, and a hint"), pickle.loads(pickle.dumps(error))):
+        assert (type(other), vars(other)) == (type(error), vars(error))
+    assert str(error.copied("why, and a hint")) == "why, and a hint"
+    assert error.copied(charged="yes").charged == "yes"
+
+
+def test_a_value_in_a_message_is_cut() -> None:
+    said = str(exceptions.InvalidInput.of("image_file_path", "data:" + "A" * 300_000, "is not taken"))
+    assert len(said) < 300
+    assert said.endswith("is not taken")
 
 
 def test_bad_input_is_a_value_error_too() -> None:

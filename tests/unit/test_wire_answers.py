@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -121,11 +122,16 @@ def test_signed_urls_and_the_email_do_not_show_when_an_answer_is_printed() -> No
 @pytest.mark.parametrize(
     ("job", "kind", "charged", "retryable"),
     [
-        ({"status": "canceled"}, errors.JobCanceled, "no", False),
+        ({"status": "canceled"}, errors.JobCanceled, "refunded", False),
         ({"status": "complete", "enabled": False}, errors.JobDeleted, "yes", False),
-        ({"status": "error"}, errors.JobFailed, "no", True),
+        ({"status": "error"}, errors.JobFailed, "refunded", True),
         *(
-            ({"status": "error", "error": {"code": code, "message": "m"}}, errors.JobFailed, "no", retryable)
+            (
+                {"status": "error", "error": {"code": code, "message": "m"}},
+                errors.JobFailed,
+                "refunded",
+                retryable,
+            )
             for code, retryable in [
                 ("no_source_face", False),
                 ("invalid_file_format", False),
@@ -134,6 +140,8 @@ def test_signed_urls_and_the_email_do_not_show_when_an_answer_is_printed() -> No
                 ("invalid_parameters", False),
                 ("invalid_video_file", False),
                 ("content_policy_violation", False),
+                ("text_too_long", False),
+                ("invalid_voice", False),
                 ("processing_timeout", True),
                 ("unknown_error", True),
                 ("a_code_of_next_year", True),
@@ -178,12 +186,14 @@ NAMED = {
     403: errors.Forbidden,
     404: errors.NotFound,
     405: errors.InvalidRequest,
+    407: errors.Unauthorized,
     413: errors.InvalidRequest,
     415: errors.InvalidRequest,
     422: errors.InvalidRequest,
     429: errors.RateLimited,
 }
-UNNAMED = (302, 408, 409, 418, 499, 500, 501, 504, 520, 599)
+NO_JOB = (301, 302, 303, 307, 308, 425, 521, 522, 523, 525, 526, 530)
+UNNAMED = (408, 409, 418, 499, 500, 501, 504, 520, 524, 529, 599)
 
 
 @pytest.mark.parametrize("body", [VENDOR, HTML, b""], ids=["vendor", "html", "empty"])
@@ -203,6 +213,27 @@ def test_any_other_status_leaves_it_open_whether_a_paid_call_was_heard(status: i
     error = refused(PAID, status, body)
     assert isinstance(error, errors.SubmissionUncertain)
     assert (error.charged, error.retryable) == ("unknown", False)
+
+
+@pytest.mark.parametrize("body", [VENDOR, HTML, b""], ids=["vendor", "html", "empty"])
+@pytest.mark.parametrize("status", NO_JOB)
+def test_a_call_that_did_not_reach_the_api_made_no_job(status: int, body: bytes) -> None:
+    error = refused(PAID, status, body)
+    assert type(error) is errors.Unavailable
+    assert (error.charged, error.retryable) == ("no", True)
+
+
+def test_a_redirect_names_its_target_without_the_query() -> None:
+    said = str(refused(PAID, 307, location="https://u:p@eu.example/v1/x?token=s3cr3t"))
+    assert "https://eu.example/v1/x." in said
+    assert "s3cr3t" not in said
+    assert "u:p" not in said
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_a_strict_call_does_not_believe_a_502(status: int) -> None:
+    error = refused(replace(PAID, strict=True), status, VENDOR)
+    assert isinstance(error, errors.SubmissionUncertain)
 
 
 @pytest.mark.parametrize("status", [502, 503])
@@ -236,7 +267,9 @@ def test_a_paid_call_whose_success_cannot_be_read_is_uncertain(body: bytes) -> N
     assert isinstance(refused(PAID, 200, body), errors.SubmissionUncertain)
 
 
-@pytest.mark.parametrize("body", [b"", b'{"id": "jo', HTML, b'{"id": "job-1"}', b"[]"])
+@pytest.mark.parametrize(
+    "body", [b"", b'{"id": "jo', HTML, b'{"id": "job-1"}', b"[]", b'{"id": "job-2", "status": "complete"}']
+)
 def test_a_free_call_whose_answer_cannot_be_read_may_be_asked_again(body: bytes) -> None:
     error = refused(FREE, 200, body)
     assert isinstance(error, errors.Unavailable)
@@ -251,7 +284,7 @@ def test_a_free_call_that_failed_may_be_asked_again(status: int, body: bytes) ->
     assert error.retryable
 
 
-@pytest.mark.parametrize("status", [*NAMED, *UNNAMED, 502, 503])
+@pytest.mark.parametrize("status", [*NAMED, *UNNAMED, 425, 502, 503, 521])
 @pytest.mark.parametrize("call", [PAID, FREE], ids=["paid", "free"])
 def test_the_vendors_words_are_passed_on(call: wire.Call[Any], status: int) -> None:
     said = str(refused(call, status, VENDOR))
@@ -263,7 +296,7 @@ def test_a_body_of_unknown_origin_is_described_and_not_shown() -> None:
     assert "an HTML page" in str(refused(FREE, 502, HTML))
     assert "an empty body" in str(refused(FREE, 502))
     assert "s3cr3t" not in str(refused(FREE, 502, b"token=s3cr3t"))
-    assert "s3cr3t" not in str(refused(PAID, 200, b'{"id": 7, "token": "s3cr3t"}'))
+    assert "s3cr3t" not in str(refused(PAID, 200, b'{"number": 7, "token": "s3cr3t"}'))
 
 
 # --- Retry-After ---
@@ -333,3 +366,83 @@ def test_an_endlessly_nested_body_is_only_unreadable() -> None:
 def test_a_job_id_cannot_climb_to_another_route(job_id: str) -> None:
     with pytest.raises(errors.InvalidInput, match="job_id"):
         wire.delete_job(job_id)
+
+
+# --- whose answer is it, and what is in it? ---
+
+
+def test_an_answer_about_another_job_is_not_believed() -> None:
+    error = refused(FREE, 200, b'{"id": "job-2", "status": "error", "error": {"code": "unknown_error"}}')
+    assert isinstance(error, errors.Unavailable)
+    assert "job-2" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("call", "body"), [(PAID, {"id": 17}), (wire.get_job("17"), {"id": 17, "status": "queued"})]
+)
+def test_an_id_that_is_a_number_is_text(call: wire.Call[Any], body: dict[str, Any]) -> None:
+    assert answered(call, 200, body).job_id == "17"
+
+
+def test_an_id_in_an_unknown_envelope_is_shown_to_a_person() -> None:
+    assert "data.id='job-9'" in str(refused(PAID, 200, b'{"data": {"id": "job-9"}}'))
+
+
+URL = {"url": "https://x.example/v.mp4"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"downloads": [URL]},
+        {"downloads": [None, "v.mp4", {}, {"url": None}, {"url": "/v.mp4"}, URL]},
+        {"downloads": [], "download": URL},
+        {"downloads": None, "download": URL},
+        {"download": URL},
+    ],
+)
+def test_every_download_that_can_be_read_is_found(answer: dict[str, Any]) -> None:
+    job = answered(FREE, 200, JOB | {"status": "complete"} | answer)
+    assert [found.url for found in job.downloads] == [URL["url"]]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("one\ntwo\r\n[INFO] forged", "one two [INFO] forged"),
+        ("\x1b[31mred\x1b[0m \x1b]0;title\x07end\x00", "red end"),
+        ("right\u202eleft", "right left"),
+        ("x" * 1_000_000, "x" * 500 + "…"),
+        ("see https://s.example/f.mp4?X-Amz-Signature=s3cr3t now", "see https://s.example/f.mp4?… now"),
+    ],
+    ids=["lines", "escapes", "direction", "length", "signature"],
+)
+def test_the_vendors_words_are_cleaned_before_they_are_shown(said: str, shown: str) -> None:
+    assert shown in str(refused(FREE, 422, json.dumps({"message": said}).encode()))
+    job = answered(FREE, 200, JOB | {"status": "error", "error": {"code": said, "message": said}})
+    assert (job.error.code, job.error.message) == (shown, shown)
+
+
+def test_a_secret_is_redacted_after_the_escapes_of_json_are_decoded() -> None:
+    body = b'{"message": "key \\u0073\\u0033cr3t", "id": "s3cr3t-1", "status": "queued"}'
+    redact = lambda text: text.replace("s3cr3t", "***")  # noqa: E731
+    with pytest.raises(errors.InvalidRequest) as error:
+        FREE.answer(422, {}, body, redact)
+    assert "s3cr3t" not in str(error.value)
+    assert "***" in str(error.value)
+    with pytest.raises(errors.Unavailable) as other:
+        FREE.answer(200, {}, body, redact)
+    assert "s3cr3t" not in str(other.value)
+
+
+@pytest.mark.parametrize("job_id", [{"job_id": "cm1"}, ["cm1"], 1.5, True, None, "", "None"])
+def test_what_cannot_be_a_job_id_is_refused_in_words_that_fit(job_id: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match="job_id=") as error:
+        wire.get_job(job_id)
+    empty = job_id in (None, "", "None")
+    assert ("is empty" in str(error.value)) == empty
+
+
+def test_a_job_id_may_be_a_number_or_have_space_around_it() -> None:
+    assert wire.get_job(17).path.endswith("/17")  # type: ignore[arg-type]
+    assert wire.get_job(" cm1\n").path.endswith("/cm1")

@@ -17,8 +17,8 @@ from magichour_provider import __version__
 from magichour_provider.api import flows, wire
 from magichour_provider.api.client.tracking import SendTracker
 from magichour_provider.api.flows import Put
+from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollLimiter, PollSchedule
-from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import InvalidConnection
 
 CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)

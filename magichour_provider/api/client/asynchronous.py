@@ -35,8 +35,8 @@ from magichour_provider.api.client.api import (
 from magichour_provider.api.client.tracking import SendTracker
 from magichour_provider.api.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
 from magichour_provider.api.integrity import DownloadValidator, download_failed
+from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollLimiter
-from magichour_provider.api.wire import JobType
 from magichour_provider.exceptions import MagicHourError
 
 T = TypeVar("T")

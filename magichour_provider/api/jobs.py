@@ -1,0 +1,64 @@
+"""What a job of each type is: one record a type. What is asked of the vendor is in ``wire``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from magichour_provider.exceptions import InvalidInput
+
+JobType = Literal["video", "audio"]
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """
+    What differs between the types of jobs.
+
+    :param noun: what a person calls the result.
+    :param route: of the vendor's API; the job id follows.
+    :param library_parameter: names a job in a URL of the vendor's library.
+    :param extensions: of the files that such a job makes; the first is the usual one.
+    :param usual_render_seconds: queueing included, until this process has seen some end.
+    :param has_clip: the vendor says which clip it is, how large, and its frames a second.
+    """
+
+    noun: str
+    route: str
+    library_parameter: str
+    extensions: tuple[str, ...]
+    usual_render_seconds: float
+    has_clip: bool = False
+
+
+JOBS: dict[JobType, JobSpec] = {
+    "video": JobSpec(
+        noun="video",
+        route="/v1/video-projects",
+        library_parameter="videoId",
+        extensions=("mp4",),
+        # Vendor, talking photos, queueing included, 30 days to 2026-07-20.
+        usual_render_seconds=174.0,
+        has_clip=True,
+    ),
+    "audio": JobSpec(
+        noun="voice",
+        route="/v1/audio-projects",
+        library_parameter="audioId",
+        extensions=("wav", "mp3", "m4a", "aac", "flac", "ogg", "oga", "opus", "aiff", "webm"),
+        # The vendor says nothing of voices: a guess, with which polls are 6 to 9 s apart, as it advises.
+        usual_render_seconds=10.0,
+    ),
+}
+
+
+def job_spec(job_type: str) -> JobSpec:
+    """
+    The record of a type.
+
+    :raises InvalidInput: there is no such type; nothing was sent.
+    """
+    for name, spec in JOBS.items():
+        if name == job_type:
+            return spec
+    raise InvalidInput.of("job_type", job_type, f"is not known; use one of {', '.join(get_args(JobType))}")
