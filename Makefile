@@ -1,7 +1,8 @@
 # One command each: demo, test, check. Python 3.11 or newer, git and make are all that must be there.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
+PYTHON  ?= python3
+WORKERS ?= logical
+VENV    := .venv
+BIN     := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help demo test test-matrix test-oldest chaos bench check format reference hooks lock lock-old release-check clean
@@ -11,6 +12,7 @@ help:
 	@echo "              PHOTO=me.jpg AUDIO=hello.mp3 take your own; V=1 shows Airflow's log;"
 	@echo "              REAL=1 uses the real API with MAGICHOUR_API_KEY, and spends credits"
 	@echo "make test     the tests           make check    ruff, mypy, and is the reference up to date?"
+	@echo "              ARGS='tests/unit -k journal' runs a part; WORKERS=0 runs it in one process"
 	@echo "make test-matrix   on Airflow 3.0 to 3.3, and each Python that is here; test-oldest: 3.0, briefly"
 	@echo "make chaos    N=200 kills in a whole Airflow on PostgreSQL; is anything paid twice, or lost?"
 	@echo "make bench    ours and the peers, measured side by side, into docs/performance.md"
@@ -26,7 +28,7 @@ demo: $(VENV)/demo-ready
 		$(if $(filter-out 0,$(REAL)),--real) $(if $(filter-out 0,$(V)),-v)
 
 test: $(VENV)/dev-ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15 --durations-min 2 $(ARGS)
 
 test-matrix: $(VENV)/dev-ready
 	$(BIN)/python tools/matrix.py $(ARGS)

@@ -1,4 +1,8 @@
-"""An Airflow home of this test session's own, so that no test touches, or is touched by, the user's."""
+"""
+Each test process has an Airflow home of its own, so that none touches the user's or another's.
+
+``make test`` starts one process for each processor. Ports are free ones that the system gives.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 # Airflow reads all of this once, when it is first imported: so it is set before any test module is.
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
@@ -19,6 +29,16 @@ os.environ |= {
     "AIRFLOW__CORE__FERNET_KEY": "",  # what leaks into the database can be read there
     "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Give all serial tests to one process, and begin with the slow ones: a slow last one would run alone."""
+    for item in items:
+        if item.get_closest_marker("serial"):
+            item.add_marker(pytest.mark.xdist_group("serial"))
+    yield
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_unconfigure() -> None:

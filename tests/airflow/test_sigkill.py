@@ -48,6 +48,9 @@ def until(stack: Stack, happened: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
+@pytest.mark.serial
+@pytest.mark.timeout(3 * SECONDS)
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are found by a call of Linux")
 def test_whatever_is_killed_while_jobs_render_each_is_paid_for_once_and_delivered(stack: Stack) -> None:
     stack.ask("POST", "dags/chaos/dagRuns", {"dag_run_id": "run", "logical_date": None})
