@@ -23,7 +23,7 @@ SHORT = 0.5
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    with Emulator(render="stub", moves="looks:2") as emulator:
+    with Emulator(render="stub", progression="polls:2") as emulator:
         yield emulator
 
 
