@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -32,6 +33,8 @@ from magichour_provider.api.polling import PollLimiter
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
+
+log = logging.getLogger(__name__)
 
 LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
 
@@ -289,13 +292,23 @@ def settings_from_connection(connection: Connection) -> Settings:
         raise bad("password", "***", "holds what cannot be an API key (a space or a special character)")
 
     host = (connection.host or "").strip().rstrip("/") or wire.BASE_URL
-    if "://" not in host and connection.schema in ("http", "https"):
-        host = f"{connection.schema}://{host}"
+    schema = (connection.schema or "").strip().lower()
+    if "://" not in host and schema in ("http", "https"):
+        host = f"{schema}://{host}"
     address = _address(host)
     if address is None or address.scheme not in ("http", "https"):
-        raise bad("host", connection.host, f"is no http(s) URL; write https://{host.rpartition('://')[2]}")
+        raise bad("host", _shown(host), f"is not an http(s) URL; write https://{host.rpartition('://')[2]}")
+    if "@" in address.netloc or address.query or address.fragment:
+        # It would be kept in every task's record, in plain text.
+        raise bad(
+            "host",
+            _shown(host),
+            "holds a user, a password or a query, which identify nobody to this API; leave them out, and put "
+            "the API key into the password",
+        )
     if connection.port and address.port is None:
-        host = address._replace(netloc=f"{address.netloc}:{connection.port}").geturl()
+        address = address._replace(netloc=f"{address.netloc}:{connection.port}")
+    host = address._replace(netloc=address.netloc.lower()).geturl()
 
     # Not connection.extra_dejson: it masks with a blocking call, which an event loop must not make.
     try:
@@ -317,6 +330,19 @@ def settings_from_connection(connection: Connection) -> Settings:
             raise bad(field, value, f"must be a number of {unit} above 0")
         return found
 
+    def flag(field: str) -> bool:
+        value = extra.get(field)
+        if isinstance(value, str):
+            value = {"true": True, "false": False, "": False}.get(value.strip().lower(), value)
+        if value is not None and not isinstance(value, bool):
+            raise bad(field, value, "must be true or false")
+        return bool(value)
+
+    for field in extra.keys() - _connection_type()["conn-fields"].keys():
+        log.warning(
+            "Connection %r: the extra field %r is not known and has no effect; there are %s",
+            *(conn_id, field, ", ".join(_connection_type()["conn-fields"])),
+        )
     verify = extra.get("verify")
     if isinstance(verify, str):
         verify = {"true": True, "false": False, "": None}.get(verify.strip().lower(), verify)
@@ -334,7 +360,14 @@ def settings_from_connection(connection: Connection) -> Settings:
         verify=True if verify is None else verify,
         poll_interval=number("poll_interval", "seconds"),
         requests_per_second=number("requests_per_second", "requests a second"),
+        strict=flag("strict"),
     )
+
+
+def _shown(url: str) -> str:
+    """A URL for a message, without the user, password and query that it may hold."""
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if scheme else rest.rpartition("@")[2]
 
 
 def _address(url: object) -> SplitResult | None:

@@ -35,7 +35,8 @@ class Settings:
     :param proxy: URL of a proxy for everything; without it the usual environment variables count.
     :param verify: check TLS certificates: True, False, or the path of a CA bundle.
     :param poll_interval: seconds between two looks at a job; without it the schedule decides.
-    :param requests_per_second: at most so many looks, by all who share an async client.
+    :param requests_per_second: at most so many polls, by all who share an async client.
+    :param strict: a 502 or 503 in the vendor's JSON does not prove that a paid call made no job.
     """
 
     api_key: str = field(repr=False)
@@ -45,6 +46,7 @@ class Settings:
     verify: bool | str = True
     poll_interval: float | None = None
     requests_per_second: float | None = None
+    strict: bool = False
 
     def ssl_context(self) -> ssl.SSLContext:
         """
