@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -17,8 +16,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from magichour_provider import get_provider_info
 from magichour_provider.api import wire
-from magichour_provider.api.client import AsyncMagicHourClient, MagicHourClient, Settings
-from magichour_provider.api.client.sharing import SharedClient
+from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.diagnosis import diagnosis
 from magichour_provider.api.inputs import (
     ASSET_FIELDS,
@@ -29,10 +27,12 @@ from magichour_provider.api.inputs import (
     is_remote,
 )
 from magichour_provider.api.jobs import JobType
-from magichour_provider.api.polling import PollLimiter
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
+
+if TYPE_CHECKING:
+    from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 
 log = logging.getLogger(__name__)
 
@@ -249,14 +249,16 @@ class MagicHourHook(BaseHook):
 
     def async_client(self) -> AbstractAsyncContextManager[AsyncMagicHourClient]:
         """
-        The async client that everybody on this event loop and connection shares; closed after the last user.
+        The async client that this event loop shares for this connection; it only polls.
 
-        Whoever comes more than five minutes after it was opened gets a new one, so that a changed connection
-        (a key that was rotated, say) is noticed.
+        The last user closes it. Five minutes after it was opened, the next user gets a new one, so that a
+        changed connection (a rotated key, for example) is noticed.
 
         :raises InvalidConnection: names what is wrong with the connection, and the remedy.
         """
-        return SharedClient(self.magichour_conn_id, _open)
+        from magichour_provider.api.client.sharing import SharedClient
+
+        return SharedClient(self.magichour_conn_id, _read_settings)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -379,22 +381,15 @@ def _address(url: object) -> SplitResult | None:
         return None
 
 
-# Outlive the clients: what is learned of render times, and a pause that the API has asked everybody for.
-_limiters: dict[tuple[str, str], PollLimiter] = {}
-
-
-async def _open(conn_id: str) -> AsyncMagicHourClient:
+async def _read_settings(conn_id: str) -> Settings:
     try:
-        settings = settings_from_connection(await get_async_connection(conn_id))
+        return settings_from_connection(await get_async_connection(conn_id))
     except AirflowNotFoundException as error:
         # To Airflow, a secrets backend that does not answer has "no such connection" either; and a job is
         # being waited for with it.
         missing = _no_such_connection(conn_id)
         missing.retryable = True
         raise missing from error
-    limiter = _limiters.setdefault((conn_id, settings.base_url), PollLimiter())
-    limiter.requests_per_second = settings.requests_per_second
-    return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context), limiter)
 
 
 def _no_such_connection(conn_id: str) -> InvalidConnection:
