@@ -144,8 +144,8 @@ def _translate_errors(field: str, uri: str) -> Iterator[None]:
     except Exception as error:
         text = clean(getattr(error, "strerror", None) or str(error))
         if _is_refusal(error):
-            text = f"not allowed ({text}); check the permissions, and the key if there is one"
-            raise _error(InvalidInput, field, uri, text) from error
+            whose = "the file's or folder's permissions" if _is_local(uri) else "the key and its permissions"
+            raise _error(InvalidInput, field, uri, f"not allowed ({text}); check {whose}") from error
         if isinstance(error, _BAD_PATHS) or getattr(error, "errno", None) in _BAD_PATH_NUMBERS:
             raise _error(InvalidInput, field, uri, f"{text}; check the path") from error
         text = f"the storage failed ({type(error).__name__}: {text}); a retry may help"
