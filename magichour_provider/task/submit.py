@@ -152,7 +152,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             journal = runtime.Journal.of(context, patience=self.timeout)
             self._adopt_reported(journal)
             resumed = self._resumable(journal, inputs)
-            job = resumed or self._submit(journal, inputs)
+            job = resumed or self._submit(context, journal, inputs)
             self.push_link(context, job.job_id)
             if not self.wait_for_completion:
                 return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
@@ -244,8 +244,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     # --- paying ---
 
-    def _submit(self, journal: Journal, inputs: InputsT) -> PaidJob:
+    def _submit(self, context: Context, journal: Journal, inputs: InputsT) -> PaidJob:
         whole, uploaded = self._prepare(inputs)
+        if self.output_path is not None:
+            runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
         client = self.hook.client  # what can fail before the paid call, fails before the intent
         intent = journal.record_intent(
             name=inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME],
@@ -266,6 +268,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             ) from error
         except runtime.exceptions.MagicHourError as error:
             self._charged = "no"
+            self._release_target(context)
             # The vendor's own word, which a gateway can write too: only the next try believes it.
             refused = isinstance(error, runtime.exceptions.Unavailable) and error.by_vendor
             journal.settle(intent, "refused" if refused else "no_job")
@@ -330,6 +333,11 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         paths = self.hook.client.upload(sources)
         return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
 
+    def _release_target(self, context: Context) -> None:
+        """No job of this task makes the file: another task may."""
+        if self.output_path is not None:
+            runtime.Target(self.output_path, self.replace).release(_owner(context))
+
     def _with_balance(self, error: InsufficientCredits, inputs: InputsT) -> MagicHourError:
         try:
             left: object = self.hook.account().credits
@@ -363,9 +371,22 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             self._charged, self._credits = "yes", job.credits_charged if job else None
         return super().execute_complete(context, event)
 
+    def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
+        try:
+            return super().collect_result(context, job_id)
+        except runtime.exceptions.JobEnded:
+            self._release_target(context)
+            raise
+
     def job_name(self, context: Context) -> str:
         try:
             jobs = runtime.Journal.of(context).record.jobs
         except runtime.exceptions.MagicHourError:
             return "its job"
         return f"job {jobs[-1].job_id}" if jobs else "its job"
+
+
+def _owner(context: Context) -> str:
+    """The task instance in words; its tries share it."""
+    ti = context["ti"]
+    return f"task {ti.task_id} of DAG {ti.dag_id}, run {ti.run_id}, map index {ti.map_index}"
