@@ -71,7 +71,7 @@ def run(options: Options) -> list[Table]:
             Postgres,
             dags=Path(__file__).parent / "dags",
             settings={"CORE__PARALLELISM": SLOTS, "CORE__MAX_ACTIVE_TASKS_PER_DAG": SLOTS},
-            emulator={"moves": f"realistic:{MEDIAN_SECONDS}"},
+            emulator={"progression": f"realistic:{MEDIAN_SECONDS}"},
         ) as stack,
     ):
         stack.database.rows(NOTE_STATES)

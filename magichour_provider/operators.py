@@ -1,6 +1,6 @@
 """
 ``TalkingPhotoOperator``: a photo and a voice become a video. ``VoiceGeneratorOperator``: a text becomes a
-voice. Each is paid for once: see ``paying.py``.
+voice. Each is paid for once: see ``task/submit.py``.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from magichour_provider.task import runtime
 from magichour_provider.task.submit import PaidJobOperator
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     """
-    Make a talking-photo video with Magic Hour, and bring it to ``output_path``.
+    Make a talking-photo video with Magic Hour, and download it to ``output_path``.
 
     Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
     ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
 
-    Templated: all below, ``output_path``, ``max_credits`` and ``magichour_conn_id``.
+    Templated: all below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
+    ``timeout``, ``poll_interval``.
 
     :param image_file_path: the photo: a URL, an ``api-assets/…`` path, a URL of the vendor's library, a local
         path, or an object-storage URI (``s3://conn_id@bucket/key``). The last two are uploaded.
@@ -57,7 +59,7 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
         "resolution",
         "max_resolution",
     )
-    template_fields: Sequence[str] = (*input_fields, "output_path", "max_credits", "magichour_conn_id")
+    template_fields: Sequence[str] = (*input_fields, *PaidJobOperator.shared_template_fields)
 
     def __init__(
         self,
@@ -88,14 +90,10 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
         self.validate_static_fields()
 
     def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> TalkingPhotoInputs:
-        from magichour_provider.api.inputs import TalkingPhotoInputs
-
-        return TalkingPhotoInputs.checked(values, unknown=unknown)
+        return runtime.inputs.TalkingPhotoInputs.checked(values, unknown=unknown)
 
     def complete(self, inputs: TalkingPhotoInputs) -> TalkingPhotoInputs:
-        from magichour_provider.files.media import fill_end_seconds
-
-        complete = fill_end_seconds(inputs, self.hook.client)
+        complete = runtime.media.fill_end_seconds(inputs, self.hook.client)
         if inputs.end_seconds is None:
             self.log.info("The clip ends with the audio: end_seconds=%s", complete.end_seconds)
         return complete
@@ -103,12 +101,10 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     def paid_call(
         self, inputs: TalkingPhotoInputs, uploaded: Mapping[str, str], name: str
     ) -> Call[Submission]:
-        from magichour_provider.api.wire import create_talking_photo
-
         image, audio = (
             uploaded.get(field, getattr(inputs, field)) for field in ("image_file_path", "audio_file_path")
         )
-        return create_talking_photo(inputs, image=image, audio=audio, name=name)
+        return runtime.wire.create_talking_photo(inputs, image=image, audio=audio, name=name)
 
 
 class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
@@ -120,7 +116,8 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
     Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
     ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
 
-    Templated: all below, ``output_path``, ``max_credits`` and ``magichour_conn_id``.
+    Templated: all below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
+    ``timeout``, ``poll_interval``.
 
     :param prompt: the text, of at most 1000 characters.
     :param voice_name: who speaks it; the vendor's list of voices is open, so only the vendor refuses one.
@@ -134,7 +131,7 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
     job_type: JobType = "audio"
     input_fields: ClassVar[tuple[str, ...]] = ("prompt", "voice_name", "name")
-    template_fields: Sequence[str] = (*input_fields, "output_path", "max_credits", "magichour_conn_id")
+    template_fields: Sequence[str] = (*input_fields, *PaidJobOperator.shared_template_fields)
 
     def __init__(self, *, prompt: str, voice_name: str, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -144,11 +141,7 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
         self.validate_static_fields()
 
     def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> VoiceInputs:
-        from magichour_provider.api.inputs import VoiceInputs
-
-        return VoiceInputs.checked(values, unknown=unknown)
+        return runtime.inputs.VoiceInputs.checked(values, unknown=unknown)
 
     def paid_call(self, inputs: VoiceInputs, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
-        from magichour_provider.api.wire import create_voice
-
-        return create_voice(inputs, name=name)
+        return runtime.wire.create_voice(inputs, name=name)

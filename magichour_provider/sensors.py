@@ -1,4 +1,4 @@
-"""Wait for a job that exists already, whoever submitted it: a video or a voice. Never submits."""
+"""Wait for a job that exists already, whichever task or person submitted it. Sensors never submit."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
-    conf,
 )
 
-from magichour_provider.exceptions import JobEnded, RequestFailed, WaitTimeout
-from magichour_provider.task.wait import JobMixin, as_airflow_errors
+from magichour_provider.task import runtime
+from magichour_provider.task.wait import JobMixin
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.jobs import JobType
+    from magichour_provider.exceptions import MagicHourError
+    from magichour_provider.task.arguments import Check
     from magichour_provider.telemetry import PollObserver
 
 
 class JobSensor(JobMixin, BaseSensorOperator):
     """
-    What the sensors share: wait until a job has ended, and bring what it made to ``output_path``.
+    What the sensors share: wait until a job has ended, and download its file to ``output_path``.
 
     It takes a job id from anywhere (an XCom, a person) and costs nothing, so every paid job can be picked up.
     Modes ``poke`` and ``reschedule`` and ``deferrable=True`` end alike. A job that failed fails the sensor at
-    once; a failed look does not, until the timeout.
+    once; a failed poll does not, until the timeout.
 
-    Templated: ``job_id``, ``output_path`` and ``magichour_conn_id``.
+    Templated: ``job_id``, ``output_path``, ``replace`` and ``magichour_conn_id``.
 
     :param job_id: the job.
     :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
@@ -44,15 +45,15 @@ class JobSensor(JobMixin, BaseSensorOperator):
     :param replace: overwrite a file at ``output_path``.
     :param magichour_conn_id: the Airflow connection.
     :param deferrable: wait in the triggerer; default: Airflow's ``[operators] default_deferrable``.
-    :param timeout: seconds until the sensor gives up. The job goes on.
-    :param poke_interval: seconds between two looks; default: the connection's, or timed from render times.
+    :param timeout: seconds until the sensor gives up; default 3600. The job goes on.
+    :param poke_interval: seconds between two polls; default: the connection's, or timed from render times.
     :param multiple_outputs: each value of the result is an XCom of its own too.
     :returns: the same as the operator that makes such jobs.
-    :raises AirflowFailException: the job failed or was canceled (refunded), or was deleted (not refunded).
-    :raises AirflowSensorTimeout: it had not ended in time. It goes on, and is paid for.
+    :raises JobEnded: the job failed or was canceled (refunded), or was deleted (not refunded); no retry.
+    :raises WaitTimeout: it had not ended in time. It goes on, and is paid for.
     """
 
-    template_fields: Sequence[str] = ("job_id", "output_path", "magichour_conn_id")
+    template_fields: Sequence[str] = ("job_id", "output_path", "replace", "magichour_conn_id")
     ui_color = "#efe7fb"
 
     def __init__(
@@ -60,24 +61,33 @@ class JobSensor(JobMixin, BaseSensorOperator):
         *,
         job_id: str,
         output_path: str | None = None,
-        replace: bool = False,
-        magichour_conn_id: str = "magichour_default",
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        timeout: float | timedelta = 3600,
-        poke_interval: float | timedelta | None = None,
+        replace: bool | str | None = None,
+        magichour_conn_id: str | None = None,
+        deferrable: bool | None = None,
+        timeout: float | timedelta | str | None = None,
+        poke_interval: float | timedelta | str | None = None,
         multiple_outputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        if poke_interval is not None:
-            kwargs["poke_interval"] = poke_interval
-        super().__init__(timeout=timeout, multiple_outputs=multiple_outputs, **kwargs)
+        self.task_id = kwargs.get("task_id", "")
+        with self.at_parse_time():  # Airflow's own checks of these two are less kind
+            seconds = runtime.arguments.seconds
+            kwargs["timeout"] = 3600.0 if timeout is None else seconds("timeout", timeout)
+            if poke_interval is not None:
+                kwargs["poke_interval"] = seconds("poke_interval", poke_interval)
+        super().__init__(multiple_outputs=multiple_outputs, **kwargs)
+        self.render_template_as_native_obj = False  # it makes a number of "2026", and a tuple of "5, 4, 3"
         self.job_id = job_id
         self.output_path = output_path
-        self.replace = replace
-        self.magichour_conn_id = magichour_conn_id
-        self.deferrable = deferrable
+        self.replace = replace  # type: ignore[assignment] # until check_arguments
+        self.magichour_conn_id = magichour_conn_id  # type: ignore[assignment]
+        self.deferrable = deferrable  # type: ignore[assignment]
         self.fixed_interval = poke_interval is not None
-        self.refuse_blank("job_id", "output_path", "magichour_conn_id")
+        with self.at_parse_time():
+            self.check_arguments()
+
+    def arguments(self) -> dict[str, tuple[Check, Any]]:
+        return {**super().arguments(), "job_id": (runtime.arguments.job_id, None)}
 
     def execute(self, context: Context) -> Any:
         if not self.deferrable:
@@ -101,49 +111,47 @@ class JobSensor(JobMixin, BaseSensorOperator):
         )
 
     @cached_property
-    def progress(self) -> PollObserver:
-        from magichour_provider.telemetry import PollObserver
-
-        return PollObserver(self.log, self.job_type, from_the_start=False)
+    def observer(self) -> PollObserver:
+        return runtime.telemetry.PollObserver(self.log, self.job_type, from_the_start=False)
 
     def poke(self, context: Context) -> PokeReturnValue:
-        with as_airflow_errors():
-            self.refuse_blank("job_id", "output_path", "magichour_conn_id")
+        with self.as_airflow_errors():
             if self._job_id is None:
+                self.check_arguments()
                 self.push_link(context, self.job_id)
             try:
                 job = self.hook.get(self.job_id, job_type=self.job_type)
-            except RequestFailed as why:
-                self.progress.on_poll(why)
-                self.progress.on_failed_poll(why)
+            except runtime.exceptions.RequestFailed as why:
+                self.observer.on_poll(why)
+                self.observer.on_failed_poll(why)
                 return PokeReturnValue(is_done=False)
-            self.progress.on_poll(job)
-            self.progress.on_change(job)
+            self.observer.on_poll(job)
+            self.observer.on_change(job)
             if not job.ended or job.awaits_download:
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(is_done=True, xcom_value=self.collect_result(context, self.job_id))
 
     def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
-        """As the operator's, but a job that has failed stays failed: no retry of a sensor makes it anew."""
+        """As the operator's, but a job that failed stays failed: no retry of a sensor makes another."""
         try:
             return super().collect_result(context, job_id)
-        except JobEnded as ended:
-            ended.retryable = False
-            raise
+        except runtime.exceptions.JobEnded as ended:
+            raise ended.copied(retryable=False) from None
 
-    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
-        """Resumed by the trigger's one event; a wait that was too long ends as a sensor's does."""
-        if isinstance(event, dict) and event.get("error_type") == WaitTimeout.__name__:
-            raise AirflowSensorTimeout(event.get("error"))
-        return super().execute_complete(context, event)
+    def surfaced(self, error: MagicHourError) -> MagicHourError:
+        """A wait that was too long ends as a sensor's does."""
+        if isinstance(error, runtime.exceptions.WaitTimeout):
+            return runtime.errors.surfaced(error, runtime.errors.Timeout)
+        return super().surfaced(error)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """As Airflow's, but ``soft_fail`` skips only what no retry can mend: as poke mode does it."""
+        """As Airflow's, but ``soft_fail`` skips only what no retry can overcome: as poke mode does it."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except AirflowSkipException as skipped:
-            if self.soft_fail and type(skipped.__cause__) is AirflowException:
-                raise skipped.__cause__ from None
+            cause = skipped.__cause__
+            if self.soft_fail and not isinstance(cause, AirflowFailException | AirflowSensorTimeout | None):
+                raise cause from None
             raise
         except AirflowException as error:  # Airflow 3.0 skips for fewer reasons
             if self.never_fail or (self.soft_fail and isinstance(error, AirflowSensorTimeout)):

@@ -6,9 +6,11 @@ event, catalogues by OpenLineage. None of it decides anything.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -28,6 +30,27 @@ if TYPE_CHECKING:
     from magichour_provider.api.wire import Job
 
 
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def best_effort(failed: str) -> Iterator[None]:
+    """
+    For what is not the video: a link, a metric, a note. Its failure must not fail a task that has paid.
+
+    :param failed: what the log says then.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (whatever it is, the task goes on)
+        log.warning("%s (%s: %s)", failed, type(error).__name__, error)
+
+
+def count(metric: str, number: int = 1) -> None:
+    with best_effort(f"The metric {metric} was not counted"):
+        Stats.incr(metric, number)
+
+
 class PollObserver(Listener):
     """
     Of a wait: a line for each change, none for each look.
@@ -45,9 +68,9 @@ class PollObserver(Listener):
         self._status: str | None = None
 
     def on_poll(self, seen: Job | RequestFailed) -> None:
-        Stats.incr("magichour.polls")
+        count("magichour.polls")
         if isinstance(seen, RateLimited):
-            Stats.incr("magichour.rate_limited")
+            count("magichour.rate_limited")
 
     def on_change(self, job: Job) -> None:
         if job.status == self._status:
@@ -59,7 +82,8 @@ class PollObserver(Listener):
         if job.status == "complete":
             line += f", {job.credits_charged or 0:g} credits charged"
             if age is not None:
-                Stats.timing(f"magichour.render_time.{self._job_type}", timedelta(seconds=age))
+                with best_effort("The render time was not counted"):
+                    Stats.timing(f"magichour.render_time.{self._job_type}", timedelta(seconds=age))
         elif job.error is not None and job.error.code:
             line += f": {job.error.code}"
         self._log.info(line)
@@ -113,22 +137,21 @@ def _age(job: Job) -> float | None:
 
 
 def submitted(credits_charged: float | None) -> None:
-    Stats.incr("magichour.jobs.submitted")
-    Stats.incr("magichour.credits_charged", int(credits_charged or 0))
+    count("magichour.jobs.submitted")
+    count("magichour.credits_charged", int(credits_charged or 0))
 
 
 def failed(error: Exception) -> None:
     """A task ends with this, or this try of it."""
-    Stats.incr(f"magichour.errors.{type(error).__name__}")
+    count(f"magichour.errors.{type(error).__name__}")
 
 
 def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context) -> None:
     """
-    What a job made is where it should be.
+    The result of a job is where it should be.
 
     :param result: of the task. Its signed URL goes nowhere.
     """
-    Stats.incr("magichour.jobs.complete")
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
         sizes.append(f"{result['width']} x {result['height']}")
@@ -138,11 +161,13 @@ def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], conte
         result.get("output_path", "Magic Hour's storage, at the result's download_url"),
         ", ".join([*sizes, f"{result['credits_charged'] or 0:g} credits"]),
     )
+    count("magichour.jobs.complete")
     kept = ("job_id", "credits_charged", "duration_seconds", "output_path")
     extra = {key: result[key] for key in kept if result.get(key) is not None}
     for outlet in outlets:
         if isinstance(outlet, Asset):
-            context["outlet_events"][outlet].extra.update(extra)
+            with best_effort(f"The event of {outlet!r} does not carry the job"):
+                context["outlet_events"][outlet].extra.update(extra)
 
 
 def lineage(inputs: Iterable[str], result: Mapping[str, Any]) -> OperatorLineage[Any, Any]:

@@ -90,7 +90,7 @@ def _magic_hour(real: bool, seconds: float) -> Iterator[str]:
         return
     from magichour_provider.emulator import Emulator
 
-    with Emulator(moves="seconds:3") as emulator:
+    with Emulator(progression="seconds:3") as emulator:
         print(f"Magic Hour's emulator at {emulator.url}: no key, no credits, no network.\n")
         yield emulator.connection_json
 

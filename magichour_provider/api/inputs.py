@@ -26,25 +26,16 @@ Resolution = Literal["480p", "720p"]
 MediaType = Literal["image", "audio"]
 
 # POST /v1/files/upload-urls, 2026-08.
+# fmt: off
 EXTENSIONS: dict[MediaType, tuple[str, ...]] = {
     "image": (
-        *(
-            "png",
-            "jpg",
-            "jpeg",
-            "jfif",
-            "heic",
-            "heif",
-            "webp",
-            "avif",
-            "jp2",
-            "tiff",
-            "tif",
-            "bmp",
-        ),
+        "png", "jpg", "jpeg", "jfif", "heic", "heif", "webp", "avif", "jp2", "tiff", "tif", "bmp",
     ),
-    "audio": (*("mp3", "wav", "aac", "flac", "webm", "weba", "m4a", "opus", "ogg", "oga", "aiff", "amr"),),
+    "audio": (
+        "mp3", "wav", "aac", "flac", "webm", "weba", "m4a", "opus", "ogg", "oga", "aiff", "amr",
+    ),
 }
+# fmt: on
 # What the length of can be measured: see ``media.py``.
 MEASURABLE = ("mp3", "wav", "flac", "m4a", "opus", "ogg", "oga", "aiff")
 PROMPTED_MODES = ("prompted", "standard", "expressive")
@@ -65,6 +56,11 @@ def _plain_number(value: object) -> object:
     return value
 
 
+def _as_text(value: object) -> object:
+    """A number from a manifest, too."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 def _not_blank(value: object) -> object:
     if isinstance(value, os.PathLike) or hasattr(value, "fs"):  # also an ObjectStoragePath
         value = str(value)
@@ -79,7 +75,7 @@ def _two_decimals(value: float) -> float:
     return value
 
 
-Text = Annotated[str, BeforeValidator(_not_blank)]
+Text = Annotated[str, BeforeValidator(_as_text), BeforeValidator(_not_blank)]
 Seconds = Annotated[
     float, BeforeValidator(_plain_number), BeforeValidator(_not_blank), Field(allow_inf_nan=False)
 ]
@@ -120,6 +116,11 @@ class Inputs(BaseModel):
     @property
     def description(self) -> str:
         """What is paid for."""
+        raise NotImplementedError
+
+    @property
+    def price(self) -> str:
+        """The figure that the estimate uses, and where the vendor publishes it."""
         raise NotImplementedError
 
     def warnings(self) -> list[str]:
@@ -206,7 +207,7 @@ class TalkingPhotoInputs(Inputs):
         """
         if self.end_seconds is None:
             raise InvalidInput.of(
-                "end_seconds", None, "is needed for an estimate; media.fill_end_seconds measures it"
+                "end_seconds", None, "is needed for an estimate; give the second at which the clip ends"
             )
         return self.end_seconds - self.start
 
@@ -217,6 +218,10 @@ class TalkingPhotoInputs(Inputs):
     @property
     def description(self) -> str:
         return f"the clip of {self.clip_seconds:g} s"
+
+    @property
+    def price(self) -> str:
+        return f"at {CREDITS_PER_SECOND[self.price_class]} credits a second (vendor's models page, 2026-07)"
 
     def warnings(self) -> list[str]:
         found = []
@@ -286,6 +291,13 @@ class VoiceInputs(Inputs):
     def description(self) -> str:
         return f"the text of {len(self.prompt or '')} characters"
 
+    @property
+    def price(self) -> str:
+        return (
+            f"at {1 / CHARACTERS_PER_CREDIT:g} credit a character (vendor's OpenAPI, 2026-08; "
+            "its models page says 0.05)"
+        )
+
 
 def is_remote(asset: str) -> bool:
     """Is this something Magic Hour reads by itself: a URL, or a file that it holds already?"""
@@ -322,6 +334,8 @@ def _without_query(asset: str) -> str:
 def _check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
     if asset is None:
         raise InvalidInput.of(field, asset, "is needed: a URL, an api-assets/ path, or a file")
+    if asset.lower().startswith("data:"):
+        raise InvalidInput.of(field, asset, "is a data: URI, which is not taken; save it as a file")
     try:
         known = extension_of(asset) in EXTENSIONS[media_type] or (_is_url(asset) and _is_library_url(asset))
     except ValueError as problem:

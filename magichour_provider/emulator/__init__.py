@@ -5,15 +5,15 @@ The Magic Hour API on this machine: no key, no credits, no network.
 
     from magichour_provider.emulator import Emulator
 
-    with Emulator() as emu:
-        print(emu.url, emu.connection_json)
+    with Emulator() as emulator:
+        print(emulator.url, emulator.connection_json)
 
-It states the vendor's rules for itself and imports nothing from the rest of the package, so that a
-mistake on one side does not agree with the same mistake on the other.
+It states the vendor's rules a second time and imports nothing from the rest of the package: a mistake in the
+provider is then not repeated here.
 """
 
 from __future__ import annotations
 
-from .handle import Emulator
+from .threaded_server import Emulator
 
 __all__ = ["Emulator"]

@@ -1,5 +1,5 @@
 """
-``python -m magichour_provider.emulator``: run the emulator, or tell a running one to misbehave.
+``python -m magichour_provider.emulator``: start an emulator, or steer one that runs.
 
     python -m magichour_provider.emulator --port 0 --json
     python -m magichour_provider.emulator fault create status=502 html=true effect=true
@@ -17,19 +17,45 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .handle import Emulator, server
 from .settings import CHOICES, Settings
+from .threaded_server import Emulator
 
 DEFAULT_URL = "http://127.0.0.1:8787"
-# A person who watches wants to see a job on its way.
-WATCHABLE = "seconds:6"
+# Slow enough that a person sees a job change its status.
+DEFAULT_PROGRESSION = "seconds:6"
+PROGRAM = "python -m magichour_provider.emulator"
+
+# The verbs, with their arguments and what they do.
+LISTS = {
+    "faults": "print the faults",
+    "jobs": "print the jobs",
+    "ledger": "print every change of the credits",
+    "state": "print credits, clock, settings and calls",
+    "requests": "print the last 10 000 requests",
+    "deliveries": "print the webhook events",
+    "clear-faults": "remove all faults",
+}
+CHANGES = {
+    "advance": (["seconds"], "set the clock forward"),
+    "move": (["job_id", "to"], "move a job to rendering or complete"),
+    "fail": (["job_id", "code"], "end a job with an error code, and refund it"),
+    "cancel": (["job_id"], "cancel a job, and refund it"),
+    "delete": (["job_id"], "delete a job's file"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for."""
-    given = parser().parse_args(arguments)
+    """Run the command line; returns the exit code."""
+    top = parser()
+    options = top.parse_args(arguments)
+    for option in options.start_options if options.run is not run else ():
+        if getattr(options, option.dest) != top.get_default(option.dest):
+            top.error(f"{option.option_strings[0]} starts an emulator: it cannot be used with a verb")
     try:
-        return int(given.run(given))
+        return int(options.run(options))
+    except ConnectionError as error:
+        print(f"error: no emulator at {options.url}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 2
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -37,169 +63,168 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m magichour_provider.emulator",
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [options]           start an emulator\n"
+        f"       {PROGRAM} [--url URL] verb …  steer one that runs",
         description="The Magic Hour API on this machine: no key, no credits, no network.",
     )
-    top.set_defaults(run=run)
-    add = top.add_argument
-    add("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    top.add_argument("--url", default=DEFAULT_URL, help="the emulator that a verb steers (%(default)s)")
+    group = top.add_argument_group("options to start an emulator")
+    start_options: list[argparse.Action] = []
+    top.set_defaults(run=run, start_options=start_options)
+
+    def add(*names: str, **how: Any) -> None:
+        start_options.append(group.add_argument(*names, **how))
+
+    add("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
     add("--port", type=int, default=8787, help="0 picks a free one (%(default)s)")
     add(
-        "--moves",
-        default=WATCHABLE,
-        help="how jobs walk: instant, looks:N, seconds:N, manual, realistic, realistic:N (%(default)s)",
+        "--progression",
+        default=DEFAULT_PROGRESSION,
+        help="when jobs change their status: instant, polls:N, seconds:N, manual, realistic, realistic:N"
+        " (%(default)s)",
     )
     add(
         "--realistic",
         action="store_const",
-        dest="moves",
+        dest="progression",
         const="realistic",
-        help="render times like the real ones: the same as --moves realistic",
+        help="the same as --progression realistic: render times like the vendor's",
     )
-    add("--credits", type=int, default=100_000, help="credits to start with (%(default)s)")
-    add("--api-key", default="mhk_test_emulator", help="the one key accepted (%(default)s)")
+    add("--credits", type=int, default=100_000, help="credits at the start (%(default)s)")
+    add("--api-key", default="mhk_test_emulator", help="the only key that is accepted (%(default)s)")
     add("--fps", type=float, default=30.0, help="frame rate of the videos (%(default)s)")
     add("--workers", type=int, default=1, help="renders at a time (%(default)s)")
-    add("--max-jobs", type=int, default=2000, help="ended jobs beyond are dropped (%(default)s)")
-    add("--max-disk-mb", type=int, default=2048, help="for uploads, and for results (%(default)s)")
+    add("--max-jobs", type=int, default=2000, help="the oldest ended jobs beyond are dropped (%(default)s)")
+    add("--max-disk-mb", type=int, default=2048, help="for uploads, and again for results (%(default)s)")
     for name, choices in CHOICES.items():
         add(f"--{name}", choices=choices, default=getattr(Settings, name), help="%(default)s")
-    add("--webhook", metavar="URL", action="append", default=[], help="send events there")
-    add("--webhook-secret", default="whsec_emulator", help="signs them (%(default)s)")
-    add("--json", action="store_true", help="print one line of JSON instead of text for people")
-    add("--ready-file", type=Path, help="write that line here once it listens")
+    add("--webhook", metavar="URL", action="append", default=[], help="send events to this URL")
+    add("--webhook-secret", default="whsec_emulator", help="signs the events (%(default)s)")
+    add("--json", action="store_true", help="print one line of JSON instead of text")
+    add("--ready-file", type=Path, help="write that line to this file when the emulator listens")
 
-    commands = top.add_subparsers(title="to a running emulator", metavar="")
-    fault = commands.add_parser("fault", help="have a call go wrong")
+    verbs = top.add_subparsers(title="verbs, to steer one that runs", metavar="")
+    fault = verbs.add_parser("fault", help="make a call fail: CALL [name=value …], as Emulator.fault()")
     fault.add_argument("call")
-    fault.add_argument("rule", nargs="*", metavar="name=value", help="as of Emulator.fault()")
+    fault.add_argument("options", nargs="*", metavar="name=value", help="an option of Emulator.fault()")
     fault.set_defaults(run=add_fault)
-    for name, what in (
-        ("faults", "list the faults in force"),
-        ("clear-faults", "behave again"),
-        ("state", "credits, clock and settings"),
-        ("jobs", "list the jobs"),
-        ("ledger", "list the movements of credits"),
-    ):
-        commands.add_parser(name, help=what).set_defaults(run=show, what=name)
-    for name, values in (
-        ("advance", ["seconds"]),
-        ("move", ["job_id", "to"]),
-        ("cancel", ["job_id"]),
-        ("fail", ["job_id", "code"]),
-        ("delete", ["job_id"]),
-    ):
-        command = commands.add_parser(name, help=" ".join(values))
-        for value in values:
-            command.add_argument(value)
-        command.set_defaults(run=steer, what=name, values=values)
-    for command in commands.choices.values():
-        command.add_argument("--url", default=DEFAULT_URL, help="the emulator (%(default)s)")
+    for verb, what in LISTS.items():
+        verbs.add_parser(verb, help=what).set_defaults(run=print_lines, verb=verb)
+    settings = verbs.add_parser("set", help="change credits=N or progression=MODE, also for jobs in progress")
+    settings.add_argument("options", nargs="+", metavar="name=value", help="credits or progression")
+    settings.set_defaults(run=change_settings)
+    for verb, (names, what) in CHANGES.items():
+        command = verbs.add_parser(verb, help=f"{' '.join(names).upper()}: {what}")
+        for name in names:
+            command.add_argument(name)
+        command.set_defaults(run=change, verb=verb, names=names)
+    for command in verbs.choices.values():
+        # --url may stand before the verb too; without a default here, that one is not overwritten.
+        command.add_argument("--url", default=argparse.SUPPRESS, help=f"the emulator ({DEFAULT_URL})")
     return top
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     names = {field.name for field in dataclasses.fields(Settings)}
-    settings = Settings(**{name: value for name, value in vars(given).items() if name in names})
-    asyncio.run(serve_until_told(settings, given))
+    settings = Settings(**{name: value for name, value in vars(options).items() if name in names})
+    asyncio.run(serve_until_signal(settings, options))
     return 0
 
 
-async def serve_until_told(settings: Settings, given: argparse.Namespace) -> None:
-    serve = server()
-    told = asyncio.Event()
+async def serve_until_signal(settings: Settings, options: argparse.Namespace) -> None:
+    from .server import serve  # it loads aiohttp
+
+    signaled = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, told.set)
-    async with serve(settings) as world:
-        for url in given.webhook:
-            world.webhooks.add(url, given.webhook_secret)
+        asyncio.get_running_loop().add_signal_handler(name, signaled.set)
+    async with serve(settings) as emulation:
+        for url in options.webhook:
+            emulation.webhooks.add(url, options.webhook_secret)
         connection = {
             "conn_type": "magichour",
-            "host": world.base,
+            "host": emulation.base_url,
             "password": settings.api_key,
             "extra": {"poll_interval": 0.5},
         }
         ready = {
-            "url": world.base,
+            "url": emulation.base_url,
             "api_key": settings.api_key,
-            "admin": f"{world.base}/",
+            "admin": f"{emulation.base_url}/",
             "pid": os.getpid(),
             "connection": connection,
         }
-        if given.ready_file:
-            write_whole(given.ready_file, json.dumps(ready) + "\n")
-        tell(json.dumps(ready) if given.json else for_people(settings, ready))
-        await told.wait()
+        if options.ready_file:
+            write_atomically(options.ready_file, json.dumps(ready) + "\n")
+        say(json.dumps(ready) if options.json else ready_text(settings, ready))
+        await signaled.wait()
 
 
-def for_people(settings: Settings, ready: dict[str, Any]) -> str:
+def ready_text(settings: Settings, ready: dict[str, Any]) -> str:
     lines = [
         f"Magic Hour emulator at {ready['url']}",
-        f"  key         {settings.api_key}",
-        f"  admin page  {ready['admin']}",
-        f"  jobs walk   {settings.moves}",
-        f"  voices      {settings.engine}",
+        f"  key          {settings.api_key}",
+        f"  admin page   {ready['admin']}",
+        f"  progression  {settings.progression}",
+        f"  voices       {settings.engine}",
         "  for Airflow:",
         f"export AIRFLOW_CONN_MAGICHOUR_DEFAULT='{json.dumps(ready['connection'])}'",
     ]
     if settings.host not in ("127.0.0.1", "::1", "localhost"):
-        lines.append("  beware: others can reach it, and its admin routes ask for no key")
+        lines.append("  warning: other machines can reach it, and its admin routes need no key")
     return "\n".join(lines)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A reader that finds the file finds all of it."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that a reader never sees half-written."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, "utf-8")
     partial.replace(path)
 
 
-def add_fault(given: argparse.Namespace) -> int:
-    rule = {}
-    for pair in given.rule:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"{pair!r} is not name=value")
-        rule[name] = value if name in ("name", "ends", "reset") else as_json(value)
-    added = Emulator.attach(given.url).fault(given.call, **rule)
-    tell(added.id)
+def add_fault(options: argparse.Namespace) -> int:
+    rule: Any = dict(map(name_and_value, options.options))
+    say(Emulator.attach(options.url).fault(options.call, **rule).id)
     return 0
 
 
-def as_json(value: str) -> Any:
-    """``502``, ``true``, ``{"a": 1}`` as what they say; anything else as text."""
+def change_settings(options: argparse.Namespace) -> int:
+    values = dict(map(name_and_value, options.options))
+    Emulator.attach(options.url)._call_admin("PATCH", "state", values)
+    return 0
+
+
+def name_and_value(text: str) -> tuple[str, Any]:
+    """Split ``name=value``; the value is read as JSON where it is JSON and the option is not always text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not name=value")
+    if name in ("name", "ends", "reset"):
+        return name, value
     try:
-        return json.loads(value)
+        return name, json.loads(value)
     except ValueError:
-        return value
+        return name, value
 
 
-def show(given: argparse.Namespace) -> int:
-    handle = Emulator.attach(given.url)
-    shown: dict[str, Any] = {
-        "faults": handle.faults,
-        "clear-faults": handle.clear_faults,
-        "state": handle.state,
-        "jobs": handle.jobs,
-        "ledger": handle.ledger,
-    }
-    answer = shown[given.what]()
+def print_lines(options: argparse.Namespace) -> int:
+    answer = getattr(Emulator.attach(options.url), options.verb.replace("-", "_"))()
     for line in answer if isinstance(answer, list) else [answer]:
         if line is not None:
-            tell(json.dumps(line))
+            say(json.dumps(line))
     return 0
 
 
-def steer(given: argparse.Namespace) -> int:
-    values = [getattr(given, name) for name in given.values]
-    if given.what == "advance":
+def change(options: argparse.Namespace) -> int:
+    values = [getattr(options, name) for name in options.names]
+    if options.verb == "advance":
         values = [float(values[0])]
-    getattr(Emulator.attach(given.url), given.what)(*values)
+    getattr(Emulator.attach(options.url), options.verb)(*values)
     return 0
 
 
-def tell(text: str) -> None:
+def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - this is a command
 
 

@@ -1,7 +1,8 @@
-"""What the vendor does not have: the tester's routes under ``/_emulator/``, and the page at ``/``.
+"""
+The tester's routes under ``/_emulator/``, and the page at ``/``. The vendor has neither.
 
-The Python handle uses these routes and no other way in, so a test can do nothing that a shell
-cannot. They ask for no key: that is what listening on loopback is for.
+The Python handle uses only these routes, so a shell can do everything that a test can. They need no key,
+because the emulator listens on loopback.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from . import rules
-from .state import Moves
-from .storage import base_of
+from . import validation
+from .models import Progression
+from .storage_host import base_url_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .state import Job
-    from .world import World
+    from .emulation import Emulation
+    from .models import Job
 
 PAGE = Path(__file__).with_name("page.html")
-LARGEST_ASSET = 64 << 20
+MAX_ASSET_BYTES = 64 << 20
 
 
-def add_admin(app: web.Application, world: World) -> None:
+def add_admin(app: web.Application, emulation: Emulation) -> None:
     """Mount the tester's routes."""
-    admin = Admin(world)
+    admin = Admin(emulation)
     app.router.add_get("/", admin.page)
     for method, path, handler in (
         ("GET", "state", admin.state),
@@ -50,15 +51,15 @@ def add_admin(app: web.Application, world: World) -> None:
         ("DELETE", "webhooks", admin.clear_webhooks),
         ("GET", "webhooks/deliveries", admin.deliveries),
     ):
-        app.router.add_route(method, f"/_emulator/{path}", explained(handler))
+        app.router.add_route(method, f"/_emulator/{path}", with_errors(handler))
 
 
-def explained(
+def with_errors(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A tester's mistake is answered with what is wrong, not with a stack trace."""
+    """Answer a tester's mistake with a message instead of a stack trace."""
 
-    async def explain(request: web.Request) -> web.StreamResponse:
+    async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
         except KeyError as error:
@@ -66,62 +67,62 @@ def explained(
         except (ValueError, TypeError, OverflowError) as error:
             return web.json_response({"message": str(error)}, status=400)
 
-    return explain
+    return answer
 
 
 class Admin:
-    """The handlers."""
+    """The handlers of the tester's routes."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, emulation: Emulation) -> None:
+        self.emulation = emulation
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         return web.FileResponse(PAGE)
 
     async def state(self, request: web.Request) -> web.Response:
-        world = self.world
+        emulation = self.emulation
         return web.json_response(
             {
-                "url": world.base,
-                "api_key": world.settings.api_key,
-                "credits": world.account.credits,
-                "tier": world.account.tier,
-                "moves": str(world.jobs.moves),
-                "render": world.settings.render,
-                "fps": world.settings.fps,
-                "voices": world.settings.engine,
-                "clock": world.clock.now(),
-                "ahead_seconds": world.clock.ahead,
-                "calls": world.calls,
+                "url": emulation.base_url,
+                "api_key": emulation.settings.api_key,
+                "credits": emulation.account.credits,
+                "tier": emulation.account.tier,
+                "progression": str(emulation.jobs.progression),
+                "render": emulation.settings.render,
+                "fps": emulation.settings.fps,
+                "voices": emulation.settings.engine,
+                "clock": emulation.clock.now(),
+                "ahead_seconds": emulation.clock.ahead,
+                "calls": emulation.calls,
             }
         )
 
     async def change(self, request: web.Request) -> web.Response:
         given = await request.json()
-        if unknown := set(given) - {"credits", "moves"}:
+        if unknown := set(given) - {"credits", "progression"}:
             raise ValueError(f"cannot be changed: {', '.join(sorted(unknown))}")
         if "credits" in given:
-            self.world.account.credits = int(given["credits"])
-        if "moves" in given:
-            self.world.jobs.moves = Moves.parse(given["moves"])
-            await self.world.advance(0)
+            self.emulation.account.credits = int(given["credits"])
+        if "progression" in given:
+            self.emulation.jobs.progression = Progression.parse(given["progression"])
+            await self.emulation.advance_clock(0)
         return await self.state(request)
 
     async def advance(self, request: web.Request) -> web.Response:
-        await self.world.advance(float((await request.json())["seconds"]))
+        await self.emulation.advance_clock(float((await request.json())["seconds"]))
         return await self.state(request)
 
     async def jobs(self, request: web.Request) -> web.Response:
         name, last = request.query.get("name", ""), int(request.query.get("last", 0))
-        jobs = [job for job in self.world.jobs.all.values() if name in job.name]
+        jobs = [job for job in self.emulation.jobs.all.values() if name in job.name]
         return web.json_response([self._shown(job, request) for job in jobs[-last:]])
 
     async def job(self, request: web.Request) -> web.Response:
         return web.json_response(self._shown(self._find(request), request))
 
     async def steer(self, request: web.Request) -> web.Response:
-        """Do to a job what only the vendor, or a person in its web app, can do."""
-        job, jobs = self._find(request), self.world.jobs
+        """Change a job as the vendor can, or a person in its web app."""
+        job, jobs = self._find(request), self.emulation.jobs
         verb = request.match_info["verb"]
         given = await request.json() if request.can_read_body else {}
         if verb != "delete" and not job.active:
@@ -130,7 +131,7 @@ class Admin:
             jobs.start(job)
         elif verb == "move" and given["to"] == "complete":
             jobs.start(job)
-            await self.world.rendered(job)
+            await self.emulation.wait_for_render(job)
             jobs.finish(job)
         elif verb == "fail":
             jobs.start(job)
@@ -145,63 +146,65 @@ class Admin:
 
     async def ledger(self, request: web.Request) -> web.Response:
         name = request.query.get("name", "")
-        ledger = self.world.account.ledger
+        ledger = self.emulation.account.ledger
         return web.json_response([entry for entry in ledger if name in entry["name"]])
 
     async def requests(self, request: web.Request) -> web.Response:
         call = request.query.get("call")
-        notes = self.world.requests
+        notes = self.emulation.requests
         return web.json_response([note for note in notes if call in (None, note["call"])])
 
     async def faults(self, request: web.Request) -> web.Response:
-        return web.json_response([asdict(rule) for rule in self.world.faults.rules.values()])
+        return web.json_response([asdict(rule) for rule in self.emulation.faults.rules.values()])
 
     async def add_fault(self, request: web.Request) -> web.Response:
-        return web.json_response(asdict(self.world.faults.add(await request.json())))
+        return web.json_response(asdict(self.emulation.faults.add(await request.json())))
 
     async def clear_faults(self, request: web.Request) -> web.Response:
-        self.world.faults.rules.clear()
+        self.emulation.faults.rules.clear()
         return web.Response(status=204)
 
     async def fault(self, request: web.Request) -> web.Response:
-        return web.json_response(asdict(self.world.faults.rules[request.match_info["id"]]))
+        return web.json_response(asdict(self.emulation.faults.rules[request.match_info["id"]]))
 
     async def remove_fault(self, request: web.Request) -> web.Response:
-        del self.world.faults.rules[request.match_info["id"]]
+        del self.emulation.faults.rules[request.match_info["id"]]
         return web.Response(status=204)
 
     async def add_asset(self, request: web.Request) -> web.Response:
         extension = request.query["extension"].lower().lstrip(".")
-        if not any(extension in extensions for extensions in rules.EXTENSIONS.values()):
-            raise ValueError(f"{extension!r} is no extension that Magic Hour takes")
-        request = request.clone(client_max_size=LARGEST_ASSET)
-        return web.json_response({"file_path": await self.world.storage.add(extension, await request.read())})
+        if not any(extension in extensions for extensions in validation.EXTENSIONS.values()):
+            raise ValueError(f"{extension!r} is not an extension that Magic Hour accepts")
+        request = request.clone(client_max_size=MAX_ASSET_BYTES)
+        file_path = await self.emulation.storage.add(extension, await request.read())
+        return web.json_response({"file_path": file_path})
 
     async def webhooks(self, request: web.Request) -> web.Response:
-        return web.json_response([asdict(hook) for hook in self.world.webhooks.receivers])
+        return web.json_response([asdict(hook) for hook in self.emulation.webhooks.receivers])
 
     async def add_webhook(self, request: web.Request) -> web.Response:
-        return web.json_response(asdict(self.world.webhooks.add(**await request.json())))
+        return web.json_response(asdict(self.emulation.webhooks.add(**await request.json())))
 
     async def clear_webhooks(self, request: web.Request) -> web.Response:
-        self.world.webhooks.receivers.clear()
+        self.emulation.webhooks.receivers.clear()
         return web.Response(status=204)
 
     async def deliveries(self, request: web.Request) -> web.Response:
-        return web.json_response([asdict(one) for one in self.world.webhooks.deliveries])
+        return web.json_response([asdict(one) for one in self.emulation.webhooks.deliveries])
 
     def _find(self, request: web.Request) -> Job:
         name = request.match_info["id"]
-        if name not in self.world.jobs.all:
+        if name not in self.emulation.jobs.all:
             raise KeyError(f"job {name}")
-        return self.world.jobs.all[name]
+        return self.emulation.jobs.all[name]
 
     def _shown(self, job: Job, request: web.Request) -> dict[str, Any]:
-        """A job as the tester sees it: the details, and what the vendor keeps to itself."""
-        return self.world.details(job, base_of(request)) | {
-            "kind": job.kind,
+        """A job as testers see it: the details, and what the vendor does not show."""
+        return self.emulation.details(job, base_url_of(request)) | {
+            "id": job.id,
+            "job_type": job.job_type,
             "request": job.request,
-            "looks": job.looks,
+            "polls": job.polls,
             "ends": job.ends,
             "rendered": bool(job.render and job.render.done()),
             "engine": job.output.engine if job.output else None,

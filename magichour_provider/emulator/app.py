@@ -1,4 +1,4 @@
-"""The HTTP side: the vendor's routes, and the one way that every request takes through them."""
+"""The HTTP side: the vendor's routes, and what happens to every request on its way to them."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from . import rules
+from . import validation
 from .admin import add_admin
-from .faults import ENDS, spoil
-from .rules import ApiError
-from .storage import PREFIX, StorageError, base_of, xml
-from .world import World
+from .emulation import Emulation
+from .exceptions import ApiError, StorageError
+from .faults import RULE, apply_fault
+from .storage_host import PREFIX, base_url_of, error_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .state import Job, Kind
+    from .models import Job, JobType
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-WORLD = web.AppKey("world", World)
-LARGEST_JSON = 1 << 20
-# Of what is larger, the record keeps only the length: it is long enough as it is.
-LARGEST_NOTE = 1 << 14
+EMULATION = web.AppKey("emulation", Emulation)
+MAX_JSON_BYTES = 1 << 20
+# The record of a longer request has its length, but not its JSON.
+MAX_RECORDED_BYTES = 1 << 14
 # The record of the request that is being answered.
-NOTE: ContextVar[dict[str, Any] | None] = ContextVar("NOTE")
+RECORD: ContextVar[dict[str, Any] | None] = ContextVar("RECORD")
 
 
-def make_app(world: World) -> web.Application:
+def make_app(emulation: Emulation) -> web.Application:
     """The emulator as an aiohttp application."""
-    app = web.Application(middlewares=[traffic], client_max_size=LARGEST_JSON)
-    app[WORLD] = world
+    app = web.Application(middlewares=[handle_request], client_max_size=MAX_JSON_BYTES)
+    app[EMULATION] = emulation
     for method, path, _, handler in ROUTES:
         app.router.add_route(method, path, handler)
-    for path in rules.NOT_BUILT:
-        app.router.add_route("*", path, not_built)
-    add_admin(app, world)
-    app.on_response_prepare.append(note_answer)
+    for path in validation.NOT_EMULATED:
+        app.router.add_route("*", path, not_emulated)
+    add_admin(app, emulation)
+    app.on_response_prepare.append(record_answer)
     return app
 
 
 @web.middleware
-async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Record a request, ask the faults, answer, and turn refusals into the vendor's words."""
-    world = request.app[WORLD]
+async def handle_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Record a request, apply a fault, answer, and turn refusals into the vendor's errors."""
+    emulation = request.app[EMULATION]
     resource = request.match_info.route.resource
     call = CALL_OF.get((request.method, resource.canonical if resource else ""))
-    NOTE.set(None)
+    RECORD.set(None)
     if request.path == "/" or request.path.startswith("/_emulator/"):
         return await handler(request)
 
-    note: dict[str, Any] = {
+    record: dict[str, Any] = {
         "call": call,
         "method": request.method,
         "path": request.path,
@@ -64,20 +64,20 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
         "status": 0,
         "bytes": request.content_length or 0,
     }
-    NOTE.set(note)
-    world.requests.append(note)
-    world.calls[str(call)] += 1
+    RECORD.set(record)
+    emulation.requests.append(record)
+    emulation.calls[str(call)] += 1
 
     async def act() -> web.StreamResponse:
         try:
             known = request.match_info.http_exception is None
             if known and not request.path.startswith(PREFIX):
-                check_key(request, world)
+                check_key(request, emulation)
             return await handler(request)
         except ApiError as refused:
             return refusal(refused.status, refused.message)
         except StorageError as refused:
-            return xml(refused)
+            return error_response(refused)
         except web.HTTPMethodNotAllowed as error:
             allow = {"Allow": ", ".join(sorted(error.allowed_methods))}
             return refusal(405, "Method Not Allowed", allow)
@@ -87,54 +87,54 @@ async def traffic(request: web.Request, handler: Handler) -> web.StreamResponse:
     if call is None:
         return await act()
     try:
-        names = await names_of(request, world, note)
-        rule = world.faults.pick(call, names)
-        ENDS.set(rule.ends if rule else None)
-        return await (spoil(rule, request, call, act) if rule else act())
+        names = await names_of(request, emulation, record)
+        rule = emulation.faults.pick(call, names)
+        RULE.set(rule)
+        return await (apply_fault(rule, request, call, act) if rule else act())
     except web.HTTPRequestEntityTooLarge:
-        return refusal(413, f"The request body is larger than {LARGEST_JSON} bytes")
+        return refusal(413, f"The request body is larger than {MAX_JSON_BYTES} bytes")
     except web.RequestPayloadError:
-        # Where the next request would begin is not known any more.
+        # It is not known where the next request on this connection would begin.
         close = {"Connection": "close"}
         return refusal(400, "The request body is not encoded as its headers say", close)
     except ConnectionError:
-        # The client is gone: nobody reads this, and it is no error of ours to log.
+        # The client has closed the connection: nobody reads this answer.
         return web.Response(status=499)
 
 
-async def names_of(request: web.Request, world: World, note: dict[str, Any]) -> list[str]:
-    """What a fault's ``name`` may match: the job's name, or the path of an upload."""
+async def names_of(request: web.Request, emulation: Emulation, record: dict[str, Any]) -> list[str]:
+    """The text that a fault's ``name`` is compared with: the job's name, or the path of an upload."""
     if request.method == "POST":
         content = await request.read()
         try:
             body = json.loads(content)
         except (ValueError, RecursionError):
             return []
-        if len(content) <= LARGEST_NOTE:
-            note["json"] = body
+        if len(content) <= MAX_RECORDED_BYTES:
+            record["json"] = body
         name = body.get("name") if isinstance(body, dict) else None
         return [name] if isinstance(name, str) else []
     path = request.match_info.get("id") or request.match_info.get("name", "")
-    job = world.jobs.all.get(path.partition("/")[0])
+    job = emulation.jobs.all.get(path) or emulation.jobs.all.get(path.rpartition("/")[0])
     return [job.name] if job else [path]
 
 
-async def note_answer(request: web.Request, response: web.StreamResponse) -> None:
-    """Complete the record just before the answer leaves."""
-    note = NOTE.get()
-    if note is not None and response.status != 499:
-        note["status"] = response.status
-        if note["call"] == "download":
-            note["bytes"] = response.content_length or 0
+async def record_answer(request: web.Request, response: web.StreamResponse) -> None:
+    """Complete the record just before the answer is sent."""
+    record = RECORD.get()
+    if record is not None and response.status != 499:
+        record["status"] = response.status
+        if record["call"] == "download":
+            record["bytes"] = response.content_length or 0
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
     return web.json_response({"message": message}, status=status, headers=headers)
 
 
-def check_key(request: web.Request, world: World) -> None:
+def check_key(request: web.Request, emulation: Emulation) -> None:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    expected = world.settings.api_key.encode()
+    expected = emulation.settings.api_key.encode()
     if scheme.lower() != "bearer" or not hmac.compare_digest(
         key.strip().encode("utf-8", "surrogateescape"), expected
     ):
@@ -142,34 +142,33 @@ def check_key(request: web.Request, world: World) -> None:
 
 
 async def create(request: web.Request) -> web.Response:
-    world = request.app[WORLD]
-    body = rules.parse(await request.read())
-    job = world.talking_photo(rules.check_talking_photo(body, world.settings.tier), body)
-    job.ends = ENDS.get()
+    emulation = request.app[EMULATION]
+    body = validation.parse(await request.read())
+    checked = validation.check_talking_photo(body, emulation.settings.tier)
+    job = emulation.submit_talking_photo(checked, body, RULE.get())
     return web.json_response(
         {
-            "id": job.id,
+            "id": job.shown_id,
             "credits_charged": job.credits_charged,
-            # Deprecated by the vendor, and still demanded by its own SDK.
+            # The vendor has deprecated this, but its own SDK requires it.
             "estimated_frame_cost": job.credits_charged,
         }
     )
 
 
 async def create_voice(request: web.Request) -> web.Response:
-    world = request.app[WORLD]
-    body = rules.parse(await request.read())
-    job = world.voice(rules.check_voice(body), body)
-    job.ends = ENDS.get()
-    return web.json_response({"id": job.id, "credits_charged": job.credits_charged})
+    emulation = request.app[EMULATION]
+    body = validation.parse(await request.read())
+    job = emulation.submit_voice(validation.check_voice(body), body, RULE.get())
+    return web.json_response({"id": job.shown_id, "credits_charged": job.credits_charged})
 
 
 async def upload_urls(request: web.Request) -> web.Response:
-    world = request.app[WORLD]
+    emulation = request.app[EMULATION]
     items = []
-    for _, extension in rules.check_upload_urls(rules.parse(await request.read())):
-        file_path = world.storage.new_upload(extension)
-        url, expires_at = world.storage.sign(base_of(request), "PUT", file_path)
+    for _, extension in validation.check_upload_urls(validation.parse(await request.read())):
+        file_path = emulation.storage.new_upload(extension)
+        url, expires_at = emulation.storage.sign(base_url_of(request), "PUT", file_path)
         items.append({"upload_url": url, "expires_at": expires_at, "file_path": file_path})
     return web.json_response({"items": items})
 
@@ -182,33 +181,33 @@ async def get_audio(request: web.Request) -> web.Response:
     return await get_project(request, "audio")
 
 
-async def get_project(request: web.Request, kind: Kind) -> web.Response:
-    world = request.app[WORLD]
-    job = find(request, kind)
-    await world.look(job)
-    return web.json_response(world.details(job, base_of(request)))
+async def get_project(request: web.Request, job_type: JobType) -> web.Response:
+    emulation = request.app[EMULATION]
+    job = find(request, job_type)
+    await emulation.poll(job)
+    return web.json_response(emulation.details(job, base_url_of(request)))
 
 
 async def delete_video(request: web.Request) -> web.Response:
-    request.app[WORLD].jobs.delete(find(request, "video"))
+    request.app[EMULATION].jobs.delete(find(request, "video"))
     return web.Response(status=204)
 
 
 async def delete_audio(request: web.Request) -> web.Response:
-    request.app[WORLD].jobs.delete(find(request, "audio"))
+    request.app[EMULATION].jobs.delete(find(request, "audio"))
     return web.Response(status=204)
 
 
-def find(request: web.Request, kind: Kind) -> Job:
-    job = request.app[WORLD].jobs.all.get(request.match_info["id"])
-    if job is None or job.kind != kind:
+def find(request: web.Request, job_type: JobType) -> Job:
+    job = request.app[EMULATION].jobs.all.get(request.match_info["id"])
+    if job is None or job.job_type != job_type:
         raise ApiError(404, "Not Found")
     return job
 
 
 async def account(request: web.Request) -> web.Response:
-    world = request.app[WORLD]
-    tier = world.account.tier
+    emulation = request.app[EMULATION]
+    tier = emulation.account.tier
     subscription = {
         "name": tier.capitalize(),
         "status": "active",
@@ -222,27 +221,27 @@ async def account(request: web.Request) -> web.Response:
         {
             "id": "cmemulatedaccount00000001",
             "email": "emulator@example.com",
-            "credits": world.account.credits,
+            "credits": emulation.account.credits,
             "tier": tier,
             "subscription": None if tier == "free" else subscription,
         }
     )
 
 
-async def not_built(request: web.Request) -> web.Response:
+async def not_emulated(request: web.Request) -> web.Response:
     return refusal(
         501,
-        f"{request.path} exists at Magic Hour but is not built into this emulator, which does"
-        " talking photos, voices, uploads, projects and the account",
+        f"{request.path} exists at Magic Hour, but this emulator lacks it; it has talking photos, voices,"
+        " uploads, projects and the account",
     )
 
 
 async def put(request: web.Request) -> web.StreamResponse:
-    return await request.app[WORLD].storage.put(request)
+    return await request.app[EMULATION].storage.put(request)
 
 
 async def download(request: web.Request) -> web.StreamResponse:
-    return await request.app[WORLD].storage.get(request)
+    return await request.app[EMULATION].storage.get(request)
 
 
 FILE = PREFIX + "{name:.+}"

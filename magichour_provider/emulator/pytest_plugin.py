@@ -1,8 +1,8 @@
 """
-The pytest plugin: a fixture with an emulator that Airflow is connected to.
+The pytest plugin: a fixture that starts an emulator and connects Airflow to it.
 
-Loaded by its entry point wherever this package and pytest are installed, so it imports next to
-nothing until the fixture is used.
+Its entry point loads it wherever this package and pytest are installed, so it imports only what is quick to
+load until the fixture is used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .handle import Emulator
+from .threaded_server import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +21,10 @@ CONNECTION = "AIRFLOW_CONN_MAGICHOUR_DEFAULT"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}(**settings): start the emulator of the magichour_emulator fixture with these",
+        f"{MARKER}(**settings): the settings of the magichour_emulator fixture",
     )
 
 
@@ -33,8 +33,8 @@ def magichour_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     """
     Magic Hour on this machine, for one test.
 
-    Airflow's ``magichour_default`` leads to it, in this process and those that it starts. Settings
-    come from ``@pytest.mark.magichour_emulator(moves="looks:3", credits=100)``.
+    Airflow's connection ``magichour_default`` points to it, in this process and in those that it starts.
+    Settings: ``@pytest.mark.magichour_emulator(progression="polls:3", credits=100)``.
     """
     marker = request.node.get_closest_marker(MARKER)
     with Emulator(**(marker.kwargs if marker else {})) as emulator, pytest.MonkeyPatch.context() as on:

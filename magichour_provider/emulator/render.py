@@ -23,7 +23,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from .state import RenderError
+from .exceptions import RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

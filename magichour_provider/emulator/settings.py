@@ -1,12 +1,13 @@
-"""What an emulator can be told when it starts. Light: the command line reads it, too."""
+"""The settings of an emulator. This module loads quickly, because the command line imports it."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-from .rules import TIERS
-from .state import Moves
+from .models import Progression
+from .validation import TIERS
 
 CHOICES = {
     "render": ("real", "stub"),
@@ -14,17 +15,25 @@ CHOICES = {
     "voice": ("auto", "espeak-ng", "tones"),
     "fetch": ("loopback", "any"),
 }
+# What rendering needs, by module.
+CODECS = ("av", "numpy", "PIL", "pillow_heif")
+INSTALL = "pip install 'airflow-provider-magichour[emulator]'"
 
 
 @dataclass
 class Settings:
-    """What an emulator can be told when it starts."""
+    """
+    The settings of an emulator.
+
+    :raises ValueError: one of them cannot be used.
+    :raises ModuleNotFoundError: ``render`` is ``real`` and a codec is not installed.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     api_key: str = "mhk_test_emulator"
     credits: int = 100_000
-    moves: str = "instant"
+    progression: str = "instant"
     render: str = "real"
     fps: float = 30.0
     tier: str = "business"
@@ -39,7 +48,7 @@ class Settings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose {', '.join(choices)}")
-        # Found once, and here: a look at the disk has no place on an event loop.
+        # Here, because it reads the disk and must not do so on an event loop.
         installed = shutil.which("espeak-ng") is not None
         self.engine = "espeak-ng" if installed and self.voice != "tones" else "tones"
         if self.voice == "espeak-ng" and self.engine != "espeak-ng":
@@ -53,4 +62,9 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose 1 or more")
         if not 1 <= self.fps <= 120:
             raise ValueError(f"fps is {self.fps!r}: choose 1 to 120")
-        Moves.parse(self.moves)
+        Progression.parse(self.progression)
+        missing = [name for name in CODECS if find_spec(name) is None] if self.render == "real" else []
+        if missing:
+            raise ModuleNotFoundError(
+                f"{', '.join(missing)} not installed: {INSTALL}, or choose render='stub'", name=missing[0]
+            )

@@ -1,7 +1,7 @@
 """
-Webhooks: the vendor's events, signed the vendor's way, repeated until they are taken.
+Webhooks: the vendor's events, signed as the vendor signs them, and sent again until they are delivered.
 
-The vendor registers them by hand in its web app; here the command line or the admin route does.
+At the vendor, a person registers a receiver in the web app; here the command line or an admin route does.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 if TYPE_CHECKING:
-    from .state import Clock, Job
+    from .models import Clock, Job
 
-ANSWER_SECONDS = 10
-# Exponential, and given up after a day: the vendor's words. The first delay is this emulator's.
-FIRST_DELAY = 5.0
+TIMEOUT_SECONDS = 10
+# The vendor says: exponential backoff, for 24 hours. The first delay is the emulator's own choice.
+FIRST_DELAY_SECONDS = 5.0
 GIVE_UP_SECONDS = 24 * 3600
-DELIVERIES_KEPT = 2000
-# "canceled" is missing on purpose: it sends no event.
+MAX_DELIVERIES = 2000
+# "canceled" sends no event.
 EVENTS = {"rendering": "started", "complete": "completed", "error": "errored"}
-# Those of images can be asked for as in the vendor's form; nothing here makes any.
-KNOWN = {f"{kind}.{event}" for kind in ("video", "audio", "image") for event in EVENTS.values()}
+# Image events can be registered as in the vendor's form; the emulator sends none.
+EVENT_TYPES = {f"{media}.{event}" for media in ("video", "audio", "image") for event in EVENTS.values()}
 
 
 @dataclass
 class Webhook:
-    """Where to send, signed with which secret, and which events; none means all."""
+    """A receiver: its URL, the secret that signs its events, and the event types; empty means all."""
 
     url: str
     secret: str
@@ -42,7 +42,7 @@ class Webhook:
 
 @dataclass
 class Delivery:
-    """One event on its way to one receiver."""
+    """One event for one receiver, with the outcome of each attempt: a status or an error."""
 
     url: str
     type: str
@@ -53,12 +53,12 @@ class Delivery:
 
 
 class Webhooks:
-    """The receivers, and all that is on its way to them."""
+    """The receivers and the deliveries to them."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.receivers: list[Webhook] = []
-        self.deliveries: deque[Delivery] = deque(maxlen=DELIVERIES_KEPT)
+        self.deliveries: deque[Delivery] = deque(maxlen=MAX_DELIVERIES)
         self._sending: set[asyncio.Task[None]] = set()
         self._last: dict[tuple[str, str], asyncio.Event] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -69,28 +69,29 @@ class Webhooks:
             raise ValueError(f"url is {url!r}: choose one that starts with http:// or https://")
         if not isinstance(secret, str):
             raise TypeError(f"secret is {secret!r}: choose text")
-        if unknown := set(events or []) - KNOWN:
-            raise ValueError(f"events has {', '.join(sorted(unknown))}: choose {', '.join(sorted(KNOWN))}")
+        if unknown := set(events or []) - EVENT_TYPES:
+            choices = ", ".join(sorted(EVENT_TYPES))
+            raise ValueError(f"events has {', '.join(sorted(unknown))}: choose {choices}")
         receiver = Webhook(url, secret, events or [])
         self.receivers.append(receiver)
         return receiver
 
-    def announce(self, job: Job, payload: dict[str, Any]) -> None:
-        """Tell the receivers of a job's new status."""
+    def send(self, job: Job, payload: dict[str, Any]) -> None:
+        """Send a job's new status to the receivers."""
         if job.status not in EVENTS:
             return
-        event = f"{job.kind}.{EVENTS[job.status]}"
+        event = f"{job.job_type}.{EVENTS[job.status]}"
         body = json.dumps({"type": event, "payload": payload}).encode()
         for receiver in self.receivers:
             if receiver.events and event not in receiver.events:
                 continue
             delivery = Delivery(receiver.url, event, job.id)
             self.deliveries.append(delivery)
-            # An event's first attempt comes after that of the one before it.
+            # The first attempt waits for the first attempt of the job's previous event.
             key = (receiver.url, job.id)
-            before, tried = self._last.get(key), asyncio.Event()
+            previous, tried = self._last.get(key), asyncio.Event()
             self._last[key] = tried
-            task = asyncio.create_task(self._deliver(receiver, delivery, body, before, tried))
+            task = asyncio.create_task(self._deliver(receiver, delivery, body, previous, tried))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 
@@ -105,13 +106,13 @@ class Webhooks:
         receiver: Webhook,
         delivery: Delivery,
         body: bytes,
-        before: asyncio.Event | None,
+        previous: asyncio.Event | None,
         tried: asyncio.Event,
     ) -> None:
-        if before:
-            await before.wait()
+        if previous:
+            await previous.wait()
         give_up = self.clock.now() + GIVE_UP_SECONDS
-        delay = FIRST_DELAY
+        delay = FIRST_DELAY_SECONDS
         while True:
             outcome = await self._attempt(receiver, body)
             delivery.attempts.append(outcome)
@@ -129,7 +130,7 @@ class Webhooks:
 
     async def _attempt(self, receiver: Webhook, body: bytes) -> int | str:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
             self._session = aiohttp.ClientSession(timeout=timeout)
         try:
             async with self._session.post(
@@ -145,7 +146,7 @@ class Webhooks:
 
 
 def signed(secret: str, body: bytes) -> dict[str, str]:
-    """The vendor's headers. By the real time: a receiver compares it with its own clock."""
+    """The vendor's headers. The timestamp is the real time: receivers compare it with their own clock."""
     moment = str(int(time.time()))
     message = f"{moment}.".encode() + body
     return {

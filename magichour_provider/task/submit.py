@@ -1,4 +1,4 @@
-"""``PaidJobOperator``: the order in which a job is paid for once, whatever it makes."""
+"""``PaidJobOperator``: the order in which a task pays once, whatever it makes."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.providers.common.compat.sdk import BaseOperator
 
-from magichour_provider.exceptions import (
-    CreditLimitExceeded,
-    InsufficientCredits,
-    InvalidInput,
-    JobDeleted,
-    JobMismatch,
-    MagicHourError,
-    RequestFailed,
-    SubmissionUncertain,
-)
-from magichour_provider.task.wait import JobMixin, as_airflow_errors, event_job_id
+from magichour_provider.task import runtime
+from magichour_provider.task.wait import JobMixin, event_job_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.inputs import Inputs
     from magichour_provider.api.wire import Call, Job, Submission
-    from magichour_provider.task.journal import Journal, PaidJob
+    from magichour_provider.exceptions import InsufficientCredits, MagicHourError, RequestFailed
+    from magichour_provider.task.arguments import Check
+    from magichour_provider.task.journal import Intent, Journal, PaidJob
 
 InputsT = TypeVar("InputsT", bound="Inputs")
+
+LONGEST_NAME = 200  # characters before the mark, which must not be cut off
 
 
 class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
@@ -38,26 +33,39 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     A subclass names its ``input_fields``, and says how they are checked, completed and sent.
 
+    None stands for the default of each argument.
+
     :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
-        file is named after the job. Without it the result holds a signed URL that expires.
+        file is named after the job. Without it the result holds a signed URL that expires. Templated.
     :param replace: overwrite a file at ``output_path``. Without it, one that is there is an error before
-        anything is paid.
-    :param max_credits: refuse to submit (and to upload) when the estimate is above this, in credits. May come
-        from a template.
-    :param magichour_conn_id: the Airflow connection.
+        anything is paid. Templated.
+    :param max_credits: refuse to submit (and to upload) when the estimate is above this, in credits.
+        Templated.
+    :param magichour_conn_id: the Airflow connection. Templated.
     :param deferrable: wait in the triggerer, without a worker slot; default: Airflow's
         ``[operators] default_deferrable``.
     :param wait_for_completion: if False, return as soon as the job is submitted.
-    :param timeout: seconds to wait, for each try. The job goes on afterwards; a retry picks it up.
-    :param poll_interval: seconds between two looks; default: the connection's, or timed from render times.
+    :param timeout: seconds to wait, for each try; default 3600. The job goes on afterwards; a retry picks it
+        up. Templated.
+    :param poll_interval: seconds between two polls; default: the connection's, or timed from render times.
+        Templated.
     :param multiple_outputs: each value of the result is an XCom of its own too, so that
         ``task.output["job_id"]`` works.
-    :raises AirflowFailException: what no retry can mend: invalid input, 400-403 and 422 (nothing charged), a
-        permanent job error (refunded), or ``SubmissionUncertain`` (charged? not known: it says what to do).
-    :raises AirflowException: the rest; a retry costs nothing unless the last job was refunded.
+    :raises MagicHourError: every error is of this package's tree and of Airflow's at once. One that no retry
+        can overcome is an ``AirflowFailException``: invalid input, 400-403 and 422 (nothing charged), a
+        permanent job error (refunded), ``SubmissionUncertain`` (not known whether charged: it says what to
+        do). The others use the task's retries, which cost nothing unless the last job was refunded.
     """
 
     input_fields: ClassVar[tuple[str, ...]]
+    shared_template_fields: ClassVar[tuple[str, ...]] = (
+        "output_path",
+        "replace",
+        "max_credits",
+        "magichour_conn_id",
+        "timeout",
+        "poll_interval",
+    )
     name: str | None
     ui_color = "#efe7fb"
 
@@ -65,33 +73,48 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self,
         *,
         output_path: str | None = None,
-        replace: bool = False,
+        replace: bool | str | None = None,
         max_credits: float | str | None = None,
-        magichour_conn_id: str = "magichour_default",
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        wait_for_completion: bool = True,
-        timeout: float | timedelta = 3600,
-        poll_interval: float | None = None,
+        magichour_conn_id: str | None = None,
+        deferrable: bool | None = None,
+        wait_for_completion: bool | None = None,
+        timeout: float | timedelta | str | None = None,
+        poll_interval: float | timedelta | str | None = None,
         multiple_outputs: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
+        self.render_template_as_native_obj = False  # it makes a number of "2026", and a tuple of "5, 4, 3"
         self.output_path = output_path
-        self.replace = replace
+        self.replace = replace  # type: ignore[assignment] # until check_arguments
         self.max_credits = max_credits
-        self._limited = max_credits is not None
-        self.magichour_conn_id = magichour_conn_id
-        self.deferrable = deferrable
+        self.limited = max_credits is not None
+        self.magichour_conn_id = magichour_conn_id  # type: ignore[assignment]
+        self.deferrable = deferrable  # type: ignore[assignment]
         self.wait_for_completion = wait_for_completion
-        self.timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        self.timeout = timeout  # type: ignore[assignment]
         self.poll_interval = poll_interval
+
+    def arguments(self) -> dict[str, tuple[Check, Any]]:
+        number, seconds, flag = (
+            runtime.arguments.number,
+            runtime.arguments.seconds,
+            runtime.arguments.flag,
+        )
+        return {
+            **super().arguments(),
+            "max_credits": (number, None),
+            "wait_for_completion": (flag, True),
+            "timeout": (seconds, 3600.0),
+            "poll_interval": (seconds, None),
+        }
 
     def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> InputsT:
         """See ``Inputs.checked``."""
         raise NotImplementedError
 
     def complete(self, inputs: InputsT) -> InputsT:
-        """What was left out on purpose, and can be found out, free of charge. Not when a job is taken up."""
+        """Find out, free of charge, what was left out on purpose. Not called when a job is resumed."""
         return inputs
 
     def paid_call(self, inputs: InputsT, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
@@ -104,111 +127,205 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def validate_static_fields(self) -> None:
         """At DAG parse: everything but what a template or another task will say."""
-        later = {field for field in self.input_fields if _is_known_later(getattr(self, field))}
-        self.checked({field: getattr(self, field) for field in self.input_fields}, unknown=later)
-        self.refuse_blank("output_path", "magichour_conn_id")
-        for field in ("timeout", "poll_interval"):
-            value = getattr(self, field)
-            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
-                raise InvalidInput.of(field, value, "must be a number above 0")
-        if not _is_known_later(self.max_credits):
-            self._credit_limit()
+        with self.at_parse_time():
+            self._check_all()
+
+    def _check_all(self) -> InputsT:
+        self.check_arguments()
+        if self.limited and self.max_credits is None:
+            raise runtime.exceptions.InvalidInput.of(
+                "max_credits", None, "is empty; a limit that comes from a template or a task must be a number"
+            )
+        if self.output_path is not None and self.wait_for_completion is False:
+            raise runtime.exceptions.InvalidInput.of(
+                "output_path",
+                self.output_path,
+                "needs wait_for_completion=True; without waiting nothing is downloaded. Give the path to the "
+                "sensor that waits",
+            )
+        fields = {field: getattr(self, field) for field in self.input_fields}
+        return self.checked(fields, unknown=self.known_later(fields))
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from magichour_provider.task.journal import Journal
-
-        with as_airflow_errors():
-            journal = Journal.of(context)
-            inputs = self._inputs()
-            taken_up = self._take_up(journal, inputs)
-            job = taken_up or self._submit(journal, inputs)
+        with self.as_airflow_errors():
+            inputs = self._check_all()
+            journal = runtime.Journal.of(context, patience=self.timeout)
+            self._adopt_reported(journal)
+            resumed = self._resumable(journal, inputs)
+            job = resumed or self._submit(context, journal, inputs)
             self.push_link(context, job.job_id)
             if not self.wait_for_completion:
                 return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
-            return self._wait(context, job, just_submitted=taken_up is None)
+            return self._wait(context, job, just_submitted=resumed is None)
 
-    def _inputs(self) -> InputsT:
-        self.refuse_blank("output_path", "magichour_conn_id")
-        return self.checked({field: getattr(self, field) for field in self.input_fields})
+    # --- a job that was paid for already ---
 
-    def _take_up(self, journal: Journal, inputs: InputsT) -> PaidJob | None:
+    def _adopt_reported(self, journal: Journal) -> None:
+        """Settle the intents whose answer was lost, where somebody outside has said what became of them."""
+        for intent in journal.record.adoptable:
+            for report in journal.reports(intent):
+                if report.pay_again and intent.outcome == "open":
+                    self.log.warning("A person says that no job was made for %s: paying again", intent.mark)
+                    journal.settle(intent, "paid_again")
+                    break
+                if report.job_id and (job := self._reported(intent, report.job_id)):
+                    if why_not := report.why_not(intent, job):
+                        self.log.warning("Job %s is not the one of %s: %s", job.job_id, intent.mark, why_not)
+                        continue
+                    self.log.info("Job %s was reported as that of %s: adopted", job.job_id, intent.mark)
+                    journal.record_job(
+                        runtime.PaidJob(
+                            job_id=job.job_id,
+                            short_id=intent.short_id,
+                            job_type=intent.job_type,
+                            conn_id=intent.conn_id,
+                            host=intent.host,
+                            inputs=intent.inputs,
+                            submitted_at=intent.at,
+                            credits_charged=job.credits_charged,
+                            max_tries=intent.max_tries,
+                        ),
+                        outcome="adopted",
+                    )
+                    break
+
+    def _reported(self, intent: Intent, job_id: str) -> Job | None:
+        answer = self._ask(job_id)
+        if isinstance(answer, runtime.exceptions.RequestFailed):
+            if answer.retryable:
+                raise answer  # a report is not thrown away because the API is busy
+            self.log.warning("Job %s was reported as that of %s, but: %s", job_id, intent.mark, answer)
+            return None
+        return answer
+
+    def _resumable(self, journal: Journal, inputs: InputsT) -> PaidJob | None:
         """The job that was paid for already. The input files are not touched: they may be gone by now."""
-        from magichour_provider.task.journal import decide
-
         fingerprint = inputs.fingerprint()
         known = journal.record.job_for(fingerprint)
         host = self.hook.settings.base_url
         try:
-            job = decide(
+            job = runtime.decide(
                 journal.record,
                 fingerprint,
                 host=host,
                 max_tries=journal.max_tries,
-                said=self._ask(known.job_id) if known else None,
+                answer=self._ask(known.job_id) if known else None,
                 now=time.time(),
             )
-        except (SubmissionUncertain, JobDeleted, JobMismatch) as error:
-            raise journal.ways_on(error) from error
+        except (
+            runtime.exceptions.SubmissionUncertain,
+            runtime.exceptions.JobDeleted,
+            runtime.exceptions.JobMismatch,
+        ) as error:
+            raise journal.with_instructions(error) from error
         if job is None:
             return None
-        self.log.info("Job %s was paid for by an earlier try: taking it up, nothing is paid", job.job_id)
-        # An adopted job is completed with what is now known of it.
-        # From now on only another Clear counts as a person's.
-        known_now = {"host": host, "inputs": fingerprint, "max_tries": journal.max_tries}
-        job = job.model_copy(update=known_now)
-        journal.paid(job)
+        self.log.info("Job %s was paid for by an earlier try: it is picked up, nothing is paid", job.job_id)
+        # A job adopted by hand is completed with what is known now. From now on only another Clear counts as
+        # a person's.
+        job = job.model_copy(
+            update={
+                "host": host,
+                "conn_id": self.magichour_conn_id,
+                "job_type": self.job_type,
+                "inputs": fingerprint,
+                "max_tries": journal.max_tries,
+            }
+        )
+        self._charged, self._credits = "yes", job.credits_charged
+        journal.record_job(job)
         return job
 
     def _ask(self, job_id: str) -> Job | RequestFailed:
         try:
             return self.hook.get(job_id, job_type=self.job_type)
-        except RequestFailed as error:
+        except runtime.exceptions.RequestFailed as error:
             return error
 
-    def _submit(self, journal: Journal, inputs: InputsT) -> PaidJob:
-        from magichour_provider import telemetry
+    # --- paying ---
 
+    def _submit(self, context: Context, journal: Journal, inputs: InputsT) -> PaidJob:
         whole, uploaded = self._prepare(inputs)
+        if self.output_path is not None:
+            runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
         client = self.hook.client  # what can fail before the paid call, fails before the intent
-        short_id = journal.intend()
-        self.name = f"{inputs.name or f'{self.dag_id}.{self.task_id}'} [mh-{short_id}]"
+        intent = journal.record_intent(
+            name=inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME],
+            inputs=inputs.fingerprint(),
+            host=self.hook.settings.base_url,
+            conn_id=self.magichour_conn_id,
+            job_type=self.job_type,
+            output_path=self.output_path,
+            estimated_credits=whole.estimated_credits,
+        )
+        self.name = intent.name
+        self._charged, self._credits = "unknown", whole.estimated_credits
         try:
-            submission = client.submit(self.paid_call(whole, uploaded, self.name))
-        except SubmissionUncertain as error:
-            raise journal.ways_on(error) from error
-        except MagicHourError as error:
-            journal.no_job_made()
-            if isinstance(error, InsufficientCredits):
+            submission = client.submit(self.paid_call(whole, uploaded, str(intent.name)))
+        except runtime.exceptions.SubmissionUncertain as error:
+            raise journal.with_instructions(
+                error.copied(f"{error}. The name of such a job ends in {intent.mark}")
+            ) from error
+        except runtime.exceptions.MagicHourError as error:
+            self._charged = "no"
+            self._release_target(context)
+            # The vendor's own word, which a gateway can write too: only the next try believes it.
+            refused = isinstance(error, runtime.exceptions.Unavailable) and error.by_vendor
+            journal.settle(intent, "refused" if refused else "no_job")
+            if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
             raise
-        self._job_id = submission.job_id
-        job = self._paid_job(submission.job_id, inputs, journal, submission.credits_charged)
-        self.log.info(
-            "Submitted job %s [mh-%s], %s credits charged (an estimate until it is complete)",
-            *(submission.job_id, short_id, submission.credits_charged),
+        job = runtime.PaidJob(
+            job_id=submission.job_id,
+            short_id=intent.short_id,
+            job_type=self.job_type,
+            conn_id=self.magichour_conn_id,
+            host=intent.host,
+            inputs=intent.inputs,
+            submitted_at=datetime.now(UTC),
+            credits_charged=submission.credits_charged,
+            max_tries=journal.max_tries,
         )
-        journal.paid(job)
-        telemetry.submitted(submission.credits_charged)
+        self.log.info(
+            "Submitted job %s %s, %s credits charged (an estimate until it is complete)",
+            *(job.job_id, intent.mark, job.credits_charged),
+        )
+        self._record(journal, job)
+        runtime.telemetry.submitted(submission.credits_charged)
         return job
+
+    def _record(self, journal: Journal, job: PaidJob) -> None:
+        """
+        Write the job down, for as long as Airflow's API server takes to come back.
+
+        :raises JournalUnavailable: the next try will not know it; a person can adopt it, free of charge.
+        """
+        self._job_id, self._charged, self._credits = job.job_id, "yes", job.credits_charged
+        self._adopt_instructions = journal.adopt_instructions(job)
+        if not journal.record_job(job):
+            raise runtime.exceptions.JournalUnavailable(
+                "Airflow did not take what this task has to record", retryable=False
+            )
+        self._adopt_instructions = None
 
     def _prepare(self, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
         """All that comes before the paid call, is free, and may be repeated; the last of it is the upload."""
-        from magichour_provider.files.storage import Source, Target
-
         if self.output_path is not None:
-            Target(str(self.output_path), self.replace).check()
+            runtime.Target(self.output_path, self.replace).check()
         sources = [
-            Source.find(field, media_type, getattr(inputs, field))
+            runtime.Source.find(field, media_type, getattr(inputs, field))
             for field, media_type in inputs.uploads().items()
         ]
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
             self.log.warning(warning)
         estimate = inputs.estimated_credits
-        if estimate > self._credit_limit():
-            raise CreditLimitExceeded(
-                f"max_credits={self.max_credits}: {inputs.description} is estimated at {estimate} credits; "
-                "raise the limit or shorten it. Nothing was submitted"
+        self.log.info("Estimate: %s credits for %s, %s", estimate, inputs.description, inputs.price)
+        if self.max_credits is not None and estimate > float(self.max_credits):
+            raise runtime.exceptions.CreditLimitExceeded(
+                f"max_credits={self.max_credits:g}: {inputs.description} is estimated at {estimate} credits, "
+                f"{inputs.price}; raise the limit or shorten it. Nothing was submitted",
+                credits=estimate,
             )
         if not sources:
             return inputs, {}
@@ -216,46 +333,24 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         paths = self.hook.client.upload(sources)
         return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
 
-    def _credit_limit(self) -> float:
-        """A template or a task that gives nothing, or no number, is no "no limit"."""
-        if self.max_credits is None and not self._limited:
-            return float("inf")
-        try:
-            limit = float(self.max_credits or 0)
-        except (TypeError, ValueError):
-            limit = 0.0
-        if limit > 0:
-            return limit
-        raise InvalidInput.of("max_credits", self.max_credits, "must be a number above 0")
+    def _release_target(self, context: Context) -> None:
+        """No job of this task makes the file: another task may."""
+        if self.output_path is not None:
+            runtime.Target(self.output_path, self.replace).release(_owner(context))
 
-    def _paid_job(
-        self, job_id: str, inputs: InputsT, journal: Journal, credits_charged: float | None = None
-    ) -> PaidJob:
-        from magichour_provider.task.journal import PaidJob
-
-        return PaidJob(
-            job_id=job_id,
-            credits_charged=credits_charged,
-            submitted_at=datetime.now(UTC),
-            host=self.hook.settings.base_url,
-            inputs=inputs.fingerprint(),
-            max_tries=journal.max_tries,
-        )
-
-    def _with_balance(self, error: InsufficientCredits, inputs: InputsT) -> InsufficientCredits:
+    def _with_balance(self, error: InsufficientCredits, inputs: InputsT) -> MagicHourError:
         try:
             left: object = self.hook.account().credits
-        except MagicHourError:
+        except runtime.exceptions.MagicHourError:
             left = "an unknown number of"
-        return InsufficientCredits(
+        return error.copied(
             f"{error}. The account has {left} credits, {inputs.description} needs about "
-            f"{inputs.estimated_credits}",
-            status_code=error.status_code,
+            f"{inputs.estimated_credits}"
         )
 
-    def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
-        from magichour_provider.telemetry import PollObserver
+    # --- waiting ---
 
+    def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
         how: dict[str, Any] = {
             "deadline": self.deadline(),
             "submitted_at": time.time() if just_submitted else None,
@@ -263,32 +358,35 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         }
         if self.deferrable:
             self.defer_until_ended(job.job_id, **how)
-        progress = PollObserver(self.log, self.job_type, from_the_start=just_submitted)
-        self.hook.client.wait(job.job_id, self.job_type, **how, listener=progress)
+        observer = runtime.telemetry.PollObserver(self.log, self.job_type, from_the_start=just_submitted)
+        self.hook.client.wait(job.job_id, self.job_type, **how, listener=observer)
         return self.collect_result(context, job.job_id)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
-        """Resumed by the trigger: if the job could not be written down before, it is now."""
-        from magichour_provider.task.journal import Journal
-
-        with as_airflow_errors():
-            journal = Journal.of(context)
-            job_id = event_job_id(event)
-            if not journal.knows(job_id):
-                journal.paid(self._paid_job(job_id, self._inputs(), journal))
-            self._job_id = job_id
+        """Resumed by the trigger's one event."""
+        with self.as_airflow_errors():
+            self._job_id = event_job_id(event)
+            journal = runtime.Journal.of(context)
+            job = journal.record.job(self._job_id)
+            self._charged, self._credits = "yes", job.credits_charged if job else None
         return super().execute_complete(context, event)
 
-    def job_name(self, context: Context) -> str:
-        from magichour_provider.task.journal import Journal
-
+    def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
         try:
-            jobs = Journal.of(context).record.jobs
-        except MagicHourError:
+            return super().collect_result(context, job_id)
+        except runtime.exceptions.JobEnded:
+            self._release_target(context)
+            raise
+
+    def job_name(self, context: Context) -> str:
+        try:
+            jobs = runtime.Journal.of(context).record.jobs
+        except runtime.exceptions.MagicHourError:
             return "its job"
         return f"job {jobs[-1].job_id}" if jobs else "its job"
 
 
-def _is_known_later(value: object) -> bool:
-    """A template, or what Airflow resolves at run time: an XCom, a mapped argument, a DAG's param."""
-    return hasattr(value, "iter_references") or (isinstance(value, str) and ("{{" in value or "{%" in value))
+def _owner(context: Context) -> str:
+    """The task instance in words; its tries share it."""
+    ti = context["ti"]
+    return f"task {ti.task_id} of DAG {ti.dag_id}, run {ti.run_id}, map index {ti.map_index}"

@@ -1,18 +1,19 @@
-"""What operators and sensors share once a job exists: wait, bring home what it made, say how it ended."""
+"""What operators and sensors share once a job exists: wait for it, collect its result, say how it ended."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowException,
-    AirflowFailException,
     AirflowSensorTimeout,
+    AirflowTaskTimeout,
+    conf,
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
 
@@ -21,78 +22,183 @@ try:
 except ImportError:  # Airflow 3.0
     from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef]
 
-from magichour_provider import exceptions
-from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed
 from magichour_provider.links import MagicHourJobLink
+from magichour_provider.task import runtime
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from magichour_provider.api.jobs import JobType
+    from magichour_provider.api.jobs import JobSpec, JobType
     from magichour_provider.api.wire import Job
+    from magichour_provider.exceptions import Charged, JobEnded, MagicHourError
     from magichour_provider.files.storage import Target
     from magichour_provider.hooks import MagicHourHook
+    from magichour_provider.task.arguments import Check
 
 # Beyond our own deadline, in case the triggerer is too busy to keep it.
 GRACE = timedelta(minutes=2)
 
 
-@contextmanager
-def as_airflow_errors() -> Iterator[None]:
-    """What a retry can mend uses Airflow's retries; what none can mend ends the task at once."""
-    try:
-        yield
-    except MagicHourError as error:
-        from magichour_provider import telemetry
-
-        telemetry.failed(error)
-        error_cls = AirflowException if error.retryable else AirflowFailException
-        raise error_cls(f"{type(error).__name__}: {error}") from error
-
-
 class JobMixin:
-    """To be mixed into an operator or a sensor. ``job_type`` is what its jobs make."""
+    """
+    To be mixed into an operator or a sensor.
+
+    :cvar job_type: of the jobs that it waits for.
+    """
 
     job_type: JobType = "video"
     magichour_conn_id: str
     output_path: str | None
     replace: bool
+    deferrable: bool
     timeout: float
     execution_timeout: timedelta | None
     outlets: list[Any]
     template_fields: Any
+    task_id: str
     log: Any
 
     if TYPE_CHECKING:
 
         def defer(self, **kwargs: Any) -> NoReturn: ...
+        def get_dag(self) -> Any: ...
 
     # See _show_what_was_sent. Airflow 3.0 answers 404 to it after a try that is to be retried.
     overwrite_rtif_after_execution = AIRFLOW_V_3_1_PLUS
     operator_extra_links: Any = (MagicHourJobLink(),)
     _job_id: str | None = None
+    _charged: Charged = "no"  # has this task instance paid, as far as it knows?
+    _credits: float | None = None
+    _adopt_instructions: str | None = None
     _result: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
 
     @cached_property
     def hook(self) -> MagicHourHook:
-        from magichour_provider.hooks import MagicHourHook
 
-        return MagicHourHook(self.magichour_conn_id)
+        return runtime.MagicHourHook(self.magichour_conn_id)
 
-    def refuse_blank(self, *fields: str) -> None:
-        """Not given is one thing, nothing is another: a template may have rendered to it."""
-        for field in fields:
-            value = getattr(self, field)
-            if value is not None and str(value).strip() in ("", "None"):
-                raise InvalidInput.of(field, value, "is empty; if it is a template, it rendered to nothing")
+    @property
+    def spec(self) -> JobSpec:
+
+        return runtime.jobs.job_spec(self.job_type)
+
+    # --- arguments ---
+
+    def arguments(self) -> dict[str, tuple[Check, Any]]:
+        """For each argument how it is checked, and what None stands for."""
+
+        default_deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        return {
+            "output_path": (runtime.arguments.path, None),
+            "replace": (runtime.arguments.flag, False),
+            "magichour_conn_id": (runtime.arguments.text, "magichour_default"),
+            "deferrable": (runtime.arguments.flag, default_deferrable),
+        }
+
+    def check_arguments(self) -> None:
+        """
+        Put the checked value in the place of each argument that is known.
+
+        :raises InvalidInput: names field, value and remedy; nothing was sent.
+        """
+
+        arguments = self.arguments()
+        values = {name: getattr(self, name) for name in arguments}
+        unknown = self.known_later(arguments)
+        for name, value in runtime.arguments.checked(arguments, values, unknown=unknown).items():
+            setattr(self, name, value)
+
+    def known_later(self, names: Any) -> set[str]:
+        """Which of them hold a template, or what Airflow resolves at run time: an XCom, a DAG's param."""
+        dag = self.get_dag()
+        jinja = (dag and dag.jinja_environment_kwargs) or {}
+        starts = [
+            jinja.get(f"{name}_start_string", default)
+            for name, default in (("variable", "{{"), ("block", "{%"))
+        ]
+
+        def is_known_later(value: object) -> bool:
+            return hasattr(value, "iter_references") or (
+                isinstance(value, str) and any(start in value for start in starts)
+            )
+
+        return {
+            name
+            for name in names
+            if name in self.template_fields and is_known_later(getattr(self, name, None))
+        }
+
+    # --- errors ---
+
+    @contextmanager
+    def at_parse_time(self) -> Iterator[None]:
+        """An error names the task. In a mapped task, this is run time: the error ends the task at once."""
+
+        try:
+            yield
+        except runtime.exceptions.MagicHourError as error:
+            raise runtime.errors.surfaced(error.copied(f"task {self.task_id!r}: {error}")) from None
+
+    @contextmanager
+    def as_airflow_errors(self) -> Iterator[None]:
+        """
+        An error that a retry can overcome uses Airflow's retries, any other ends the task at once.
+
+        The cause is shown only for the former: a person who is to act needs the sentence, not the frames.
+        """
+
+        try:
+            yield
+        except runtime.exceptions.MagicHourError as error:
+            runtime.telemetry.failed(error)
+            raise self.surfaced(error) from (error.__cause__ if error.retryable else None)
+        except AirflowTaskTimeout as error:
+            raise AirflowTaskTimeout(f"{error}\n{self._charge()}") from None
+        except AirflowException:
+            raise
+        except Exception as error:
+            if self._job_id is None:
+                raise
+            bug = runtime.exceptions.MagicHourError(f"{type(error).__name__}: {error}", retryable=True)
+            raise self.surfaced(bug) from error
+
+    def surfaced(self, error: MagicHourError) -> MagicHourError:
+
+        return runtime.errors.surfaced(self._with_charge(error))
+
+    def _with_charge(self, error: MagicHourError) -> MagicHourError:
+        """After the paid call, an error of any other call does not mean that nothing was charged."""
+        if self._charged == "no":
+            return error
+        changed = error.copied(
+            job_id=error.job_id or self._job_id,
+            charged=self._charged if error.charged == "no" else error.charged,
+            credits=self._credits if error.credits is None else error.credits,
+        )
+        if self._adopt_instructions:
+            changed = changed.copied(
+                f"{error}. Job {self._job_id} is paid for, but could not be recorded for the next try. "
+                f"To adopt it, free of charge:\n  {self._adopt_instructions}\nThen clear the task."
+            )
+        return changed
+
+    def _charge(self) -> str:
+
+        return runtime.errors.charge(self._with_charge(runtime.exceptions.MagicHourError("", charged="no")))
+
+    # --- links ---
 
     def push_link(self, context: Context, job_id: str) -> None:
         """From now on the UI has its button, and ``on_kill`` knows the job."""
-        from magichour_provider.api.wire import library_url
 
         self._job_id = job_id
-        context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=library_url(job_id, self.job_type))
+        with runtime.telemetry.best_effort("The link to the job was not stored"):
+            if self.hook.settings.base_url == runtime.wire.BASE_URL:
+                url = runtime.wire.library_url(job_id, self.job_type)
+                context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=url)
+
+    # --- waiting ---
 
     def deadline(self) -> float:
         """Of a wait that begins now. Airflow does not enforce ``execution_timeout`` on a deferred task."""
@@ -104,10 +210,16 @@ class JobMixin:
     def defer_until_ended(
         self, job_id: str, *, deadline: float, submitted_at: float | None, poll_interval: float | None
     ) -> NoReturn:
-        from magichour_provider.triggers import JobTrigger
 
+        schedule = self.hook.settings.schedule(poll_interval, job_type=self.job_type)
+        self.log.info(
+            "Waiting for job %s in the triggerer, without a worker slot: first poll in about %.0f s, usual "
+            "time of a %s %.0f s",
+            *(job_id, schedule.first_poll(0.0) if submitted_at else 0.0),
+            *(self.spec.noun, self.spec.usual_render_seconds),
+        )
         self.defer(
-            trigger=JobTrigger(
+            trigger=runtime.JobTrigger(
                 job_id=job_id,
                 job_type=self.job_type,
                 magichour_conn_id=self.magichour_conn_id,
@@ -121,64 +233,81 @@ class JobMixin:
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Resumed by the trigger's one event."""
-        with as_airflow_errors():
-            job_id = event_job_id(event)
-            if "error" in event:
-                error_cls = getattr(exceptions, str(event.get("error_type")), MagicHourError)
-                text = str(event["error"])
-                if job_id not in text:
-                    text += f" (job {job_id} is paid for and goes on at Magic Hour)"
-                raise error_cls(text, job_id=job_id, retryable=bool(event.get("retryable")))
-            return self.collect_result(context, job_id)
+        with self.as_airflow_errors():
+            self.check_arguments()
+            self._job_id = event_job_id(event)
+            raise_event_error(event)
+            return self.collect_result(context, self._job_id)
+
+    # --- the result ---
 
     def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
         """
-        What the job made to its place, and what the next task wants to know.
+        Download the file of the job to its place, and return what the next task wants to know.
 
-        :raises JobEnded: it has made nothing.
+        :raises JobEnded: it made nothing.
         :raises TransferFailed: it is paid for and stays at Magic Hour; a retry is free.
         """
-        from magichour_provider import telemetry
 
-        if self.output_path:
-            job, place = self._download(context, job_id, self.output_path)
-        else:
-            job, download = self.hook.client.completed(job_id, self.job_type)
-            place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
-        self._show_what_was_sent(job)
+        try:
+            if self.output_path:
+                job, place = self._download(context, job_id, self.output_path)
+            else:
+                job, download = self.hook.client.completed(job_id, self.job_type)
+                place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
+        except runtime.exceptions.JobEnded as ended:
+            self._record_end(context, job_id, _ending_of(ended))
+            raise
         self._result = {
             "job_id": job_id,
             "status": job.status,
             "credits_charged": job.credits_charged,
             **place,
-            **(self._of_video(job) if self.job_type == "video" else self._of_voice(job, place)),
+            **self._described(job, place),
         }
-        telemetry.delivered(self.log, self._result, self.outlets, context)
+        with runtime.telemetry.best_effort("The rendered fields do not show what was sent"):
+            self._show_what_was_sent(job)
+        self._record_end(context, job_id, {"status": "complete", **self._result, **self._size(place)})
+        runtime.telemetry.delivered(self.log, self._result, self.outlets, context)
         return self._result
 
-    def _of_video(self, job: Job) -> dict[str, Any]:
+    def _described(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
+        if self.spec.has_clip:
+            return {
+                "duration_seconds": job.clip_seconds,
+                "width": _pixels(job.width),
+                "height": _pixels(job.height),
+                "fps": job.fps,
+            }
+
         return {
-            "duration_seconds": job.clip_seconds,
-            "width": _pixels(job.width),
-            "height": _pixels(job.height),
-            "fps": job.fps,
+            "audio_file_path": runtime.wire.library_url(job.job_id, self.job_type),
+            "duration_seconds": self._measured(job, place),
         }
 
-    def _of_voice(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
-        """The API does not say how long a voice is. It is here all the same if that cannot be measured."""
-        from magichour_provider.api.wire import library_url
-        from magichour_provider.files import media
-        from magichour_provider.files.storage import Source
+    def _measured(self, job: Job, place: dict[str, Any]) -> float | None:
+        """The API does not say how long a voice is. One that cannot be measured is a voice, too."""
 
-        seconds = None
         try:
             if uri := place.get("output_path"):
-                seconds = media.of_file(Source.find("output_path", "audio", uri))
-            else:
-                seconds = media.of_job(job.job_id, self.hook.client)
-        except (InvalidInput, StorageFailed) as error:
+                return runtime.media.of_file(runtime.Source.find("output_path", "audio", uri))
+            return runtime.media.of_job(job.job_id, self.hook.client)
+        except runtime.exceptions.MagicHourError as error:
             self.log.warning("Job %s: duration_seconds is not known: %s", job.job_id, error)
-        return {"audio_file_path": library_url(job.job_id, "audio"), "duration_seconds": seconds}
+            return None
+
+    def _size(self, place: dict[str, Any]) -> dict[str, int]:
+
+        with runtime.telemetry.best_effort("The size of the file is not known"):
+            if uri := place.get("output_path"):
+                return {"size_bytes": runtime.Source.find("output_path", "image", uri).size}
+        return {}
+
+    def _record_end(self, context: Context, job_id: str, ending: dict[str, Any]) -> None:
+        """For people, and for the pages in Airflow's UI: nothing depends on it."""
+
+        with runtime.telemetry.best_effort("How the job ended was not recorded"):
+            runtime.Journal.of(context).record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
 
     def _show_what_was_sent(self, job: Job) -> None:
         """Among the rendered fields in the UI; an operator's say more than what was asked for."""
@@ -188,42 +317,38 @@ class JobMixin:
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Called by Airflow's OpenLineage provider, if there is one."""
-        from magichour_provider import telemetry
-        from magichour_provider.api.inputs import ASSET_FIELDS
 
-        files = (getattr(self, field, None) for field in ASSET_FIELDS)
-        return telemetry.lineage([str(file) for file in files if file], self._result)
+        files = (getattr(self, field, None) for field in runtime.inputs.ASSET_FIELDS)
+        return runtime.telemetry.lineage([str(file) for file in files if file], self._result)
 
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
-        from magichour_provider.files.storage import Target
 
-        target = self.hook.target(job_id, Target(str(output_path), self.replace), self.job_type)
+        target = self.hook.target(job_id, runtime.Target(output_path, self.replace), self.job_type)
         try:
             target = self._own(context, job_id, target)
-            self.log.info("Downloading the %s of job %s to %s", self.job_type, job_id, target.uri)
+            self.log.info("Downloading the %s of job %s to %s", self.spec.noun, job_id, target.uri)
             return self.hook.client.download(job_id, target, self.job_type), {"output_path": target.uri}
-        except (InvalidInput, StorageFailed) as error:
-            raise type(error)(
-                f"{error}. Job {job_id} is paid for and its {self.job_type} stays at Magic Hour: once "
-                "that is fixed, clear this task to download it, free of charge",
+        except (runtime.exceptions.InvalidInput, runtime.exceptions.StorageFailed) as error:
+            raise error.copied(
+                f"{error}. The {self.spec.noun} of job {job_id} stays at Magic Hour: fix this, then clear "
+                "the task to download it",
                 job_id=job_id,
                 charged="yes",
-                retryable=error.retryable,
             ) from error
 
     def _own(self, context: Context, job_id: str, target: Target) -> Target:
-        """The target, which may be replaced if this very task was bringing the file when it died."""
-        from magichour_provider.files.storage import Target
-        from magichour_provider.task.journal import Journal
+        """The target, which may be replaced if an earlier try of this task began to write it."""
 
         if target.replace:
             return target
-        journal = Journal.of(context)
-        if journal.is_delivering(job_id, target.uri):
-            return Target(target.uri, replace=True)
+        journal = runtime.Journal.of(context, patience=self.timeout)
+        if journal.is_own_delivery(job_id, target.uri):
+            return runtime.Target(target.uri, replace=True)
         target.check()
-        journal.delivering(job_id, target.uri)
+        journal.record_delivery(job_id, target.uri)
         return target
+
+    # --- ends that are not the job's ---
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow's, but a trigger that crashed or timed out still says what became of the job."""
@@ -237,7 +362,7 @@ class JobMixin:
     def wait_ended_message(self, error: Exception, context: Context) -> str:
         """A wait that ended before the job, in words that name the job."""
         return (
-            f"{error}: the wait for {self.job_name(context)} ended before the job. It goes on at Magic "
+            f"{error}: the wait for {self.job_name(context)} ended before the job. The job goes on at Magic "
             "Hour and may still finish: a retry, or a sensor with its id, picks it up free of charge"
         )
 
@@ -246,12 +371,24 @@ class JobMixin:
 
     def on_kill(self) -> None:
         """A paid job is never destroyed: say which one goes on, and how to stop it by hand."""
-        if self._job_id:
-            self.log.warning(
-                "The task was killed; job %s goes on at Magic Hour. Only its web app can stop it, and "
-                "clearing this task picks it up free of charge",
-                self._job_id,
-            )
+        if not self._job_id:
+            return
+        then = (
+            f"To adopt it, free of charge:\n  {self._adopt_instructions}\nThen clear the task"
+            if self._adopt_instructions
+            else "Clearing this task picks it up, free of charge"
+        )
+        self.log.warning(
+            "The task was killed; job %s goes on at Magic Hour. Only its web app can stop it. %s",
+            *(self._job_id, then),
+        )
+
+
+def _ending_of(ended: JobEnded) -> dict[str, Any]:
+    """How a job ended that made nothing."""
+    statuses = {"JobCanceled": "canceled", "JobDeleted": "deleted"}
+    status = statuses.get(type(ended).__name__, "error")
+    return {"status": status, "error_code": ended.code, "error_message": str(ended)}
 
 
 def _pixels(value: int | None) -> int | None:
@@ -260,6 +397,19 @@ def _pixels(value: int | None) -> int | None:
 
 def event_job_id(event: Any) -> str:
     """The trigger's event is checked before it is believed."""
+
     if not isinstance(event, dict) or not isinstance(event.get("job_id"), str):
-        raise MagicHourError(f"the trigger's event {event!r} names no job", retryable=True)
+        raise runtime.exceptions.MagicHourError(f"the trigger's event {event!r} names no job", retryable=True)
     return str(event["job_id"])
+
+
+def raise_event_error(event: dict[str, Any]) -> None:
+    """The error that ended the trigger's wait, if one did."""
+
+    if "error" not in event:
+        return
+    error_cls = getattr(runtime.exceptions, str(event.get("error_type")), runtime.exceptions.MagicHourError)
+    text = str(event["error"])
+    if event["job_id"] not in text:
+        text += f" (job {event['job_id']} is paid for and goes on at Magic Hour)"
+    raise error_cls(text, job_id=event["job_id"], retryable=bool(event.get("retryable")))

@@ -28,6 +28,8 @@ def test_example(airflow: Airflow, emulator: Emulator, dags: Path, example: str)
     }
     videos = [path for path in output.rglob("*") if path.is_file()]
     jobs = emulator.jobs()
-    assert sorted(path.stem for path in videos) == sorted(job["id"] for job in jobs if job["kind"] == "video")
+    assert sorted(path.stem for path in videos) == sorted(
+        job["id"] for job in jobs if job["job_type"] == "video"
+    )
     assert len(videos) > 0
     assert emulator.charges() == len(jobs)

@@ -387,7 +387,7 @@ def test_what_was_refunded_is_paid_anew_when_a_person_clears(
     assert run.state() == "failed"
     run.clear()
     assert run.state() == "success", run.errors()
-    assert [entry["kind"] for entry in emulator.ledger()] == ["charge", "refund", "charge"]
+    assert [entry["entry_type"] for entry in emulator.ledger()] == ["charge", "refund", "charge"]
 
 
 def test_what_was_deleted_stays_an_error_until_the_task_is_made_to_forget(

@@ -22,7 +22,7 @@ MEDIA = Path(__file__).parents[2] / "example_dags" / "media"
 def test_a_photo_and_a_voice_become_a_video_on_disk(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
-    with Emulator(moves="looks:2", poll_interval=0.02) as emulator:
+    with Emulator(progression="polls:2", poll_interval=0.02) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
         run = airflow.video(
             image_file_path=str(MEDIA / "ada.jpg"),
@@ -127,7 +127,7 @@ def test_without_an_output_path_the_result_is_a_url_that_works(
 
 @both_modes
 def test_it_need_not_wait(airflow: Airflow, emulator: Emulator, deferrable: bool) -> None:
-    emulator.moves = "manual"
+    emulator.progression = "manual"
     run = airflow.video(wait_for_completion=False, deferrable=deferrable)
     (job,) = emulator.jobs()
     assert run.state() == "success"

@@ -238,7 +238,7 @@ def outcome(
     folder = airflow.folder / mode
     where = {"output_path": f"{folder}/", "deferrable": mode == "deferrable", "retries": 1}
     run = (airflow.video if task == "video" else airflow.speak)(**(where | arguments))
-    kinds = [entry["kind"] for entry in emulator.ledger(run.dag.dag_id)]
+    kinds = [entry["entry_type"] for entry in emulator.ledger(run.dag.dag_id)]
     on_disk = list(folder.iterdir()) if folder.exists() else []
     whole = {"video": MP4, "voice": WAV}[task]
     assert all(path.read_bytes() == whole for path in on_disk)

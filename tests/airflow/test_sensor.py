@@ -33,7 +33,7 @@ each_mode = pytest.mark.parametrize(
 @pytest.fixture
 def job_id(airflow: Airflow, emulator: Emulator) -> str:
     """A job that somebody submitted, and that goes on for two more looks."""
-    emulator.moves = "looks:3"
+    emulator.progression = "polls:3"
     return str(airflow.video(wait_for_completion=False).result()["job_id"])
 
 
@@ -60,7 +60,7 @@ def test_without_an_output_path_the_result_is_a_url(
 def test_a_job_from_another_task_is_waited_for(
     airflow: Airflow, emulator: Emulator, mode: dict[str, Any]
 ) -> None:
-    emulator.moves = "looks:2"
+    emulator.progression = "polls:2"
     run = airflow.run(
         """
         submitted = TalkingPhotoOperator(task_id="submit", **VIDEO, wait_for_completion=False)
@@ -105,7 +105,7 @@ def test_a_job_without_a_video_fails_the_sensor_at_once(
 def test_a_job_that_fails_while_it_is_waited_for_fails_the_sensor_at_once(
     airflow: Airflow, emulator: Emulator, ends: str, mode: dict[str, Any]
 ) -> None:
-    emulator.moves = "looks:3"
+    emulator.progression = "polls:3"
     emulator.fault("create", ends=ends)
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     run = airflow.sense(job_id, retries=2, **mode)
@@ -119,9 +119,9 @@ def test_a_soft_failure_skips(
     airflow: Airflow, emulator: Emulator, ending: str, mode: dict[str, Any]
 ) -> None:
     if ending == "never":
-        emulator.moves = "manual"
+        emulator.progression = "manual"
     else:
-        emulator.moves = "looks:3"
+        emulator.progression = "polls:3"
         emulator.fault("create", ends=ending)
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     run = airflow.sense(job_id, soft_fail=True, timeout=0.2, **mode)
@@ -132,7 +132,7 @@ def test_a_soft_failure_skips(
 def test_a_soft_failure_does_not_skip_what_a_retry_can_mend(
     airflow: Airflow, emulator: Emulator, mode: dict[str, Any]
 ) -> None:
-    emulator.moves = "looks:3"
+    emulator.progression = "polls:3"
     emulator.fault("download", status=500, times=4)  # as often as the client tries by itself
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     run = airflow.sense(job_id, output_path=f"{airflow.folder}/out/", soft_fail=True, retries=1, **mode)
@@ -145,7 +145,7 @@ def test_a_soft_failure_does_not_skip_what_a_retry_can_mend(
 def test_a_sensor_that_may_never_fail_skips_whatever_goes_wrong(
     airflow: Airflow, emulator: Emulator, looks: int, mode: dict[str, Any]
 ) -> None:
-    emulator.moves = f"looks:{looks}"
+    emulator.progression = f"polls:{looks}"
     emulator.fault("download", status=500, times=None)
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     run = airflow.sense(job_id, output_path=f"{airflow.folder}/out/", never_fail=True, **mode)
@@ -156,7 +156,7 @@ def test_a_sensor_that_may_never_fail_skips_whatever_goes_wrong(
 def test_a_wait_that_is_too_long_ends_as_a_sensors_does_and_names_the_job(
     airflow: Airflow, emulator: Emulator, job_id: str, mode: dict[str, Any]
 ) -> None:
-    emulator.moves = "manual"
+    emulator.progression = "manual"
     run = airflow.sense(job_id, timeout=0.2, retries=2, **mode)
     assert run.state() == "failed"
     (error,) = run.errors()

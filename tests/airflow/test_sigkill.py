@@ -32,7 +32,7 @@ SECONDS = 240
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
-        with impatient(tmp_path, Sqlite, moves="manual") as stack:
+        with impatient(tmp_path, Sqlite, progression="manual") as stack:
             stack.await_dag("chaos")
             yield stack
         assert stranger.poll() is None, "what else the tests have started is not the stack's to end"
@@ -60,7 +60,7 @@ def test_whatever_is_killed_while_jobs_render_each_is_paid_for_once_and_delivere
     for kind in KINDS:
         # A victim may end by itself between the choice and the blow, or still be about to start again.
         until(stack, lambda kind=kind: killer.kill(kind) is not None)
-    stack.emulator.moves = "instant"
+    stack.emulator.progression = "instant"
     until(stack, lambda: all(one.state in ("success", "failed") for one in instances(stack)))
 
     assert {one.name: (one.paid, one.outcome) for one in instances(stack)} == {

@@ -71,7 +71,9 @@ def test_mapped_voices_become_mapped_videos(airflow: Airflow, emulator: Emulator
     )
     assert run.state("voice") == run.state("video") == "success,success", run.errors("video")
     spoken = [voice["audio_file_path"] for voice in run.result("voice")]
-    shown = [job["request"]["assets"]["audio_file_path"] for job in emulator.jobs() if job["kind"] == "video"]
+    shown = [
+        job["request"]["assets"]["audio_file_path"] for job in emulator.jobs() if job["job_type"] == "video"
+    ]
     assert sorted(spoken) == sorted(shown)
     assert emulator.charges() == 4
 
@@ -94,6 +96,6 @@ def test_a_mapped_group_of_tasks_makes_a_video_of_each_line(airflow: Airflow, em
         PHOTO=f"{LIBRARY}?imageId=any",
     )
     assert run.state("clip.video") == "success,success", run.errors("clip.video")
-    texts = [job["request"]["style"]["prompt"] for job in emulator.jobs() if job["kind"] == "audio"]
+    texts = [job["request"]["style"]["prompt"] for job in emulator.jobs() if job["job_type"] == "audio"]
     assert sorted(texts) == ["Good evening.", "Good morning."]
     assert emulator.charges() == 4

@@ -51,7 +51,7 @@ def lines(capfd: pytest.CaptureFixture[str]) -> Callable[[Emulator], list[str]]:
 def test_the_log_has_a_line_for_each_change_and_none_for_each_look(
     airflow: Airflow, emulator: Emulator, lines: Callable[[Emulator], list[str]], deferrable: bool
 ) -> None:
-    emulator.moves = "looks:8"
+    emulator.progression = "polls:8"
     video = airflow.folder / "video.mp4"
 
     run = airflow.video(output_path=str(video), deferrable=deferrable)
@@ -72,7 +72,7 @@ def test_the_log_has_a_line_for_each_change_and_none_for_each_look(
 def test_a_sensors_log_too(
     airflow: Airflow, emulator: Emulator, lines: Callable[[Emulator], list[str]], mode: str
 ) -> None:
-    emulator.moves = "looks:8"
+    emulator.progression = "polls:8"
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     lines(emulator)
 

@@ -41,7 +41,7 @@ async def test_it_fires_exactly_one_event(emulator: Emulator, job_id: str) -> No
 async def test_a_job_that_ends_without_a_video_is_one_event_too(
     airflow: Airflow, emulator: Emulator, status: str
 ) -> None:
-    emulator.moves = "manual"
+    emulator.progression = "manual"
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     emulator.cancel(job_id) if status == "canceled" else emulator.fail(job_id, "no_source_face")
     assert await all_events(trigger_for(job_id)) == [{"job_id": job_id, "status": status}]
@@ -180,7 +180,7 @@ def test_a_trigger_that_crashed_or_timed_out_says_what_became_of_the_job_and_a_r
 def test_the_same_for_the_sensor(
     airflow: Airflow, emulator: Emulator, trigger_that_never_fires: Any, reason: str, error: str
 ) -> None:
-    emulator.moves = "looks:2"
+    emulator.progression = "polls:2"
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     trigger_that_never_fires(reason)
     (words,) = airflow.sense(job_id, deferrable=True).errors()
@@ -222,7 +222,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 def test_no_limit_is_exceeded_and_the_job_is_taken_up_when_it_has_ended(
     airflow: Airflow, emulator: Emulator, limit: dict[str, Any], deferrable: bool
 ) -> None:
-    emulator.moves = "manual"
+    emulator.progression = "manual"
     run = airflow.video(deferrable=deferrable, output_path=f"{airflow.folder}/out/", **limit)
     assert run.state() == "failed"
     (job,) = emulator.jobs()

@@ -23,7 +23,7 @@ STUB_SECONDS = 0.5  # of the voice that the emulator has when it renders nothing
 def test_a_text_becomes_a_voice_on_disk(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
-    with Emulator(moves="looks:2", poll_interval=0.02) as emulator:
+    with Emulator(progression="polls:2", poll_interval=0.02) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
         run = airflow.speak(
             prompt="Good evening. " * 3, output_path=f"{airflow.folder}/out/", deferrable=deferrable
@@ -119,7 +119,7 @@ def test_the_vendor_says_which_voices_there_are(airflow: Airflow, emulator: Emul
 def test_a_voice_that_was_submitted_is_picked_up_by_the_sensor(
     airflow: Airflow, emulator: Emulator, mode: dict[str, Any]
 ) -> None:
-    emulator.moves = "looks:2"
+    emulator.progression = "polls:2"
     run = airflow.run(
         """
         submitted = VoiceGeneratorOperator(task_id="submit", **TEXT, wait_for_completion=False)
@@ -306,7 +306,7 @@ def test_a_measured_clip_is_held_against_limits_and_credits(
 def test_a_wait_for_a_voice_that_was_too_short_is_taken_up_later(
     airflow: Airflow, emulator: Emulator, deferrable: bool
 ) -> None:
-    emulator.moves = "manual"
+    emulator.progression = "manual"
     run = airflow.speak(deferrable=deferrable, timeout=timedelta(seconds=0.2))
     assert run.state("voice") == "failed"
     (job,) = emulator.jobs()

@@ -34,7 +34,7 @@ BAD: list[tuple[dict[str, Any], str, Any, str]] = [
     ({"image_file_path": ""}, "image_file_path", "", "rendered to nothing"),
     ({"image_file_path": "  "}, "image_file_path", "  ", "rendered to nothing"),
     ({"audio_file_path": "None"}, "audio_file_path", "None", "rendered to nothing"),
-    ({"image_file_path": 7}, "image_file_path", 7, "must be text"),
+    ({"image_file_path": ["me.png"]}, "image_file_path", ["me.png"], "must be text"),
     *(
         (
             {"end_seconds": None, "audio_file_path": audio},
@@ -334,7 +334,7 @@ SPOKEN = {"prompt": "Good evening.", "voice_name": "Albert Einstein"}
     [
         ({"prompt": None}, "^prompt=None: is needed"),
         ({"prompt": " "}, "^prompt=' ': is empty; if it is a template"),
-        ({"prompt": 7}, "^prompt=7: must be text"),
+        ({"prompt": ["7"]}, "prompt=.*must be text"),
         ({"prompt": "x" * 1001}, r"^prompt='x{30}…': has 1001 characters, .* takes 1000 .*shorten it"),
         ({"voice_name": None}, "^voice_name=None: is needed"),
         ({"voice_name": ""}, "^voice_name='': is empty"),

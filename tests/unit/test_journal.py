@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from magichour_provider import exceptions as errors
+from magichour_provider.api.wire import Job
 from magichour_provider.task import journal as room
-from magichour_provider.task.journal import Journal, PaidJob, Record
+from magichour_provider.task.journal import Ending, Intent, Journal, PaidJob, Record, Report
 
 JOB = PaidJob(
     job_id="job-1", credits_charged=48, host="https://api.magichour.ai", inputs={"a": "1"}, max_tries=3
 )
+AWAY = ConnectionError("store is away")
 
 
 class Shelf:
     """A store that keeps what JSON keeps, and breaks on demand."""
 
-    def __init__(self, written: object = None) -> None:
+    def __init__(self, written: object = None, reported: object = None) -> None:
         self.written = written
+        self.reported = reported
         self.fails: list[Exception] = []
         self.sets = 0
 
@@ -29,26 +34,32 @@ class Shelf:
             raise self.fails.pop(0)
         return self.written
 
+    def get_reported(self) -> object:
+        if self.fails:
+            raise self.fails.pop(0)
+        return self.reported
+
     def set(self, value: dict[str, Any]) -> None:
         self.sets += 1
         if self.fails:
             raise self.fails.pop(0)
         self.written = json.loads(json.dumps(value))
 
-    def adopt_command(self) -> str:
-        return "ADOPT"
+    def adopt_command(self, short_id: str, job_id: str) -> str:
+        return f"ADOPT {short_id} {job_id}"
 
-    def forget_command(self) -> str:
-        return "FORGET"
+    def pay_again_command(self, short_id: str | None) -> str:
+        return f"PAY AGAIN {short_id}"
 
 
-def opened(shelf: Shelf, try_number: int = 1, max_tries: int = 3) -> Journal:
-    return Journal(shelf, try_number=try_number, max_tries=max_tries)
+def opened(shelf: Shelf, try_number: int = 1, max_tries: int = 3, patience: float = 60) -> Journal:
+    return Journal(shelf, try_number=try_number, max_tries=max_tries, patience=patience)
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room.tenacity, "wait_exponential", lambda *_: room.tenacity.wait_none())
+    for wait in ("wait_exponential", "wait_random"):
+        monkeypatch.setattr(room.tenacity, wait, lambda *_, **__: room.tenacity.wait_none())
 
 
 def test_nothing_written_is_nothing_paid() -> None:
@@ -57,136 +68,232 @@ def test_nothing_written_is_nothing_paid() -> None:
 
 def test_an_intent_is_there_for_the_next_try_before_the_call_is_sent() -> None:
     shelf = Shelf()
-    short_id = opened(shelf, try_number=2).intend()
-    intent = opened(shelf, try_number=3).record.intent
-    assert intent is not None
-    assert (intent.short_id, intent.try_number) == (short_id, 2)
-    assert len(short_id) == 8
+    asked = {
+        "inputs": {"a": "1"},
+        "host": "https://api.magichour.ai",
+        "conn_id": "mh",
+        "job_type": "audio",
+        "output_path": "s3://b/",
+        "estimated_credits": 48.0,
+    }
+    intent = opened(shelf, try_number=2).record_intent(name="dag.task", **asked)
+    lost = opened(shelf, try_number=3).record.lost
+    assert lost is not None
+    assert lost.model_dump(include=set(asked)) == asked
+    assert (lost.short_id, lost.try_number, lost.max_tries) == (intent.short_id, 2, 3)
+    assert lost.name == f"dag.task [mh-{intent.short_id}]"
+    assert len(intent.short_id) == 8
 
 
 def test_each_intent_has_an_id_of_its_own() -> None:
-    assert opened(Shelf()).intend() != opened(Shelf()).intend()
+    ids = {opened(Shelf()).record_intent(name="n").short_id for _ in range(3)}
+    assert len(ids) == 3
 
 
 def test_an_intent_that_cannot_be_written_stops_the_task() -> None:
     shelf = Shelf()
-    journal = opened(shelf)
-    shelf.fails = [ConnectionError("store is away")]
+    journal = opened(shelf, patience=0)
+    shelf.fails = [AWAY]
     with pytest.raises(errors.JournalUnavailable, match=r"store is away.*nothing was submitted") as stopped:
-        journal.intend()
+        journal.record_intent(name="n")
     assert (stopped.value.retryable, stopped.value.charged) == (True, "no")
     assert shelf.written is None
 
 
-def test_a_store_that_cannot_be_read_is_not_an_empty_one() -> None:
+@pytest.mark.parametrize("reads", ["the record", "the reports"])
+def test_a_store_that_cannot_be_read_is_not_an_empty_one(reads: str) -> None:
     shelf = Shelf()
-    shelf.fails = [ConnectionError("store is away")]
+    journal = opened(shelf)
+    shelf.fails = [AWAY]
     with pytest.raises(errors.JournalUnavailable, match=r"store is away.*nothing was submitted") as stopped:
-        opened(shelf)
+        opened(shelf) if reads == "the record" else journal.reports(INTENT)
     assert (stopped.value.retryable, stopped.value.charged) == (True, "no")
 
 
-def test_the_answer_that_no_job_was_made_takes_the_intent_back() -> None:
+@pytest.mark.parametrize("outcome", ["no_job", "refused"])
+def test_the_answer_that_no_job_was_made_stays_in_the_record_and_nothing_is_lost(outcome: Any) -> None:
     shelf = Shelf()
     journal = opened(shelf)
-    journal.intend()
-    journal.no_job_made()
-    assert opened(shelf).record == Record()
+    journal.settle(journal.record_intent(name="n"), outcome)
+    record = opened(shelf).record
+    assert record.lost is None
+    assert [intent.outcome for intent in record.intents] == [outcome]
 
 
-def test_the_jobs_of_earlier_tries_stay_when_an_intent_comes_and_goes() -> None:
+def test_a_paid_job_settles_its_intent_and_leaves_the_earlier_jobs() -> None:
     shelf = Shelf()
     journal = opened(shelf)
-    journal.paid(JOB)
-    journal.intend()
-    assert opened(shelf).record.jobs == (JOB,)
-    journal.no_job_made()
-    assert opened(shelf).record == Record(jobs=(JOB,))
+    journal.record_job(JOB)
+    intent = journal.record_intent(name="n")
+    assert not opened(shelf).has_job("job-1"), "while an answer is lost nothing is known for certain"
+    job = JOB.model_copy(update={"job_id": "job-2", "short_id": intent.short_id})
+    assert journal.record_job(job)
+    later = opened(shelf)
+    assert later.has_job("job-1")
+    assert later.has_job("job-2")
+    assert later.record.jobs == (JOB, job)
+    assert [(known.outcome, known.job_id) for known in later.record.intents] == [("job", "job-2")]
 
 
-def test_a_paid_job_takes_the_place_of_its_intent() -> None:
+def test_a_paid_job_is_recorded_however_long_the_store_is_away() -> None:
     shelf = Shelf()
     journal = opened(shelf)
-    journal.intend()
-    journal.paid(JOB)
-    assert opened(shelf).record == Record(jobs=(JOB,))
-    assert opened(shelf).knows("job-1")
-
-
-def test_a_job_under_an_open_intent_is_not_yet_known() -> None:
-    shelf = Shelf()
-    journal = opened(shelf)
-    journal.paid(JOB)
-    journal.intend()
-    assert not opened(shelf).knows("job-1")
-
-
-def test_what_is_written_already_is_not_written_again() -> None:
-    shelf = Shelf()
-    journal = opened(shelf)
-    journal.paid(JOB)
-    journal.paid(JOB)
-    assert shelf.sets == 1
-
-
-def test_a_paid_job_is_not_lost_for_a_store_that_hiccups() -> None:
-    shelf = Shelf()
-    journal = opened(shelf)
-    shelf.fails = [ConnectionError(), ConnectionError()]
-    journal.paid(JOB)
+    shelf.fails = [AWAY] * 20
+    assert journal.record_job(JOB)
     assert opened(shelf).record.jobs == (JOB,)
 
 
-def test_a_paid_job_that_cannot_be_written_down_is_logged_and_the_task_goes_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_paid_job_that_cannot_be_recorded_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     shelf = Shelf()
-    journal = opened(shelf)
-    shelf.fails = [ConnectionError("store is away")] * 9
-    journal.paid(JOB)
-    assert journal.knows("job-1")
+    journal = opened(shelf, patience=0)
+    shelf.fails = [AWAY]
+    assert not journal.record_job(JOB)
+    assert not journal.has_job("job-1")
     assert "job-1" in caplog.text
     assert "store is away" in caplog.text
 
 
-def test_old_jobs_make_room_for_new_ones() -> None:
-    shelf = Shelf()
-    for number in range(room.KEPT_JOBS + 2):
-        opened(shelf).paid(PaidJob(job_id=f"job-{number}"))
-    kept = [job.job_id for job in opened(shelf).record.jobs]
-    assert (kept[0], kept[-1], len(kept)) == ("job-2", "job-11", room.KEPT_JOBS)
+class Gone(Exception):
+    """As Airflow's, when a task instance was cleared while it ran."""
+
+    error = SimpleNamespace(detail={"status_code": 404})
 
 
-def test_where_a_video_is_being_brought_is_known_to_the_next_try() -> None:
+def test_a_task_that_was_cleared_while_it_ran_does_not_go_on_writing() -> None:
     shelf = Shelf()
     journal = opened(shelf)
-    journal.paid(JOB)
-    journal.delivering("job-1", "/out/me.mp4")
+    shelf.fails = [Gone("not found")] * 20
+    assert not journal.record_job(JOB)
+    assert shelf.sets == 1
+
+
+def test_old_jobs_and_settled_intents_make_room_for_new_ones_and_a_lost_one_stays() -> None:
+    shelf = Shelf()
+    lost = opened(shelf).record_intent(name="n")
+    for number in range(room.KEPT + 2):
+        journal = opened(shelf)
+        intent = journal.record_intent(name="n")
+        journal.record_job(PaidJob(job_id=f"job-{number}", short_id=intent.short_id))
+    record = opened(shelf).record
+    kept = [job.job_id for job in record.jobs]
+    assert (kept[0], kept[-1], len(kept)) == ("job-2", f"job-{room.KEPT + 1}", room.KEPT)
+    assert record.lost == lost
+    assert len(record.intents) <= room.KEPT + 1
+
+
+def test_where_a_file_is_being_written_is_known_to_the_next_try() -> None:
+    shelf = Shelf()
+    journal = opened(shelf)
+    journal.record_job(JOB)
+    journal.record_delivery("job-1", "/out/me.mp4")
     later = opened(shelf)
-    assert later.is_delivering("job-1", "/out/me.mp4")
-    assert not later.is_delivering("job-1", "/out/you.mp4")
-    assert not later.is_delivering("job-2", "/out/me.mp4")
+    assert later.is_own_delivery("job-1", "/out/me.mp4")
+    assert not later.is_own_delivery("job-1", "/out/you.mp4")
+    assert not later.is_own_delivery("job-2", "/out/me.mp4")
     assert later.record.jobs[0].inputs == JOB.inputs
 
 
-def test_a_video_is_not_brought_to_where_the_next_try_would_not_know_it() -> None:
+def test_a_file_is_not_written_to_where_the_next_try_would_not_know_it() -> None:
     shelf = Shelf()
-    journal = opened(shelf)
-    journal.paid(JOB)
-    shelf.fails = [ConnectionError("store is away")] * 9
+    journal = opened(shelf, patience=0)
+    journal.record_job(JOB)
+    shelf.fails = [AWAY]
     with pytest.raises(errors.JournalUnavailable, match=r"job-1.*store is away") as unwritten:
-        journal.delivering("job-1", "/out/me.mp4")
+        journal.record_delivery("job-1", "/out/me.mp4")
     assert (unwritten.value.retryable, unwritten.value.charged) == (True, "yes")
 
-    shelf.fails = [ConnectionError(), ConnectionError()]
-    journal.delivering("job-1", "/out/me.mp4")
-    assert opened(shelf).is_delivering("job-1", "/out/me.mp4")
 
-
-def test_a_sensor_may_bring_a_video_that_it_has_not_paid_for() -> None:
+def test_a_sensor_watches_a_job_that_it_has_not_paid_for() -> None:
     shelf = Shelf()
-    opened(shelf).delivering("job-9", "/out/me.mp4")
-    assert opened(shelf).is_delivering("job-9", "/out/me.mp4")
+    opened(shelf).record_delivery("job-9", "/out/me.mp4")
+    later = opened(shelf)
+    assert later.is_own_delivery("job-9", "/out/me.mp4")
+    assert [job.watched for job in later.record.jobs] == [True]
+
+
+def test_how_a_job_ended_is_in_the_record() -> None:
+    shelf = Shelf()
+    journal = opened(shelf)
+    journal.record_job(JOB)
+    ending = Ending(status="complete", at=INTENT.at, credits_charged=48, size_bytes=293_000)
+    journal.record_end("job-1", ending)
+    assert opened(shelf).record.jobs == (JOB.model_copy(update={"ended": ending}),)
+
+
+# --- what others report ---
+
+INTENT = Intent(short_id="1a2b3c4d", try_number=1, at=datetime(2026, 11, 1, 12, 30, tzinfo=UTC), conn_id="mh")
+SAID = {"job_id": "job-1"}
+
+
+@pytest.mark.parametrize(
+    ("reported", "job_ids"),
+    [
+        (None, []),
+        ({}, []),
+        ({"1a2b3c4d": [SAID]}, ["job-1"]),
+        ({"1a2b3c4d": "job-1"}, ["job-1"]),
+        ({"1a2b3c4d": SAID}, ["job-1"]),
+        ({"1a2b3c4d": [7, None, {"job_id": []}, SAID, {"job_id": "job-2"}]}, ["job-1", "job-2"]),
+        ({"99999999": [SAID]}, []),
+        ("nonsense", []),
+    ],
+    ids=repr,
+)
+def test_a_report_counts_for_its_own_intent_and_an_unreadable_one_hides_none(
+    reported: object, job_ids: list[str]
+) -> None:
+    reports = opened(Shelf(reported=reported)).reports(INTENT)
+    assert [report.job_id for report in reports] == job_ids
+
+
+def job(name: str | None = "me [mh-1a2b3c4d]", created_at: str | None = "2026-11-01T12:30:02Z") -> Job:
+    return Job.model_validate({"id": "job-1", "status": "queued", "name": name, "created_at": created_at})
+
+
+@pytest.mark.parametrize(
+    ("report", "found", "words"),
+    [
+        ({}, job(), None),
+        ({"conn_id": "mh"}, job(), None),
+        ({}, job(created_at="2026-11-01T12:22:00+00:00"), None),  # clocks differ by minutes
+        ({}, job(created_at=None), None),
+        ({"conn_id": "other"}, job(), "connection other"),
+        ({}, job(name="me"), "does not end in"),
+        ({}, job(name="me [mh-1a2b3c4d] again"), "does not end in"),
+        ({}, job(name=None), "does not end in"),
+        ({"anyway": True}, job(name=None), None),
+        ({}, job(created_at="2026-11-01T12:00:00Z"), "before the paid call"),
+        ({"anyway": True}, job(created_at="2026-11-01T12:00:00"), "before the paid call"),
+    ],
+)
+def test_a_report_is_believed_only_of_the_job_that_the_intent_paid_for(
+    report: dict[str, Any], found: Job, words: str | None
+) -> None:
+    why_not = Report.model_validate({"job_id": "job-1"} | report).why_not(INTENT, found)
+    assert (why_not is None) if words is None else (why_not is not None and words in why_not)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "adoptable"),
+    [
+        (["open"], ["i0"]),
+        (["refused"], ["i0"]),
+        (["refused", "open"], ["i1", "i0"]),
+        (["refused", "no_job"], ["i0"]),
+        (["refused", "job"], []),
+        (["job", "refused"], ["i1"]),
+        (["paid_again", "adopted"], []),
+    ],
+)
+def test_a_refused_intent_can_be_adopted_until_another_call_has_paid(
+    outcomes: list[Any], adoptable: list[str]
+) -> None:
+    intents = tuple(
+        INTENT.model_copy(update={"short_id": f"i{number}", "outcome": outcome})
+        for number, outcome in enumerate(outcomes)
+    )
+    assert [intent.short_id for intent in Record(intents=intents).adoptable] == adoptable
 
 
 # --- what people write ---
@@ -222,6 +329,7 @@ def test_an_adopted_job_needs_no_more_than_its_id(written: dict[str, Any], as_te
         {"jobs": "job-1"},
         {"jobs": [{"id": "job-1"}]},
         {"intent": "open"},
+        {"version": 2, "jobs": []},
     ],
     ids=repr,
 )
@@ -238,25 +346,36 @@ def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_known() -> None:
     assert opened(Shelf(newer)).record == Record(jobs=(PaidJob(job_id="job-1"),))
 
 
+def test_a_record_of_before_there_was_a_list_is_moved() -> None:
+    intent = {"short_id": "1a2b3c4d", "try_number": 1, "at": "2026-11-01T12:30:00Z"}
+    record = Record.of({"intent": intent, "jobs": [{"job_id": "job-1", "output_path": "/out/me.mp4"}]})
+    assert record.lost == INTENT.model_copy(update={"conn_id": None})
+    assert record.jobs == (PaidJob(job_id="job-1", output_path="/out/me.mp4"),)
+    assert record.version == 1
+
+
 # --- what people are told ---
 
 
-def test_an_uncertain_submission_says_both_ways_on() -> None:
-    uncertain = errors.SubmissionUncertain("no answer", status_code=504)
-    told = opened(Shelf()).ways_on(uncertain)
-    for words in ("no answer", "my-library", "ADOPT", "FORGET", "clear the task"):
+def test_an_uncertain_submission_says_both_ways_on_and_loses_nothing() -> None:
+    journal = opened(Shelf())
+    intent = journal.record_intent(name="n")
+    told = journal.with_instructions(errors.SubmissionUncertain("no answer", status_code=504, credits=48))
+    ways = (f"ADOPT {intent.short_id} JOB_ID", f"PAY AGAIN {intent.short_id}")
+    for words in ("no answer", "my-library", intent.mark, *ways, "clear the task", "Task State Store"):
         assert words in str(told)
-    assert (type(told), told.status_code, told.charged, told.retryable) == (
+    assert (type(told), told.status_code, told.charged, told.retryable, told.credits) == (
         errors.SubmissionUncertain,
         504,
         "unknown",
         False,
+        48,
     )
 
 
 @pytest.mark.parametrize("kind", [errors.JobDeleted, errors.JobMismatch])
-def test_a_job_that_cannot_be_taken_up_says_how_to_pay_anew(kind: type[errors.MagicHourError]) -> None:
-    told = opened(Shelf()).ways_on(kind("gone", job_id="job-1"))
-    assert "FORGET" in str(told)
+def test_a_job_that_cannot_be_resumed_says_how_to_pay_again(kind: type[errors.MagicHourError]) -> None:
+    told = opened(Shelf()).with_instructions(kind("gone", job_id="job-1"))
+    assert "PAY AGAIN None" in str(told)
     assert "ADOPT" not in str(told)
     assert (type(told), told.job_id, told.charged) == (kind, "job-1", "yes")

@@ -41,7 +41,7 @@ def said(status: str, *, code: str | None = None, enabled: bool = True) -> Job:
 def decided(
     record: Record, vendor: Job | errors.RequestFailed | None, *, max_tries: int = RETRIES, host: str = HOST
 ) -> PaidJob | None:
-    return decide(record, THIS, host=host, max_tries=max_tries, said=vendor, now=NOW)
+    return decide(record, THIS, host=host, max_tries=max_tries, answer=vendor, now=NOW)
 
 
 NOTHING = Record()
@@ -63,8 +63,7 @@ UNASKED = [
     errors.Forbidden("x", status_code=403),
     errors.InvalidRequest("x", status_code=400),
 ]
-GONE = errors.NotFound("x", status_code=404)
-GONE.by_vendor = True
+GONE = errors.NotFound("x", status_code=404, by_vendor=True)
 MISROUTED = errors.NotFound("a gateway's page", status_code=404)
 TRANSIENT = [said("error", code=code) for code in ("unknown_error", "processing_timeout", "new_code", None)]
 PERMANENT = [said("error", code=code) for code in ("no_source_face", "content_policy_violation")]
@@ -72,8 +71,8 @@ PERMANENT = [said("error", code=code) for code in ("no_source_face", "content_po
 # recorded, what the vendor says, on an automatic retry, after a person has cleared the task
 TABLE: list[tuple[Record, Job | errors.RequestFailed | None, Any, Any]] = [
     (NOTHING, None, SUBMIT, SUBMIT),
-    (Record(intent=OPEN), None, errors.SubmissionUncertain, errors.SubmissionUncertain),
-    (Record(intent=OPEN, jobs=SAME.jobs), said("complete"), *[errors.SubmissionUncertain] * 2),
+    (Record(intents=(OPEN,)), None, errors.SubmissionUncertain, errors.SubmissionUncertain),
+    (Record(intents=(OPEN,), jobs=SAME.jobs), said("complete"), *[errors.SubmissionUncertain] * 2),
     *((SAME, vendor, TAKE_UP, TAKE_UP) for vendor in ACTIVE),
     *((SAME, vendor, SUBMIT, SUBMIT) for vendor in TRANSIENT),
     *((SAME, vendor, errors.JobFailed, SUBMIT) for vendor in PERMANENT),
@@ -84,6 +83,10 @@ TABLE: list[tuple[Record, Job | errors.RequestFailed | None, Any, Any]] = [
     (SAME, MISROUTED, TAKE_UP, TAKE_UP),  # a 404 that is not the vendor's says nothing about the job
     (YOUNG, GONE, TAKE_UP, TAKE_UP),  # the API may not know yet what it has just made
     *((SAME, vendor, TAKE_UP, TAKE_UP) for vendor in UNASKED),
+    *(
+        (Record(intents=(OPEN.model_copy(update={"outcome": outcome}),)), None, SUBMIT, SUBMIT)
+        for outcome in ("no_job", "refused", "paid_again")
+    ),
     (OTHER_ONLY, None, errors.JobMismatch, SUBMIT),
     *((ADOPTED, vendor, TAKE_UP, TAKE_UP) for vendor in (*ACTIVE, *UNASKED)),
     (ADOPTED, GONE, errors.JobDeleted, errors.JobDeleted),
@@ -147,8 +150,9 @@ def test_a_job_on_another_host_stops_the_task_with_both_names(
 
 def test_an_open_intent_says_how_to_find_the_job() -> None:
     with pytest.raises(errors.SubmissionUncertain) as uncertain:
-        decided(Record(intent=OPEN), None)
-    for words in ("try 1", "[mh-1a2b3c4d]", "2026-11-01 12:30:00 UTC", "may have been made and charged"):
+        decided(Record(intents=(OPEN,)), None)
+    ways = ("try 1", "[mh-1a2b3c4d]", "2026-11-01 12:30:00 UTC", "may have been made and charged", "its log")
+    for words in ways:
         assert words in str(uncertain.value)
     assert (uncertain.value.charged, uncertain.value.retryable) == ("unknown", False)
 

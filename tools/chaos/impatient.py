@@ -27,10 +27,10 @@ QUICK = {
 }
 
 
-def impatient(home: Path, database: Callable[[Path], Database], *, moves: str = "seconds:8") -> Stack:
+def impatient(home: Path, database: Callable[[Path], Database], *, progression: str = "seconds:8") -> Stack:
     """
     :param home: a folder for logs and videos.
-    :param moves: how the emulator's jobs walk.
+    :param progression: of the jobs in the emulator.
     """
     return Stack(
         home,
@@ -42,6 +42,6 @@ def impatient(home: Path, database: Callable[[Path], Database], *, moves: str = 
             "CORE__MAX_ACTIVE_RUNS_PER_DAG": 100,
             **QUICK,
         },
-        emulator={"moves": moves},
+        emulator={"progression": progression},
         extra={"poll_interval": 0.5, "timeout": 5},
     )

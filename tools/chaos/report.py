@@ -90,8 +90,8 @@ def instances(stack: Stack) -> list[Instance]:
         )
     for entry in stack.emulator.ledger():
         instance = found[_instance_name(entry)]  # a charge that belongs to nobody ends the report here
-        instance.charges += entry["kind"] == "charge"
-        instance.refunds += entry["kind"] == "refund"
+        instance.charges += entry["entry_type"] == "charge"
+        instance.refunds += entry["entry_type"] == "refund"
     for job in stack.emulator.jobs():
         found[_instance_name(job)].jobs.append(job)
     return [found[name] for name in sorted(found)]

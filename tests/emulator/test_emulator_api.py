@@ -13,7 +13,7 @@ import pytest
 from magichour_provider.emulator import Emulator
 
 CREATE = "/v1/ai-talking-photo"
-ATOMIC_OBJECT_SCHEMES = "/v1/files/upload-urls"
+UPLOADS = "/v1/files/upload-urls"
 VOICE = "/v1/ai-voice-generator"
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_number_in_json(api: Any, bad: str) -> None:
     assert "end_seconds" in answer.json()["message"]
 
 
-@pytest.mark.parametrize("path", [CREATE, ATOMIC_OBJECT_SCHEMES, VOICE])
+@pytest.mark.parametrize("path", [CREATE, UPLOADS, VOICE])
 @pytest.mark.parametrize(
     ("content", "status"),
     [
@@ -210,13 +210,13 @@ def test_a_body_that_is_not_compressed_as_it_says(api: Any) -> None:
     ],
 )
 def test_refuses_upload_urls(api: Any, field: str, body: dict[str, Any]) -> None:
-    answer = api("POST", ATOMIC_OBJECT_SCHEMES, json=body)
+    answer = api("POST", UPLOADS, json=body)
     assert answer.status_code == 422, answer.text
     assert field in answer.json()["message"]
 
 
 def test_an_invalid_extension_is_refused_in_the_vendors_words(api: Any) -> None:
-    answer = api("POST", ATOMIC_OBJECT_SCHEMES, json={"items": [{"type": "audio", "extension": "mp4"}]})
+    answer = api("POST", UPLOADS, json={"items": [{"type": "audio", "extension": "mp4"}]})
     assert (
         "'mp4' is an invalid audio extension. Possible extensions are"
         " 'mp3, wav, aac, flac, webm, weba, m4a, opus, ogg, oga, aiff, amr'"
@@ -253,7 +253,7 @@ def test_refuses_a_voice(api: Any, field: str, body: dict[str, Any]) -> None:
         ("POST", CREATE),
         ("GET", "/v1/account"),
         ("GET", "/v1/video-projects/x"),
-        ("POST", ATOMIC_OBJECT_SCHEMES),
+        ("POST", UPLOADS),
     ],
 )
 def test_only_the_key_opens(
@@ -344,5 +344,5 @@ def test_no_input_upsets_it(api: Any) -> None:
         answer = api.http.post(CREATE, content=json.dumps(body))
         assert answer.status_code in (200, 402, 422), (body, answer.text)
         items = [{"type": chance.choice(ANYTHING), "extension": chance.choice(ANYTHING)}]
-        answer = api.http.post(ATOMIC_OBJECT_SCHEMES, content=json.dumps({"items": items}))
+        answer = api.http.post(UPLOADS, content=json.dumps({"items": items}))
         assert answer.status_code == 422, items

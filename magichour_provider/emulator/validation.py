@@ -1,8 +1,9 @@
 """
-The vendor's rules for requests, stated a second time on purpose: this must not import ``wire.py``.
+The vendor's rules for requests.
 
-Each ``check_*`` takes parsed JSON and raises :class:`ApiError` with the vendor's status and a
-message that names the field.
+They are stated here a second time, independent of the provider: the same mistake in one shared place
+would never be found. Each ``check_*`` takes parsed JSON and raises :class:`ApiError` with the vendor's
+status and a message that names the field.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from .exceptions import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,17 +39,17 @@ MODES = {
     "standard": "prompted",
     "expressive": "prompted",
 }
-LONGEST_CLIP = {"realistic": 300, "prompted": 45}
+MAX_CLIP_SECONDS = {"realistic": 300, "prompted": 45}
 CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
 CREDITS_PER_CHARACTER = Decimal("0.1")
-LONGEST_TEXT = 1000
+MAX_CHARACTERS = 1000
 TIERS = ("free", "creator", "pro", "business")
-UPLOAD_LIMIT = {"free": 200 << 20, "creator": 2 << 30, "pro": 5 << 30, "business": 10 << 30}
+MAX_UPLOAD_BYTES = {"free": 200 << 20, "creator": 2 << 30, "pro": 5 << 30, "business": 10 << 30}
 PRESETS = {"480p": 480, "720p": 720}
-MOST_UPLOADS = 100
+MAX_UPLOAD_URLS = 100
 
-# What the vendor offers and this does not: an honest 501 instead of a puzzling 404.
-NOT_BUILT = [
+# Calls of the vendor that the emulator lacks; it answers 501, because a 404 would mislead.
+NOT_EMULATED = [
     "/v1/ai-clothes-changer",
     "/v1/ai-face-editor",
     "/v1/ai-gif-generator",
@@ -83,30 +86,21 @@ NOT_BUILT = [
 ]
 
 
-class ApiError(Exception):
-    """An answer other than 200: the vendor's status and message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
 def invalid(field: str, problem: str) -> NoReturn:
     raise ApiError(422, f"{field}: {problem}")
 
 
 @dataclass(frozen=True)
 class Asset:
-    """Where an input comes from: ``upload``, ``url`` or ``library``, and its path, URL or id."""
+    """An input: its source (``upload``, ``url`` or ``library``), and its path, URL or id there."""
 
     source: str
     where: str
 
 
 @dataclass(frozen=True)
-class TalkingPhoto:
-    """An accepted request, in the emulator's own terms."""
+class TalkingPhotoRequest:
+    """An accepted request for a video. Times are in seconds, the price in credits, sides in pixels."""
 
     name: str | None
     image: Asset
@@ -119,8 +113,8 @@ class TalkingPhoto:
 
 
 @dataclass(frozen=True)
-class Speech:
-    """An accepted request for a voice."""
+class VoiceRequest:
+    """An accepted request for a voice. The price is in credits."""
 
     name: str | None
     text: str
@@ -129,7 +123,7 @@ class Speech:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Read a request's JSON. NaN and infinity, which are not JSON, are left for the field's rule."""
+    """Read a request's JSON; NaN and infinity pass here, and the check of the field refuses them."""
     if not body.strip():
         raise ApiError(400, "Missing request body")
     try:
@@ -137,15 +131,15 @@ def parse(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The request body is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
-        invalid("body", f"expected an object, got {kind(parsed)}")
+        invalid("body", f"expected an object, got {json_type_name(parsed)}")
     return parsed
 
 
-def check_talking_photo(body: dict[str, Any], tier: str) -> TalkingPhoto:
-    """Judge ``POST /v1/ai-talking-photo``; whether uploads exist is for the store to say."""
-    known(body, "", "name start_seconds end_seconds assets style max_resolution resolution")
+def check_talking_photo(body: dict[str, Any], tier: str) -> TalkingPhotoRequest:
+    """Check the body of ``POST /v1/ai-talking-photo``, except that its uploads exist."""
+    reject_unknown(body, "", "name start_seconds end_seconds assets style max_resolution resolution")
     assets = require(body, "", "assets", mapping)
-    known(assets, "assets.", "image_file_path audio_file_path")
+    reject_unknown(assets, "assets.", "image_file_path audio_file_path")
     image = asset(require(assets, "assets.", "image_file_path", text), "image")
     audio = asset(require(assets, "assets.", "audio_file_path", text), "audio")
     start = require(body, "", "start_seconds", number)
@@ -159,19 +153,19 @@ def check_talking_photo(body: dict[str, Any], tier: str) -> TalkingPhoto:
         invalid("end_seconds", f"must be greater than or equal to 0.1, got {end:g}")
     if end <= start:
         invalid("end_seconds", f"must be greater than start_seconds ({start:g}), got {end:g}")
-    # Decimals of what was written: 1.1 - 0.1 is one second, and not a little more.
+    # In decimals, 1.1 - 0.1 is one second; in binary it is slightly more.
     clip = Decimal(str(end)) - Decimal(str(start))
-    if clip > LONGEST_CLIP[mode]:
+    if clip > MAX_CLIP_SECONDS[mode]:
         invalid(
             "end_seconds",
-            f"the clip is {clip:f} seconds long; the maximum in {mode} mode is {LONGEST_CLIP[mode]}",
+            f"the clip is {clip:f} seconds long; the maximum in {mode} mode is {MAX_CLIP_SECONDS[mode]}",
         )
     short, long = check_resolution(body, mode, tier)
-    return TalkingPhoto(name, image, audio, start, end, clip * CREDITS_PER_SECOND[mode], short, long)
+    return TalkingPhotoRequest(name, image, audio, start, end, clip * CREDITS_PER_SECOND[mode], short, long)
 
 
 def check_style(style: dict[str, Any]) -> str:
-    known(style, "style.", "generation_mode intensity prompt")
+    reject_unknown(style, "style.", "generation_mode intensity prompt")
     mode = optional(style, "style.", "generation_mode", text)
     if mode is not None and mode not in MODES:
         invalid("style.generation_mode", f"{mode!r} is not one of {', '.join(MODES)}")
@@ -186,7 +180,7 @@ def check_style(style: dict[str, Any]) -> str:
 
 
 def check_resolution(body: dict[str, Any], mode: str, tier: str) -> tuple[int, int | None]:
-    """The smaller side to reach, and the larger one not to exceed."""
+    """The target for the smaller side and the limit of the larger one, in pixels."""
     resolution = optional(body, "", "resolution", text)
     larger = optional(body, "", "max_resolution", integer)
     best = 480 if tier == "free" else 720
@@ -203,9 +197,9 @@ def check_resolution(body: dict[str, Any], mode: str, tier: str) -> tuple[int, i
     return (480 if mode == "prompted" else best), None
 
 
-def asset(value: str, of: str) -> Asset:
-    """Recognise the three forms of an asset."""
-    field = f"assets.{of}_file_path"
+def asset(value: str, media_type: str) -> Asset:
+    """Tell apart the three forms of an asset: upload, URL and library URL."""
+    field = f"assets.{media_type}_file_path"
     if not value.strip():
         invalid(field, "must not be empty")
     url = split_url(value)
@@ -217,13 +211,13 @@ def asset(value: str, of: str) -> Asset:
     if url is not None and (url.hostname or "") in ("magichour.ai", "www.magichour.ai"):
         query = parse_qs(url.query)
         if url.path.rstrip("/") == "/my-library":
-            if not (found := query.get(f"{of}Id")):
-                invalid(field, f"a library URL of {of} needs ?{of}Id=…")
+            if not (found := query.get(f"{media_type}Id")):
+                invalid(field, f"a library URL of {media_type} needs ?{media_type}Id=…")
             return Asset("library", found[0])
     path = value if url is None else unquote(url.path)
     extension = posixpath.splitext(path)[1][1:].lower()
-    if extension not in EXTENSIONS[of]:
-        invalid(field, invalid_extension(extension, of))
+    if extension not in EXTENSIONS[media_type]:
+        invalid(field, invalid_extension(extension, media_type))
     return Asset("upload" if url is None else "url", value)
 
 
@@ -236,74 +230,73 @@ def split_url(value: str) -> SplitResult | None:
     return url if url.scheme in ("http", "https") and url.hostname else None
 
 
-def check_voice(body: dict[str, Any]) -> Speech:
-    """Judge ``POST /v1/ai-voice-generator``."""
-    known(body, "", "name style")
+def check_voice(body: dict[str, Any]) -> VoiceRequest:
+    """Check the body of ``POST /v1/ai-voice-generator``."""
+    reject_unknown(body, "", "name style")
     name = optional(body, "", "name", text)
     style = require(body, "", "style", mapping)
-    known(style, "style.", "prompt voice_name")
+    reject_unknown(style, "style.", "prompt voice_name")
     prompt = require(style, "style.", "prompt", text)
     if not prompt:
         invalid("style.prompt", "must have at least 1 character")
-    if len(prompt) > LONGEST_TEXT:
-        invalid("style.prompt", f"at most {LONGEST_TEXT} characters, got {len(prompt)}")
+    if len(prompt) > MAX_CHARACTERS:
+        invalid("style.prompt", f"at most {MAX_CHARACTERS} characters, got {len(prompt)}")
     voice = require(style, "style.", "voice_name", text)
     if voice not in voices():
         invalid("style.voice_name", f"{voice!r} is not one of the {len(voices())} available voices")
-    return Speech(name, prompt, voice, len(prompt) * CREDITS_PER_CHARACTER)
+    return VoiceRequest(name, prompt, voice, len(prompt) * CREDITS_PER_CHARACTER)
 
 
 @functools.cache
 def voices() -> frozenset[str]:
-    """The names in the OpenAPI of 2026-08 and in the Python SDK 0.90.0."""
+    """The voice names. Source: OpenAPI of 2026-08 and Python SDK 0.90.0."""
     return frozenset(Path(__file__).with_name("voices.txt").read_text("utf-8").splitlines())
 
 
 def check_upload_urls(body: dict[str, Any]) -> list[tuple[str, str]]:
-    """Judge ``POST /v1/files/upload-urls``: the type and extension of each item, in order."""
-    known(body, "", "items")
+    """Check the body of ``POST /v1/files/upload-urls``; return each item's type and extension."""
+    reject_unknown(body, "", "items")
     items = require(body, "", "items", sequence)
-    if not 1 <= len(items) <= MOST_UPLOADS:
-        invalid("items", f"must hold 1 to {MOST_UPLOADS} items, got {len(items)}")
+    if not 1 <= len(items) <= MAX_UPLOAD_URLS:
+        invalid("items", f"must hold 1 to {MAX_UPLOAD_URLS} items, got {len(items)}")
     wanted = []
     for index, item in enumerate(items):
         at = f"items[{index}]"
         if not isinstance(item, dict):
-            invalid(at, f"expected an object, got {kind(item)}")
-        known(item, f"{at}.", "type extension")
-        of = require(item, f"{at}.", "type", text)
+            invalid(at, f"expected an object, got {json_type_name(item)}")
+        reject_unknown(item, f"{at}.", "type extension")
+        media_type = require(item, f"{at}.", "type", text)
         extension = require(item, f"{at}.", "extension", text)
-        if of not in EXTENSIONS:
-            invalid(f"{at}.type", f"{of!r} is not one of {', '.join(EXTENSIONS)}")
-        if not re.fullmatch(r"[a-z0-9]+", extension) or extension not in EXTENSIONS[of]:
-            invalid(f"{at}.extension", invalid_extension(extension, of))
-        wanted.append((of, extension))
+        if media_type not in EXTENSIONS:
+            invalid(f"{at}.type", f"{media_type!r} is not one of {', '.join(EXTENSIONS)}")
+        if not re.fullmatch(r"[a-z0-9]+", extension) or extension not in EXTENSIONS[media_type]:
+            invalid(f"{at}.extension", invalid_extension(extension, media_type))
+        wanted.append((media_type, extension))
     return wanted
 
 
-def invalid_extension(extension: str, of: str) -> str:
-    possible = ", ".join(EXTENSIONS[of])
-    return f"'{extension}' is an invalid {of} extension. Possible extensions are '{possible}'"
+def invalid_extension(extension: str, media_type: str) -> str:
+    possible = ", ".join(EXTENSIONS[media_type])
+    return f"'{extension}' is an invalid {media_type} extension. Possible extensions are '{possible}'"
 
 
-def known(of: dict[str, Any], at: str, fields: str) -> None:
-    for field in of:
+def reject_unknown(body: dict[str, Any], prefix: str, fields: str) -> None:
+    for field in body:
         if field not in fields.split():
-            invalid(f"{at}{field}", "unknown field")
+            invalid(f"{prefix}{field}", "unknown field")
 
 
-def require(of: dict[str, Any], at: str, field: str, read: Callable[[object, str], T]) -> T:
-    if field not in of:
-        invalid(f"{at}{field}", "required")
-    return read(of[field], f"{at}{field}")
+def require(body: dict[str, Any], prefix: str, field: str, read: Callable[[object, str], T]) -> T:
+    if field not in body:
+        invalid(f"{prefix}{field}", "required")
+    return read(body[field], f"{prefix}{field}")
 
 
-def optional(of: dict[str, Any], at: str, field: str, read: Callable[[object, str], T]) -> T | None:
-    return require(of, at, field, read) if field in of else None
+def optional(body: dict[str, Any], prefix: str, field: str, read: Callable[[object, str], T]) -> T | None:
+    return require(body, prefix, field, read) if field in body else None
 
 
-def kind(value: object) -> str:
-    """A value's type, in JSON's words."""
+def json_type_name(value: object) -> str:
     if isinstance(value, bool):
         return "boolean"
     names = {dict: "object", list: "array", str: "string", int: "number", float: "number"}
@@ -312,25 +305,25 @@ def kind(value: object) -> str:
 
 def text(value: object, field: str) -> str:
     if not isinstance(value, str):
-        invalid(field, f"expected a string, got {kind(value)}")
+        invalid(field, f"expected a string, got {json_type_name(value)}")
     return value
 
 
 def mapping(value: object, field: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        invalid(field, f"expected an object, got {kind(value)}")
+        invalid(field, f"expected an object, got {json_type_name(value)}")
     return value
 
 
 def sequence(value: object, field: str) -> list[Any]:
     if not isinstance(value, list):
-        invalid(field, f"expected an array, got {kind(value)}")
+        invalid(field, f"expected an array, got {json_type_name(value)}")
     return value
 
 
 def number(value: object, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        invalid(field, f"expected a number, got {kind(value)}")
+        invalid(field, f"expected a number, got {json_type_name(value)}")
     try:
         finite = float(value)
     except OverflowError:

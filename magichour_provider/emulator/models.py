@@ -1,7 +1,7 @@
 """
-What the emulated account owns: its clock, its credits and their ledger, its jobs and how they walk.
+The state of the emulated account: its clock, credits, ledger and jobs.
 
-Nothing here knows HTTP. All of it runs on the server's one event loop, so nothing is locked.
+Nothing here knows HTTP. Everything runs on the server's event loop, so nothing is locked.
 """
 
 from __future__ import annotations
@@ -17,95 +17,107 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from .exceptions import RenderError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-Kind = Literal["video", "audio"]
+    from .faults import FaultRule
+
+JobType = Literal["video", "audio"]
 Status = Literal["queued", "rendering", "complete", "error", "canceled"]
 ACTIVE: tuple[Status, ...] = ("queued", "rendering")
 
-LEDGER_KEPT = 20_000
-# The vendor's own figure for a talking photo, queueing included.
+MAX_LEDGER_ENTRIES = 20_000
+# Source: the vendor's own figure for a talking photo, queueing included, 30 days to 2026-07-20.
 MEDIAN_SECONDS = 174.0
-SPREAD = 0.45
+# Of the logarithm of a realistic render time.
+STANDARD_DEVIATION = 0.45
+# A job is queued for this share of its time, then it renders.
 QUEUED_SHARE = 0.2
-# A hundred years: what lies far beyond has no date.
-LONGEST_LEAP = 100 * 365 * 24 * 3600
+# The clock can be set forward by at most 100 years; dates far beyond cannot be written.
+MAX_ADVANCE_SECONDS = 100 * 365 * 24 * 3600
 
 
 class Clock:
-    """The emulator's time: the machine's, plus what a tester has set it forward by."""
+    """The emulator's time: this machine's, plus the seconds by which a tester has set it forward."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
-        self._moved = asyncio.Event()
+        self._advanced = asyncio.Event()
 
     def now(self) -> float:
         return time.time() + self.ahead
 
     def advance(self, seconds: float) -> None:
-        if not 0 <= seconds <= LONGEST_LEAP:
-            raise ValueError(f"seconds is {seconds:g}: choose 0 to {LONGEST_LEAP}")
+        if not 0 <= seconds <= MAX_ADVANCE_SECONDS:
+            raise ValueError(f"seconds is {seconds:g}: choose 0 to {MAX_ADVANCE_SECONDS}")
         self.ahead += seconds
-        self._moved.set()
-        self._moved = asyncio.Event()
+        self._advanced.set()
+        self._advanced = asyncio.Event()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the emulator's time has passed; setting it forward counts."""
+        """Sleep by the emulator's time: an advance shortens it."""
         until = self.now() + seconds
         while (left := until - self.now()) > 0:
             try:
-                await asyncio.wait_for(self._moved.wait(), left)
+                await asyncio.wait_for(self._advanced.wait(), left)
             except TimeoutError:
                 continue
 
 
 @dataclass(frozen=True)
-class Moves:
-    """How jobs walk: ``instant``, ``looks:N``, ``seconds:N``, ``manual``, ``realistic``, ``realistic:N``."""
+class Progression:
+    """
+    When jobs change their status.
 
-    kind: str
+    :param mode: ``instant``, ``polls``, ``seconds``, ``manual`` or ``realistic``.
+    :param amount: the number of polls, the seconds, or the median in seconds.
+    """
+
+    mode: str
     amount: float = 0
 
     @classmethod
-    def parse(cls, text: str) -> Moves:
+    def parse(cls, text: str) -> Progression:
+        """Read ``instant``, ``polls:N``, ``seconds:N``, ``manual``, ``realistic`` or ``realistic:N``."""
         if text in ("instant", "manual"):
             return cls(text)
         if text == "realistic":
             return cls(text, MEDIAN_SECONDS)
-        if found := re.fullmatch(r"(looks):(\d+)|(seconds|realistic):(\d+(?:\.\d+)?)", text):
+        if found := re.fullmatch(r"(polls):(\d+)|(seconds|realistic):(\d+(?:\.\d+)?)", text):
             if found[1]:
-                return cls("looks", max(1, int(found[2])))
+                return cls("polls", max(1, int(found[2])))
             return cls(found[3], float(found[4]))
         raise ValueError(
-            f"moves is {text!r}: choose instant, looks:N, seconds:N, manual, realistic or realistic:N"
+            f"progression is {text!r}: choose instant, polls:N, seconds:N, manual, realistic or realistic:N"
         )
 
     def __str__(self) -> str:
-        is_plain = self.kind in ("instant", "manual") or self == Moves("realistic", MEDIAN_SECONDS)
-        return self.kind if is_plain else f"{self.kind}:{self.amount:g}"
+        has_no_amount = self.mode in ("instant", "manual") or self == Progression("realistic", MEDIAN_SECONDS)
+        return self.mode if has_no_amount else f"{self.mode}:{self.amount:g}"
 
     def due(self, job: Job, now: float) -> Status:
-        """Where a job stands by now, before asking whether its file is ready."""
-        if self.kind == "instant":
+        """The status that a job has reached by now, whether its file is ready or not."""
+        if self.mode == "instant":
             return "complete"
-        if self.kind == "looks":
-            if job.looks >= self.amount:
+        if self.mode == "polls":
+            if job.polls >= self.amount:
                 return "complete"
-            return "queued" if job.looks <= (self.amount - 1) // 2 else "rendering"
-        if self.kind in ("seconds", "realistic"):
-            whole = self.amount * (job.share_of_median if self.kind == "realistic" else 1)
-            passed = now - job.created_at
-            if passed >= whole:
+            return "queued" if job.polls <= (self.amount - 1) // 2 else "rendering"
+        if self.mode in ("seconds", "realistic"):
+            total = self.amount * (job.render_time_factor if self.mode == "realistic" else 1)
+            age = now - job.created_at
+            if age >= total:
                 return "complete"
-            return "rendering" if passed >= whole * QUEUED_SHARE else "queued"
+            return "rendering" if age >= total * QUEUED_SHARE else "queued"
         return job.status
 
 
 @dataclass(frozen=True)
 class Output:
-    """A finished file, and what it measures."""
+    """A rendered file and its properties; -1 is the vendor's word for no width or height."""
 
     path: Path
     width: int = -1
@@ -114,33 +126,32 @@ class Output:
     engine: str | None = None
 
 
-class RenderError(Exception):
-    """A render that ended with one of the vendor's codes."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 @dataclass
 class Job:
-    """A Magic Hour project. ``request`` is the JSON that was accepted."""
+    """
+    A Magic Hour project.
+
+    :param id: its id in URLs; ``shown_id`` is the id in answers, which a fault can make a number.
+    :param request: the JSON that was accepted.
+    :param ends: set by a fault: the job ends with ``error:<code>``, ``canceled`` or ``deleted`` instead of
+        ``complete``.
+    """
 
     id: str
-    kind: Kind
+    shown_id: str | int
+    job_type: JobType
     name: str
     request: dict[str, Any]
     price: Decimal
     created_at: float
     credits_charged: int
-    share_of_median: float
+    render_time_factor: float
     render: asyncio.Task[Output] | None = None
     status: Status = "queued"
-    looks: int = 0
+    polls: int = 0
     enabled: bool = True
     error: dict[str, str] | None = None
     output: Output | None = None
-    # How a fault wants it to end instead of complete: "error:<code>", "canceled" or "deleted".
     ends: str | None = None
 
     @property
@@ -150,21 +161,21 @@ class Job:
 
 @dataclass
 class Account:
-    """Credits, and a ledger of every movement of them."""
+    """Credits, and the ledger of every change to them."""
 
     clock: Clock
     credits: int
     tier: str
-    ledger: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=LEDGER_KEPT))
+    ledger: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_LEDGER_ENTRIES))
 
-    def book(self, kind: Literal["charge", "refund", "correction"], job: Job, amount: int) -> None:
-        """Move credits and write it down: spending is positive, giving back negative."""
+    def book(self, entry_type: Literal["charge", "refund", "correction"], job: Job, amount: int) -> None:
+        """Take credits (or give them back, if the amount is negative), and record it."""
         self.credits -= amount
         self.ledger.append(
             {
-                "kind": kind,
+                "entry_type": entry_type,
                 "job_id": job.id,
-                "job_kind": job.kind,
+                "job_type": job.job_type,
                 "name": job.name,
                 "credits": amount,
                 "at": timestamp(self.clock.now()),
@@ -173,42 +184,49 @@ class Account:
 
 
 class Jobs:
-    """The jobs, oldest first, and the only place where one changes its status."""
+    """The jobs, oldest first. Only this class changes a job's status."""
 
-    def __init__(self, account: Account, moves: Moves, limit: int, seed: int | None) -> None:
+    def __init__(self, account: Account, progression: Progression, limit: int, seed: int | None) -> None:
         self.account = account
         self.clock = account.clock
-        self.moves = moves
+        self.progression = progression
         self.limit = limit
         self.all: dict[str, Job] = {}
-        # Told of every change of status: webhooks listen here.
+        # Called after each change of status; the webhooks listen here.
         self.on_change: Callable[[Job], None] = lambda job: None
-        # Told of a job that is dropped, so that its file goes too.
+        # Called when a job loses its file.
         self.on_drop: Callable[[Job], None] = lambda job: None
         self._random = random.Random(seed)  # noqa: S311 - render times, not secrets
 
-    def create(self, kind: Kind, name: str, request: dict[str, Any], price: Decimal) -> Job:
+    def create(
+        self, job_type: JobType, name: str, request: dict[str, Any], price: Decimal, fault: FaultRule | None
+    ) -> Job:
         """Accept a job and charge its estimate."""
+        job_id: str | int = "cm" + secrets.token_hex(12)[:23]
+        if fault and fault.job_id is not None:
+            job_id = fault.job_id
         job = Job(
-            id="cm" + secrets.token_hex(12)[:23],
-            kind=kind,
+            id=str(job_id),
+            shown_id=job_id,
+            job_type=job_type,
             name=name,
             request=request,
             price=price,
             created_at=self.clock.now(),
             credits_charged=whole_credits(price),
-            share_of_median=self._random.lognormvariate(0, SPREAD),
+            render_time_factor=self._random.lognormvariate(0, STANDARD_DEVIATION),
+            ends=fault.ends if fault else None,
         )
         self.all[job.id] = job
         self.account.book("charge", job, job.credits_charged)
         self._drop_oldest()
         return job
 
-    def walk(self, job: Job) -> None:
-        """Bring a job to where it should be by now, and never further than its file allows."""
+    def advance(self, job: Job) -> None:
+        """Move a job to the status that is due; it is not complete before its file exists."""
         if not job.active:
             return
-        due = self.moves.due(job, self.clock.now())
+        due = self.progression.due(job, self.clock.now())
         if due == "queued":
             return
         self.start(job)
@@ -216,6 +234,7 @@ class Jobs:
             self.finish(job)
 
     def start(self, job: Job) -> None:
+        """Move a queued job to ``rendering``."""
         if job.status == "queued":
             job.status = "rendering"
             self.on_change(job)
@@ -238,7 +257,7 @@ class Jobs:
         job.output = job.render.result()
         job.status = "complete"
         final = whole_credits(job.price * Decimal(str(job.output.fps)) / 30)
-        if job.kind == "video" and final != job.credits_charged:
+        if job.job_type == "video" and final != job.credits_charged:
             self.account.book("correction", job, final - job.credits_charged)
             job.credits_charged = final
         if job.ends == "deleted" or not job.enabled:
@@ -253,18 +272,18 @@ class Jobs:
         self.on_change(job)
 
     def cancel(self, job: Job) -> None:
-        """What only the vendor's web app can do: end a job with a full refund, and no event."""
+        """End a job in ``canceled`` and refund it, as the vendor's web app can."""
         job.status = "canceled"
         self._refund(job)
         self.on_change(job)
 
     def delete(self, job: Job) -> None:
-        """Delete the rendered file; the money stays spent, and a render goes on."""
+        """Delete the rendered file. Nothing is refunded, and a render in progress continues."""
         job.enabled = False
         self.on_drop(job)
 
     def drop(self, job: Job) -> None:
-        """Forget a job altogether, to bound what is kept."""
+        """Forget a job, so that the number of jobs stays bounded."""
         del self.all[job.id]
         self.on_drop(job)
 
@@ -282,12 +301,12 @@ class Jobs:
 
 
 def whole_credits(price: Decimal) -> int:
-    """Credits are whole: the vendor rounds up."""
+    """Credits are whole numbers; the emulator rounds up."""
     return int(price.to_integral_value(ROUND_CEILING))
 
 
 def timestamp(seconds: float) -> str:
-    """As the vendor writes time: ISO 8601, UTC, milliseconds."""
+    """Time as the vendor writes it: ISO 8601 in UTC, with milliseconds."""
     fraction, whole = math.modf(seconds)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int(fraction * 1000):03d}Z"
 

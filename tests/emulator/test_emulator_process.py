@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from ended_jobs import ended
 
 from magichour_provider.emulator import Emulator
 
@@ -50,7 +51,7 @@ def running(*arguments: str, env: dict[str, str] | None = None) -> Iterator[tupl
 def test_the_command(tmp_path: Path, photo: Path, voice: Path) -> None:
     ready_file, files = tmp_path / "ready.json", tmp_path / "files"
     files.mkdir()
-    given = ["--ready-file", str(ready_file), "--moves", "instant", "--credits", "500"]
+    given = ["--ready-file", str(ready_file), "--progression", "instant", "--credits", "500"]
     with running(*given, env={"TMPDIR": str(files)}) as (process, ready):
         assert json.loads(ready_file.read_text("utf-8")) == ready
         assert ready["connection"]["password"] == ready["api_key"]
@@ -67,7 +68,7 @@ def test_the_command(tmp_path: Path, photo: Path, voice: Path) -> None:
             }
             http = httpx.Client(base_url=handle.url, headers={"Authorization": f"Bearer {handle.api_key}"})
             job = http.post("/v1/ai-talking-photo", json=body).json()
-            assert http.get(f"/v1/video-projects/{job['id']}").json()["status"] == "complete"
+            assert ended(http, f"/v1/video-projects/{job['id']}")["status"] == "complete"
         # The handle is let go; the server is not its own.
         assert http.get("/v1/account").status_code == 200
         http.close()
@@ -101,7 +102,7 @@ def test_what_it_says_to_people() -> None:
     assert process.wait(timeout=10) == 0
     process.stdout.close()
     url = lines[0].split()[-1]
-    assert f"admin page  {url}/" in "".join(lines)
+    assert f"admin page   {url}/" in "".join(lines)
     said = lines[-1].removeprefix("export AIRFLOW_CONN_MAGICHOUR_DEFAULT=").strip().strip("'")
     assert json.loads(said)["host"] == url
 
@@ -131,7 +132,7 @@ def test_faults_by_command_line() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--moves", "soon"], "choose instant"),
+        (["--progression", "soon"], "choose instant"),
         (["--fps", "0"], "choose 1 to 120"),
         (["--port", "99999"], "choose 0 to 65535"),
         (["--workers", "0"], "choose 1 or more"),
@@ -168,7 +169,7 @@ def test_a_client_that_gives_up_is_no_error_of_the_emulator(caplog: pytest.LogCa
 def test_it_ends_quietly_while_renders_wait_for_their_turn(caplog: pytest.LogCaptureFixture) -> None:
     library = "https://magichour.ai/my-library"
     assets = {"image_file_path": f"{library}?imageId=a", "audio_file_path": f"{library}?audioId=a"}
-    with Emulator(moves="manual") as emulator:
+    with Emulator(progression="manual") as emulator:
         http = httpx.Client(headers={"Authorization": f"Bearer {emulator.api_key}"})
         for end in (0.1, 20, 21, 22):
             body = {"start_seconds": 0, "end_seconds": end, "assets": assets}
@@ -207,7 +208,7 @@ def processor(pid: int) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measured by /proc")
 def test_a_thousand_jobs_and_a_thousand_looks_a_second() -> None:
-    with running("--render", "stub", "--moves", "manual") as (process, ready):
+    with running("--render", "stub", "--progression", "manual") as (process, ready):
         assert memory(process.pid) < 100
         handle = Emulator.attach(ready["url"])
         body = {
@@ -230,7 +231,7 @@ def test_a_thousand_jobs_and_a_thousand_looks_a_second() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measured by /proc")
 def test_looks_go_on_while_it_renders(photo: Path, voice: Path) -> None:
-    with Emulator(moves="manual") as emulator:
+    with Emulator(progression="manual") as emulator:
         body = {
             "start_seconds": 0,
             "end_seconds": 30,
@@ -301,7 +302,7 @@ def test_the_handle_says_when_it_is_not_running() -> None:
 
 def test_it_knows_nothing_of_the_rest_of_the_package() -> None:
     code = (
-        "import sys, magichour_provider.emulator.serving, magichour_provider.emulator.__main__;"
+        "import sys, magichour_provider.emulator.server, magichour_provider.emulator.__main__;"
         "print([m for m in sys.modules if m.startswith('airflow') or m in ('av', 'numpy', 'PIL')"
         " or m.startswith('magichour_provider.') and '.emulator' not in m])"
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from ended_jobs import ended
 
 from magichour_provider.emulator import Emulator
 
@@ -53,6 +54,7 @@ def test_a_voice_is_as_long_as_its_text(engine: str, validate: Any, tmp_path: Pa
             created = http.post("/v1/ai-voice-generator", json=body)
             validate("POST", "/v1/ai-voice-generator", created)
             path = f"/v1/audio-projects/{created.json()['id']}"
+            ended(http, path)
             answer = http.get(path)
             validate("GET", path, answer)
             return dict(answer.json())
@@ -76,7 +78,7 @@ def test_a_voice_is_as_long_as_its_text(engine: str, validate: Any, tmp_path: Pa
             },
         }
         film = http.post("/v1/ai-talking-photo", json=body).json()
-        assert http.get(f"/v1/video-projects/{film['id']}").json()["status"] == "complete"
+        assert ended(http, f"/v1/video-projects/{film['id']}")["status"] == "complete"
 
         assert http.delete(f"/v1/audio-projects/{short['id']}").status_code == 204
         assert http.get(f"/v1/audio-projects/{short['id']}").json()["enabled"] is False
@@ -126,7 +128,7 @@ def receiver() -> Iterator[Receiver]:
 def test_events_of_a_video(api: Any, receiver: Receiver, openapi: Path, conforms: Any) -> None:
     events = json.loads((openapi / "webhooks-openapi-2026-08.json").read_text("utf-8"))["paths"]
     api.emulator.webhook(receiver.url, SECRET)
-    api.emulator.moves = "manual"
+    api.emulator.progression = "manual"
     done, failed, canceled = api.create(name="a"), api.create(name="b"), api.create(name="c")
     api.emulator.move(done, "complete")
     api.emulator.cancel(canceled)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from ended_jobs import ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +30,7 @@ def film(emulator: Emulator, **changes: Any) -> dict[str, Any]:
     with httpx.Client(base_url=emulator.url, headers=headers, verify=False, timeout=30) as http:
         created = http.post("/v1/ai-talking-photo", json=body)
         assert created.status_code == 200, created.text
-        job = http.get(f"/v1/video-projects/{created.json()['id']}").json()
-    return dict(job)
+        return ended(http, f"/v1/video-projects/{created.json()['id']}")
 
 
 def assets(emulator: Emulator, photo: Path, voice: Path) -> dict[str, str]:

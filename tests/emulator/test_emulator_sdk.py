@@ -29,7 +29,7 @@ def playable(path: str) -> float:
 
 
 def test_generate(photo: Path, voice: Path, tmp_path: Path) -> None:
-    with Emulator(moves="looks:3") as emulator:
+    with Emulator(progression="polls:3") as emulator:
         client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
         done = client.v1.ai_talking_photo.generate(
             assets={"image_file_path": str(photo), "audio_file_path": str(voice)},

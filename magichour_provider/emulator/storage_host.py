@@ -1,8 +1,8 @@
 """
-The storage host: signed, expiring URLs that take uploads and give results, without any key.
+The storage host: signed URLs that expire, for uploads and results.
 
-It keeps its own manners: answers are S3's XML, a request that also carries an ``Authorization``
-header is refused, and a PUT must say its length.
+It behaves like S3, not like the API: errors are XML, a request with an ``Authorization`` header is refused,
+and a PUT needs a ``Content-Length``.
 """
 
 from __future__ import annotations
@@ -16,92 +16,87 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 from aiohttp import web
 
-from .rules import UPLOAD_LIMIT
-from .state import timestamp
+from .exceptions import StorageError
+from .models import timestamp
+from .validation import MAX_UPLOAD_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .state import Clock
+    from .models import Clock
 
 PREFIX = "/storage/"
-URL_SECONDS = 24 * 3600
-UPLOADS_KEPT_SECONDS = 7 * 24 * 3600
-CHUNK = 1 << 18
+URL_LIFETIME_SECONDS = 24 * 3600
+UPLOAD_LIFETIME_SECONDS = 7 * 24 * 3600
+CHUNK_BYTES = 1 << 18
 
 MEDIA_TYPES = {".mp4": "video/mp4", ".wav": "audio/wav"}
 
 
 @dataclass
 class Upload:
-    """A place for a file, and the file once it was PUT there."""
+    """A ``file_path`` that was handed out; ``digest`` is None until its file is uploaded."""
 
     path: Path
-    kept_since: float
+    stored_at: float
     digest: str | None = None
     size: int = 0
 
 
-class StorageError(Exception):
-    """An answer of the storage host other than 200."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-
-
-class Result(web.FileResponse):
-    """A finished file on its way out."""
+class ResultResponse(web.FileResponse):
+    """The answer that sends a rendered file."""
 
     def __init__(self, source: Path) -> None:
-        super().__init__(source, chunk_size=CHUNK)
+        super().__init__(source, chunk_size=CHUNK_BYTES)
         self.source = source
         self.content_type = MEDIA_TYPES[source.suffix]
 
 
-class Storage:
-    """Uploads on disk, results by their public path, and the signatures of both."""
+class StorageHost:
+    """Keeps uploads on disk, finds results by their path, and signs the URLs of both."""
 
-    def __init__(self, folder: Path, clock: Clock, tier: str, limit: int) -> None:
+    def __init__(self, folder: Path, clock: Clock, tier: str, max_bytes: int) -> None:
         self.folder = folder
         self.clock = clock
-        self.limit = limit
-        self.largest = UPLOAD_LIMIT[tier]
+        self.max_bytes = max_bytes
+        self.max_upload_bytes = MAX_UPLOAD_BYTES[tier]
         self.uploads: dict[str, Upload] = {}
         self.results: dict[str, Path] = {}
-        # Uploads that a render is reading must outlive the limit.
+        # How many renders read an upload; those are not deleted.
         self.in_use: dict[str, int] = {}
         self._secret = secrets.token_bytes(32)
 
     def new_upload(self, extension: str) -> str:
         """Reserve a ``file_path``."""
         name = f"api-assets/{secrets.token_hex(6)}/{secrets.token_hex(8)}.{extension}"
-        place = self.folder / f"{secrets.token_hex(12)}.{extension}"
-        self.uploads[name] = Upload(place, self.clock.now())
+        path = self.folder / f"{secrets.token_hex(12)}.{extension}"
+        self.uploads[name] = Upload(path, self.clock.now())
         return name
 
     def uploaded(self, name: str) -> Upload | None:
-        """The upload under a ``file_path``, if its file came and is still kept."""
-        self._forget_old()
+        """The upload of a ``file_path``, if its file has arrived and is still kept."""
+        self._delete_expired()
         upload = self.uploads.get(name)
-        return upload if upload and upload.digest and not self._is_old(upload) else None
+        return upload if upload and upload.digest and not self._is_expired(upload) else None
 
-    def sign(self, base: str, method: str, name: str) -> tuple[str, str]:
-        """A URL good for ``method`` on one file, and until when."""
-        expires = self.clock.now() + URL_SECONDS
+    def sign(self, base_url: str, method: str, name: str) -> tuple[str, str]:
+        """A URL for one method on one file, and the time at which it expires."""
+        expires = self.clock.now() + URL_LIFETIME_SECONDS
         query = f"X-Amz-Expires={int(expires * 1000)}&X-Amz-Nonce={secrets.token_hex(4)}"
         signature = self._signature(method, name, query)
-        url = f"{base}{PREFIX}{name}?{query}&X-Amz-Signature={signature}"
+        url = f"{base_url}{PREFIX}{quote(name)}?{query}&X-Amz-Signature={signature}"
         return url, timestamp(expires)
 
     def authorize(self, request: web.Request) -> str:
-        """The file a request is allowed to touch."""
+        """The name of the file that a signed request may use.
+
+        :raises StorageError: the signature is missing, wrong or expired.
+        """
         if "Authorization" in request.headers:
             raise StorageError(
                 400,
@@ -125,7 +120,7 @@ class Storage:
         return name
 
     async def put(self, request: web.Request) -> web.StreamResponse:
-        """Take a file. It is there once all of it came, and not before."""
+        """Store an upload. The file exists once all of it has arrived."""
         name = self.authorize(request)
         upload = self.uploads.get(name)
         if upload is None:
@@ -134,87 +129,87 @@ class Storage:
             raise StorageError(
                 411, "MissingContentLength", "You must provide the Content-Length HTTP header."
             )
-        if request.content_length > self.largest:
+        if request.content_length > self.max_upload_bytes:
             raise StorageError(400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size")
-        arriving = upload.path.with_suffix(f".{secrets.token_hex(4)}")
+        partial_file = upload.path.with_suffix(f".{secrets.token_hex(4)}")
         sha, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         size = 0
         try:
-            # Off the event loop: a large upload must not delay the looks of others.
-            file = await asyncio.to_thread(arriving.open, "wb")
+            # In a thread: a large upload must not delay the polls of other clients.
+            file = await asyncio.to_thread(partial_file.open, "wb")
             try:
-                async for chunk in request.content.iter_chunked(CHUNK):
+                async for chunk in request.content.iter_chunked(CHUNK_BYTES):
                     await asyncio.to_thread(file.write, chunk)
                     sha.update(chunk)
                     md5.update(chunk)
                     size += len(chunk)
             finally:
                 await asyncio.to_thread(file.close)
-            await asyncio.to_thread(arriving.replace, upload.path)
+            await asyncio.to_thread(partial_file.replace, upload.path)
         except BaseException:
-            discard(arriving)
+            delete_file(partial_file)
             raise
         upload.digest, upload.size = sha.hexdigest(), size
-        # Its days are counted from now, which makes it the newest.
-        upload.kept_since = self.clock.now()
+        # It expires seven days from now, so it moves to the end of the uploads.
+        upload.stored_at = self.clock.now()
         self.uploads.pop(name, None)
         self.uploads[name] = upload
-        self._make_room()
+        self._delete_surplus()
         return web.Response(headers={"ETag": f'"{md5.hexdigest()}"'})
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        """Give a result, whole or in ranges."""
+        """Send a result, whole or in ranges."""
         path = self.results.get(self.authorize(request))
         if path is None:
             raise StorageError(404, "NoSuchKey", "The specified key does not exist.")
-        return Result(path)
+        return ResultResponse(path)
 
     async def add(self, extension: str, content: bytes) -> str:
-        """An upload without the signed URL, for tests."""
+        """Store an upload without a signed URL, for tests."""
         name = self.new_upload(extension)
         upload = self.uploads[name]
         await asyncio.to_thread(upload.path.write_bytes, content)
         upload.digest, upload.size = hashlib.sha256(content).hexdigest(), len(content)
-        self._make_room()
+        self._delete_surplus()
         return name
 
     def _signature(self, method: str, name: str, query: str) -> str:
         signed = f"{method}\n{name}\n{query}".encode()
         return hmac.new(self._secret, signed, hashlib.sha256).hexdigest()
 
-    def _is_old(self, upload: Upload) -> bool:
-        return upload.kept_since <= self.clock.now() - UPLOADS_KEPT_SECONDS
+    def _is_expired(self, upload: Upload) -> bool:
+        return upload.stored_at <= self.clock.now() - UPLOAD_LIFETIME_SECONDS
 
-    def _forget_old(self) -> None:
-        old = itertools.takewhile(lambda item: self._is_old(item[1]), self.uploads.items())
-        for name in [name for name, _ in old if not self.in_use.get(name)]:
-            self._forget(name)
+    def _delete_expired(self) -> None:
+        expired = itertools.takewhile(lambda item: self._is_expired(item[1]), self.uploads.items())
+        for name in [name for name, _ in expired if not self.in_use.get(name)]:
+            self._delete(name)
 
-    def _make_room(self) -> None:
+    def _delete_surplus(self) -> None:
         total = sum(upload.size for upload in self.uploads.values())
         for name, upload in list(self.uploads.items()):
-            if total <= self.limit:
+            if total <= self.max_bytes:
                 return
             if not self.in_use.get(name):
                 total -= upload.size
-                self._forget(name)
+                self._delete(name)
 
-    def _forget(self, name: str) -> None:
-        discard(self.uploads.pop(name).path)
+    def _delete(self, name: str) -> None:
+        delete_file(self.uploads.pop(name).path)
 
 
-def discard(path: Path) -> None:
-    """Delete a file, off the event loop; nothing waits for it, since no name is used twice."""
+def delete_file(path: Path) -> None:
+    """Delete a file in a thread. Nothing waits for it: no file name is used twice."""
     asyncio.get_running_loop().run_in_executor(None, partial(path.unlink, missing_ok=True))
 
 
-def base_of(request: web.Request) -> str:
-    """The address this client knows the emulator by: signed URLs must work from where it is."""
+def base_url_of(request: web.Request) -> str:
+    """The address at which this client knows the emulator; its signed URLs must work there."""
     return f"{request.scheme}://{request.host}"
 
 
-def xml(refused: StorageError) -> web.Response:
-    """The storage host's way to say no."""
+def error_response(refused: StorageError) -> web.Response:
+    """An error in S3's XML."""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{refused.code}</Code><Message>{escape(refused.message)}</Message>"

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ended_jobs import ended
 
 from magichour_provider.emulator import Emulator
 
@@ -15,8 +16,8 @@ HTTP = httpx.Client(verify=False)
 DAY = 24 * 3600
 
 
-def statuses(api: Any, job_id: str, looks: int) -> list[str]:
-    return [api.get(job_id)["status"] for _ in range(looks)]
+def statuses(api: Any, job_id: str, polls: int) -> list[str]:
+    return [api.get(job_id)["status"] for _ in range(polls)]
 
 
 def test_instant_is_complete_at_the_first_look(api: Any) -> None:
@@ -27,13 +28,13 @@ def test_instant_is_complete_at_the_first_look(api: Any) -> None:
 
 
 def test_looks(api: Any) -> None:
-    api.emulator.moves = "looks:5"
+    api.emulator.progression = "polls:5"
     walk = ["queued", "queued", "rendering", "rendering", "complete", "complete"]
     assert statuses(api, api.create(), 6) == walk
 
 
 def test_seconds_pass_when_the_tester_says(api: Any) -> None:
-    api.emulator.moves = "seconds:100"
+    api.emulator.progression = "seconds:100"
     job_id = api.create()
     assert api.get(job_id)["status"] == "queued"
     api.emulator.advance(50)
@@ -44,7 +45,7 @@ def test_seconds_pass_when_the_tester_says(api: Any) -> None:
 
 
 def test_manual(api: Any) -> None:
-    api.emulator.moves = "manual"
+    api.emulator.progression = "manual"
     job_id = api.create()
     assert statuses(api, job_id, 3) == ["queued"] * 3
     api.emulator.move(job_id, "rendering")
@@ -55,10 +56,12 @@ def test_manual(api: Any) -> None:
         api.emulator.move(job_id, "rendering")
 
 
-@pytest.mark.parametrize(("moves", "median"), [("realistic", 174), ("realistic:40", 40)])
-def test_realistic_times_have_the_real_median_or_another(validate: Any, moves: str, median: int) -> None:
-    with Emulator(render="stub", moves=moves, seed=7) as emulator:
-        assert emulator.moves == moves
+@pytest.mark.parametrize(("progression", "median"), [("realistic", 174), ("realistic:40", 40)])
+def test_realistic_times_have_the_real_median_or_another(
+    validate: Any, progression: str, median: int
+) -> None:
+    with Emulator(render="stub", progression=progression, seed=7) as emulator:
+        assert emulator.progression == progression
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         body = {
             "start_seconds": 0,
@@ -77,17 +80,17 @@ def test_realistic_times_have_the_real_median_or_another(validate: Any, moves: s
         assert 70 <= done <= 130
 
 
-def test_a_change_of_moves_is_for_jobs_under_way_too(api: Any) -> None:
-    api.emulator.moves = "manual"
+def test_a_change_of_progression_is_for_jobs_under_way_too(api: Any) -> None:
+    api.emulator.progression = "manual"
     job_id = api.create()
-    api.emulator.moves = "instant"
+    api.emulator.progression = "instant"
     assert api.emulator.job(job_id)["status"] == "complete"
 
 
-@pytest.mark.parametrize("moves", ["soon", "looks", "seconds:x", "looks:1.5", ""])
-def test_unknown_moves_are_explained(stub: Emulator, moves: str) -> None:
+@pytest.mark.parametrize("progression", ["soon", "polls", "seconds:x", "polls:1.5", ""])
+def test_an_unknown_progression_is_explained(stub: Emulator, progression: str) -> None:
     with pytest.raises(ValueError, match="choose instant"):
-        stub.moves = moves
+        stub.progression = progression
 
 
 @pytest.mark.parametrize(
@@ -111,9 +114,9 @@ def test_prices(api: Any, mode: str | None, price: int) -> None:
     assert api.emulator.charges() == 1
     assert api.emulator.ledger() == [
         {
-            "kind": "charge",
+            "entry_type": "charge",
             "job_id": job_id,
-            "job_kind": "video",
+            "job_type": "video",
             "name": "test",
             "credits": price,
             "at": api.emulator.ledger()[0]["at"],
@@ -122,7 +125,7 @@ def test_prices(api: Any, mode: str | None, price: int) -> None:
 
 
 def test_the_estimate_is_corrected_by_the_frame_rate(photo: Any, voice: Any) -> None:
-    with Emulator(render="stub", fps=25, moves="manual") as emulator:
+    with Emulator(render="stub", fps=25, progression="manual") as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         body = {
             "start_seconds": 0,
@@ -139,7 +142,7 @@ def test_the_estimate_is_corrected_by_the_frame_rate(photo: Any, voice: Any) -> 
             emulator.move(created["id"], "complete")
             job = http.get(f"/v1/video-projects/{created['id']}").json()
         assert (job["credits_charged"], job["fps"]) == (40, 25)
-        assert [(one["kind"], one["credits"]) for one in emulator.ledger()] == [
+        assert [(one["entry_type"], one["credits"]) for one in emulator.ledger()] == [
             ("charge", 48),
             ("correction", -8),
         ]
@@ -155,7 +158,7 @@ def test_without_credits_there_is_no_job(api: Any) -> None:
 
 
 def test_a_failed_job_is_refunded(api: Any) -> None:
-    api.emulator.moves = "manual"
+    api.emulator.progression = "manual"
     job_id = api.create()
     api.emulator.fail(job_id, "no_source_face")
     job = api.get(job_id)
@@ -164,11 +167,11 @@ def test_a_failed_job_is_refunded(api: Any) -> None:
     assert "detectable face" in job["error"]["message"]
     assert job["credits_charged"] == 0
     assert api.emulator.credits == 100_000
-    assert [one["kind"] for one in api.emulator.ledger()] == ["charge", "refund"]
+    assert [one["entry_type"] for one in api.emulator.ledger()] == ["charge", "refund"]
 
 
 def test_a_canceled_job_is_refunded(api: Any) -> None:
-    api.emulator.moves = "manual"
+    api.emulator.progression = "manual"
     job_id = api.create()
     api.emulator.cancel(job_id)
     assert api.get(job_id)["status"] == "canceled"
@@ -203,7 +206,7 @@ def test_delete(api: Any) -> None:
 
 
 def test_delete_is_not_a_cancel(api: Any) -> None:
-    api.emulator.moves = "manual"
+    api.emulator.progression = "manual"
     job_id = api.create()
     api("DELETE", f"/v1/video-projects/{job_id}")
     api.emulator.move(job_id, "complete")
@@ -263,7 +266,7 @@ def test_the_seven_days_begin_with_the_bytes_and_not_with_the_url(api: Any) -> N
 
 
 def test_a_render_keeps_its_uploads_however_late_it_is(photo: Any, voice: Any) -> None:
-    with Emulator(moves="looks:2") as emulator:
+    with Emulator(progression="polls:2") as emulator:
         create, key = f"{emulator.url}/v1/ai-talking-photo", {"Authorization": f"Bearer {emulator.api_key}"}
         body = {
             "start_seconds": 0,
@@ -366,7 +369,7 @@ def test_downloads_in_ranges(api: Any) -> None:
 
 
 def test_old_jobs_are_dropped_and_those_under_way_are_not() -> None:
-    with Emulator(render="stub", max_jobs=3, moves="manual") as emulator:
+    with Emulator(render="stub", max_jobs=3, progression="manual") as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         body = {"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}
         with httpx.Client(base_url=emulator.url, headers=headers, verify=False) as http:
@@ -383,7 +386,7 @@ def test_old_jobs_are_dropped_and_those_under_way_are_not() -> None:
             assert [job["name"] for job in emulator.jobs()] == list("aef")
 
 
-def test_results_are_bounded_on_disk(photo: Any) -> None:
+def test_results_are_bounded_on_disk() -> None:
     with Emulator(voice="tones", max_disk_mb=1) as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         with httpx.Client(base_url=emulator.url, headers=headers, verify=False) as http:
@@ -391,7 +394,7 @@ def test_results_are_bounded_on_disk(photo: Any) -> None:
                 # Ten seconds of speech, half a megabyte.
                 style = {"prompt": f"{number}" * 150, "voice_name": "Elon Musk"}
                 job = http.post("/v1/ai-voice-generator", json={"style": style}).json()
-                assert http.get(f"/v1/audio-projects/{job['id']}").json()["status"] == "complete"
+                assert ended(http, f"/v1/audio-projects/{job['id']}")["status"] == "complete"
         assert 1 <= len(emulator.jobs()) <= 3
 
 

@@ -57,7 +57,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def running() -> Emulator:
-    with Emulator(render="stub", moves="manual") as emulator:
+    with Emulator(render="stub", progression="manual") as emulator:
         yield emulator
 
 
@@ -89,9 +89,9 @@ def test_the_settings_are_all_there() -> None:
 
 
 def test_the_calls_are_all_there() -> None:
-    from magichour_provider.emulator.faults import CALLS, Fault
+    from magichour_provider.emulator.faults import CALLS, FaultRule
 
     for name in CALLS:
         assert f"`{name}`" in PAGE, name
-    for name in set(Fault.__dataclass_fields__) - {"id", "seen", "hits"}:
+    for name in set(FaultRule.__dataclass_fields__) - {"id", "seen", "hits"}:
         assert re.search(rf"`{name}\b", PAGE), name

@@ -1,0 +1,77 @@
+"""
+The arguments of operators and sensors, checked by one mechanism before anything is paid.
+
+Text is stripped, a flag is a flag, a number is a number also when it is written as text, and None stands for
+the default. So nothing after the paid call can fail because of an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
+from typing import Any
+
+from magichour_provider.exceptions import InvalidInput
+
+Check = Callable[[str, Any], Any]
+
+
+def text(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput.of(field, value, f"is a {type(value).__name__}; give text")
+    if value.strip() in ("", "None"):
+        raise InvalidInput.of(field, value, "is empty; if it is a template, it rendered to nothing")
+    return value.strip()
+
+
+def path(field: str, value: Any) -> str:
+    """Text, or an object that stands for a path."""
+    from magichour_provider.files.storage import uri_of  # a DAG file without output_path does not need it
+
+    return uri_of(text(field, value) if isinstance(value, str) else value)
+
+
+def job_id(field: str, value: Any) -> str:
+    from magichour_provider.api.wire import checked_job_id
+
+    return checked_job_id(value)
+
+
+def flag(field: str, value: Any) -> bool:
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if not isinstance(value, bool):
+        raise InvalidInput.of(field, value, "is not a flag; give True or False")
+    return value
+
+
+def number(field: str, value: Any) -> float:
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise InvalidInput.of(field, value, "is not usable; give a number above 0")
+    return found
+
+
+def seconds(field: str, value: Any) -> float:
+    return number(field, value.total_seconds() if isinstance(value, timedelta) else value)
+
+
+def checked(
+    arguments: Mapping[str, tuple[Check, Any]], values: Mapping[str, Any], *, unknown: Collection[str] = ()
+) -> dict[str, Any]:
+    """
+    The values as they are used, by name.
+
+    :param arguments: for each name how to check it, and what None stands for.
+    :param unknown: names whose values are only known at run time; they are left out.
+    :raises InvalidInput: names field, value and remedy; nothing was sent.
+    """
+    return {
+        name: default if values[name] is None else check(name, values[name])
+        for name, (check, default) in arguments.items()
+        if name not in unknown
+    }
