@@ -203,7 +203,7 @@ class _Place:
             fs = attach(scheme, conn_id).fs
         except (ImportError, ValueError) as error:
             remedy = (
-                f"{clean(str(error))}; check the path, and install the Airflow provider for this kind of storage: "
+                f"{clean(str(error))}; check the path, and install the Airflow provider for this storage: "
                 "apache-airflow-providers-amazon[s3fs] for s3, apache-airflow-providers-google for gs, "
                 "apache-airflow-providers-microsoft-azure for abfs"
             )
