@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from buckets import Buckets
@@ -32,6 +32,11 @@ def dags() -> Path:
     """Airflow's DAGs folder, with a migrated database behind it."""
     from airflow.configuration import conf
     from airflow.utils.db import initdb
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def write_without_waiting_for_the_disk(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
 
     initdb()
     return Path(conf.get("core", "dags_folder"))

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from airflow.sdk import DAG
@@ -35,8 +37,28 @@ from magichour_provider.sensors import TalkingPhotoSensor, VoiceGeneratorSensor
 def api_server() -> Any:
     """One for all tasks, as in a real Airflow: ``dag.test()`` takes seconds to make one for each."""
     from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
+    from fastapi.dependencies import utils
 
-    return InProcessExecutionAPI()
+    server = InProcessExecutionAPI()
+    _ = server.app
+    # As this app overrides dependencies, FastAPI would inspect them all again at each request.
+    utils.get_dependant = remembered(utils.get_dependant)
+    return server
+
+
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls it once for the same keyword arguments, which may be lists."""
+    results: dict[Any, Any] = {}
+
+    def call(**given: Any) -> Any:
+        key = tuple(
+            (name, tuple(value) if isinstance(value, list) else value) for name, value in given.items()
+        )
+        if key not in results:
+            results[key] = function(**given)
+        return results[key]
+
+    return call
 
 
 both_modes = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
