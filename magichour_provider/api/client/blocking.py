@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, assert_never, cast
 
 import httpx
 import tenacity
@@ -179,6 +179,7 @@ class MagicHourClient:
         return tenacity.Retrying(**flows.retry_429(retry_429_seconds))(with_policy)
 
     def _run(self, flow: Flow[T]) -> T:
+        """Drive a flow: see ``flows``."""
         try:
             step = next(flow)
             while True:
@@ -190,8 +191,10 @@ class MagicHourClient:
                     step = flow.send(outcome)
         except StopIteration as end:
             return cast(T, end.value)
+        finally:
+            flow.close()
 
-    def _do(self, step: object) -> object:
+    def _do(self, step: flows.Step | Together | Fetch) -> object:
         match step:
             case wire.Call():
                 return self._call(step)
@@ -203,9 +206,12 @@ class MagicHourClient:
                     threads.shutdown(wait=False)
             case Fetch():
                 self._fetch(step)
+                return None
             case Sleep(seconds):
                 time.sleep(seconds)
-        return None
+                return None
+            case _:
+                assert_never(step)
 
     def _call(self, call: wire.Call[T]) -> T:
         tracker = SendTracker()
