@@ -473,8 +473,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decoded(body: bytes, redact: Redact) -> Any:
     """The JSON with each of its texts redacted, or None if it is none."""
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        return _redacted(json.loads(body.removeprefix(codecs.BOM_UTF8)), redact)
+        text = body.decode(json.detect_encoding(body))
+        content = json.loads(text)
+        # Nearly always there is nothing to redact, and without escapes the text as a whole shows that.
+        return content if "\\" not in text and redact(text) == text else _redacted(content, redact)
     except (ValueError, RecursionError):
         return None
 

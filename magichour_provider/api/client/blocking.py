@@ -133,7 +133,9 @@ class MagicHourClient:
         :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
         :raises JobEnded: the job has made nothing.
         """
-        return self._perform(lambda: flows.completed(job_id, job_type))
+        return self._perform(
+            lambda: flows.completed(job_id, job_type), flows.RETRY_TRANSFER, flows.RETRY_429_SECONDS
+        )
 
     def download(self, job_id: str, target: Target, job_type: JobType = "video") -> wire.Job:
         """
