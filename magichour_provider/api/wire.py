@@ -202,7 +202,6 @@ class Job(_Answer):
             raise errors.JobCanceled(
                 f"job {self.job_id} was canceled in the vendor's web app",
                 job_id=self.job_id,
-                credits=self.credits_charged,
             )
         if self.status == "error":
             reason = self.error or JobError()
@@ -214,7 +213,6 @@ class Job(_Answer):
                 job_id=self.job_id,
                 retryable=not permanent,
                 code=code,
-                credits=self.credits_charged,
             )
 
 
