@@ -243,7 +243,7 @@ class Index:
         found = select(store.id, store.updated_at).where(store.key.in_((JOURNAL, REPORTED)))
         if not is_whole:
             found = found.where(store.updated_at >= _newest(self._journals) - OVERLAP)
-        stamps: dict[Any, datetime] = dict(session.execute(found).tuples().all())
+        stamps: dict[Any, datetime] = {row.id: row.updated_at for row in session.execute(found)}
         changed = self._forget_missing(self._journals, stamps) if is_whole else set()
         columns = (store.dag_id, store.run_id, store.task_id, store.map_index, store.key, store.value)
         for ids in _chunks(_changed(self._journals, stamps)):
@@ -375,9 +375,9 @@ def _with_results(rows: list[JobRow], results: list[JobRow]) -> list[JobRow]:
             best[result.job_id or ""] = completed(first, second)
     merged = []
     for row in rows:
-        result = best.pop(row.job_id or "", None)
-        is_end = result is not None and result.is_made and row.open is Open.END
-        merged.append(completed(row, result) if result is not None and is_end else row)
+        end = best.pop(row.job_id or "", None)
+        is_news = end is not None and end.is_made and row.open is Open.END
+        merged.append(completed(row, end) if end is not None and is_news else row)
     return sorted([*merged, *best.values()], key=_newest_first)
 
 

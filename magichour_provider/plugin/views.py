@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from airflow import __version__ as airflow_version
 from airflow.api_fastapi.app import get_auth_manager
@@ -17,7 +17,7 @@ from airflow.models.connection import Connection
 from airflow.models.dag import DagModel
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.session import create_session
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -121,7 +121,9 @@ def jobs_of_task(
 
 
 @router.get("/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/{map_index}/play/{number}")
-def play(dag_id: str, run_id: str, task_id: str, map_index: int, number: int) -> Response:
+def play(
+    dag_id: str, run_id: str, task_id: str, map_index: int, number: Annotated[int, Path(ge=0)]
+) -> Response:
     """
     To a fresh signed URL of what a job made; nothing is copied.
 
@@ -187,9 +189,7 @@ def _signed_url(job: Playable, dag_id: str) -> str:
         raise _CannotPlay(HTTPStatus.GONE, str(error)) from None
     except MagicHourError as error:
         raise _CannotPlay(HTTPStatus.BAD_GATEWAY, str(error)) from None
-    if urlsplit(download.url).scheme not in ("http", "https"):
-        raise _CannotPlay(HTTPStatus.BAD_GATEWAY, "Magic Hour's answer holds no http(s) URL.")
-    return download.url
+    return download.url  # http(s), or it would not have been read
 
 
 def _is_multi_team() -> bool:
@@ -266,13 +266,13 @@ class Links:
         return f"{self.task(row.task)}play/{row.number}"
 
     def library(self, row: JobRow) -> str | None:
-        """The job in the vendor's web app, if it was made there."""
-        if row.job_id is None or row.host != wire.BASE_URL:
+        """The job in the vendor's web app, or where to search for it; None if it was not made there."""
+        if row.host != wire.BASE_URL:
             return None
         try:
-            return wire.library_url(row.job_id, row.job_type)
+            return wire.library_url(row.job_id or "", row.job_type)
         except MagicHourError:
-            return None
+            return wire.LIBRARY_URL
 
     def airflow_dag(self, dag_id: str) -> str:
         return f"{self.airflow}/dags/{_segment(dag_id)}"

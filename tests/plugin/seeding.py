@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import httpx
 from airflow.models.dag import DagModel
 from airflow.models.dagbundle import DagBundleModel
 from airflow.models.dagrun import DagRun
@@ -17,6 +19,10 @@ from sqlalchemy import insert, select
 
 from magichour_provider.plugin.jobs import JOURNAL, REPORTED, RESULT, WATCH, TaskKey
 
+if TYPE_CHECKING:
+    from magichour_provider.emulator import Emulator
+
+MEDIA = Path(__file__).parents[2] / "example_dags/media"
 HOST = "https://api.magichour.ai"
 numbers = itertools.count(1)
 
@@ -176,3 +182,22 @@ def result(key: TaskKey, **values: Any) -> TaskKey:
     xcom(key, WATCH, "magichour/")
     xcom(key, RESULT, {"status": "complete", "credits_charged": 221, "duration_seconds": 4.6, **values})
     return key
+
+
+def make_video(emulator: Emulator) -> str:
+    """A finished job, paid for elsewhere."""
+    body = {
+        "name": "ada",
+        "start_seconds": 0,
+        "end_seconds": 1,
+        "assets": {
+            "image_file_path": emulator.put_asset(MEDIA / "ada.jpg", "jpg"),
+            "audio_file_path": emulator.put_asset(MEDIA / "ada.mp3", "mp3"),
+        },
+    }
+    answer = httpx.post(
+        f"{emulator.url}/v1/ai-talking-photo",
+        json=body,
+        headers={"Authorization": f"Bearer {emulator.api_key}"},
+    )
+    return str(answer.raise_for_status().json()["id"])

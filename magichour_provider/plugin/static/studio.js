@@ -131,6 +131,10 @@ setInterval(() => {
   if (isLive() && !document.hidden) refresh();
 }, REFRESH);
 
+// --- A phone has no room for filters that are not used. -------------------------------------------------
+
+if (matchMedia("(max-width: 520px)").matches) document.querySelector(".filter:not([data-keep])")?.removeAttribute("open");
+
 // --- Times in the zone that was chosen in Airflow. ------------------------------------------------------
 
 function localTimes() {
