@@ -42,26 +42,29 @@ select 'studio_' || n, 'bench', false, false, 16, 0, false, '', false from gener
 insert into dag_run (dag_id, run_id, run_type, state, logical_date, run_after, start_date, clear_number)
 select 'studio_' || n % {dags}, 'run_' || n, 'manual', 'running', at, at, at, 0
 from (select n, now() - n * interval '1 hour' at from generate_series(0, {runs} - 1) n) of;
-insert into task_instance (id, dag_id, run_id, task_id, map_index, state, pool, try_number, max_tries, pool_slots,
-                           start_date, updated_at, operator, rendered_map_index)
+insert into task_instance (id, dag_id, run_id, task_id, map_index, state, pool, try_number, max_tries,
+                           pool_slots, start_date, updated_at, operator, rendered_map_index)
 select gen_random_uuid(), dag_id, run_id, 'video', i,
-       case when i % ({mapped} / {jobs}) = 0 and i % ({mapped} / {jobs} * 10) = 0 then 'deferred' else 'success' end,
-       'default_pool', 1, 1, 1, start_date + i * interval '1 second', now(), 'TalkingPhotoOperator', 'person ' || i
+       case when i % ({mapped} / {jobs} * 10) = 0 then 'deferred' else 'success' end, 'default_pool', 1, 1, 1,
+       start_date + i * interval '1 second', now(), 'TalkingPhotoOperator', 'person ' || i
 from dag_run, generate_series(0, {mapped} - 1) i;
 insert into task_state_store (dag_run_id, task_id, map_index, key, dag_id, run_id, value, updated_at)
 select r.id, 'video', i, case when is_job then 'magichour_journal' else 'cursor' end, dag_id, run_id,
        case when is_job then json_build_object('version', 1, 'intents', json_build_array(json_build_object(
             'short_id', short_id, 'try_number', 1, 'at', at, 'max_tries', 1, 'host', 'https://api.magichour.ai',
-            'conn_id', 'magichour_default', 'job_type', 'video', 'output_path', 's3://greetings/' || run_id || '/',
+            'conn_id', 'magichour_default', 'job_type', 'video',
+            'output_path', 's3://greetings/' || run_id || '/',
             'inputs', json_build_object('image_file_path', short_id, 'audio_file_path', short_id),
             'estimated_credits', 221, 'name', dag_id || '.video [mh-' || short_id || ']', 'outcome', 'job',
             'job_id', 'cm' || short_id)),
         'jobs', json_build_array(json_build_object(
-            'job_id', 'cm' || short_id, 'short_id', short_id, 'job_type', 'video', 'conn_id', 'magichour_default',
+            'job_id', 'cm' || short_id, 'short_id', short_id, 'job_type', 'video',
+            'conn_id', 'magichour_default',
             'host', 'https://api.magichour.ai', 'submitted_at', at, 'credits_charged', 221, 'max_tries', 1,
             'inputs', json_build_object('image_file_path', short_id, 'audio_file_path', short_id),
             'ended', case when is_live then null else json_build_object(
-                'status', case when i % 40 = 2 then 'error' else 'complete' end, 'at', at, 'credits_charged', 221,
+                'status', case when i % 400 = 20 then 'error' else 'complete' end,
+                'at', at, 'credits_charged', 221,
                 'duration_seconds', 4.6, 'width', 480, 'height', 600, 'size_bytes', 293000,
                 'output_path', 's3://greetings/' || run_id || '/cm' || short_id || '.mp4') end)))::text
        else repeat('{{"cursor": "page"}}', 20) end, now()

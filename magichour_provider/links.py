@@ -52,11 +52,11 @@ class MagicHourWatchLink(BaseOperatorLink):
 
 def watch_url(ti: TaskInstance) -> str:
     """
-    The plugin's page of one task instance.
+    Leads to the plugin's page of one task instance.
 
     It is relative, without a leading slash: Airflow's UI has a ``<base href>`` with the path of
-    ``[api] base_url``, which a worker need not know.
+    ``[api] base_url``, which a worker need not know. The plugin knows how its page opens inside Airflow's.
     """
-    run = f"magichour/dags/{quote(ti.dag_id, safe='')}/runs/{quote(ti.run_id, safe='')}"
+    run = f"magichour/watch/dags/{quote(ti.dag_id, safe='')}/runs/{quote(ti.run_id, safe='')}"
     mapped = f"{ti.map_index}/" if ti.map_index >= 0 else ""
     return f"{run}/tasks/{quote(ti.task_id, safe='')}/{mapped}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Message = MutableMapping[str, Any]
 
-PREFIX = "/magichour"
+PREFIX, ROUTE = "/magichour", "magichour"
 OPERATORS = (
     "TalkingPhotoOperator",
     "VoiceGeneratorOperator",
@@ -41,7 +41,7 @@ def _view(destination: str, href: str, **more: Any) -> dict[str, Any]:
         "name": "Magic Hour",
         "destination": destination,
         "href": f"magichour/{href}",
-        "url_route": "magichour" if destination == "nav" else f"magichour-{destination}",
+        "url_route": ROUTE if destination == "nav" else f"{ROUTE}-{destination}",
         "icon": "magichour/static/icon.svg",
         "icon_dark_mode": "magichour/static/icon-dark.svg",
         **more,
@@ -56,18 +56,19 @@ def _views() -> list[dict[str, Any]]:
     """
     views = [_view("nav", "", category="browse")]
     scoped = {"applies_to": {"operators": list(OPERATORS)}}
-    if _knows_applies_to() or conf.getboolean("magichour", "tabs", fallback=False):
+    if airflow_version() >= (3, 4) or conf.getboolean("magichour", "tabs", fallback=False):
         run = "dags/{DAG_ID}/runs/{RUN_ID}/"
         views.append(_view("dag_run", run, **scoped))
         views.append(_view("task_instance", f"{run}tasks/{{TASK_ID}}/{{MAP_INDEX}}/", **scoped))
     return views
 
 
-def _knows_applies_to() -> bool:
+def airflow_version() -> tuple[int, int]:
+    """Major and minor."""
     from airflow import __version__
 
     major, minor, *_ = __version__.split(".")
-    return (int(major), int(minor)) >= (3, 4)
+    return int(major), int(minor)
 
 
 class MagicHourPlugin(AirflowPlugin):

@@ -351,7 +351,7 @@ def read_page(
         rows=rows[(number - 1) * PAGE_SIZE : number * PAGE_SIZE],
         counts=counts,
         totals=totals,
-        by_dag=by_dag,
+        by_dag=dict(sorted(by_dag.items(), key=lambda of: -of[1].credits)),
         by_day=by_day,
         needs=needs[:LONGEST_NEEDS],
         dag_ids=sorted({row.task.dag_id for row in known}),

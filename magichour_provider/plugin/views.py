@@ -9,7 +9,6 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
-from airflow import __version__ as airflow_version
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.configuration import conf
@@ -25,7 +24,7 @@ from magichour_provider.api import wire
 from magichour_provider.api.client import MagicHourClient
 from magichour_provider.exceptions import InvalidConnection, JobEnded, MagicHourError
 from magichour_provider.hooks import settings_from_connection
-from magichour_provider.plugin import PREFIX, jobs
+from magichour_provider.plugin import PREFIX, ROUTE, airflow_version, jobs
 from magichour_provider.plugin.jobs import Filters, Playable
 from magichour_provider.plugin.rows import JobRow, State, TaskKey
 
@@ -118,6 +117,14 @@ def jobs_of_task(
         dag_id, run_id, task_id, int(map_index) if map_index is not None else None, state=_state(state)
     )
     return _page(request, {dag_id}, filters, number, narrowed=True)
+
+
+@router.get("/watch/{path:path}")
+def watch(request: Request, path: str) -> Response:
+    """From the button on a task to its page: inside Airflow's own (3.3 has addresses for that), or alone."""
+    links = Links(request.scope["root_path"], {})
+    frame = f"{links.airflow}/plugin/{ROUTE}" if airflow_version() >= (3, 3) else ""
+    return RedirectResponse(f"{frame}{links.root}/{quote(path)}", headers=SECURITY_HEADERS)
 
 
 @router.get("/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/{map_index}/play/{number}")
@@ -214,9 +221,7 @@ def _page(
 def _finished_only() -> str | None:
     """Why jobs are seen only once they have ended, if it is so."""
     if jobs.TaskStateStore is None:
-        return (
-            f"Airflow {airflow_version} keeps no record of running jobs that this page could read (3.3 does)"
-        )
+        return "This version of Airflow keeps no record of running jobs that this page could read (3.3 does)"
     custom = conf.get("workers", "state_store_backend", fallback="") or conf.get("state_store", "backend")
     if custom != DEFAULT_BACKEND:
         return f"The task state store is {custom}, which this page cannot read"

@@ -17,6 +17,7 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import insert, select
 
+from magichour_provider.links import watch_url
 from magichour_provider.plugin.jobs import JOURNAL, REPORTED, RESULT, WATCH, TaskKey
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ def task(
 def _run_id(session: Any, key: TaskKey) -> int:
     found = session.scalar(select(DagRun.id).where(DagRun.dag_id == key.dag_id, DagRun.run_id == key.run_id))
     return int(found)
+
+
+def address(key: TaskKey) -> str:
+    """Of the page of a task instance."""
+    return "/" + watch_url(key).replace("/watch/", "/")
 
 
 def store(key: TaskKey, name: str, value: object) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from seeding import ended, intent, job, journal, make_video, task
+from seeding import address, ended, intent, job, journal, make_video, task
 
 from magichour_provider.links import watch_url
 
@@ -118,15 +118,16 @@ def test_the_page_is_under_browse_and_its_links_lead_out_of_the_frame(page: Page
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Magic Hour").click()
     frame = page.frame_locator("iframe")
-    frame.get_by_role("heading", name="1 needs you").wait_for()
+    frame.get_by_role("heading", name="1 job needs you").wait_for()
     frame.get_by_role("link", name="greetings", exact=True).click()
     page.wait_for_url("**/dags/greetings")
     assert page.locator("iframe").count() == 0
 
 
-def test_an_address_inside_airflow_opens_the_task(page: Page) -> None:
+def test_the_watch_button_opens_the_task_inside_airflow(page: Page) -> None:
     key = journal(task("greetings", map_index=0, label="ada"), job("cm-ada", ended=ended()))
-    page.goto(f"/plugin/magichour/{watch_url(key)}")
+    page.goto(f"/{watch_url(key)}")
+    assert page.url.endswith(f"/plugin/magichour{address(key)}")
     page.frame_locator("iframe").locator("#job-cm-ada").wait_for()
 
 
@@ -140,8 +141,8 @@ def test_nothing_overflows_however_long_the_names_are(page: Page, scheme: str, w
     path = f"s3://{long}/{long}.mp4"
     journal(key, job(ended=ended(output_path=path)), intents=[intent("open")])
     journal(task("greetings", state="failed"), job(ended=ended("error", error_code=long, error_message=long)))
-    for address in ("/magichour/", f"/{watch_url(key)}"):
-        page.goto(address)
+    for path_of_page in ("/magichour/", address(key)):
+        page.goto(path_of_page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert is_dark == (scheme == "dark")

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from seeding import (
+    address,
     dag,
     ended,
     intent,
@@ -117,14 +118,22 @@ def test_run_and_task_show_their_own_jobs_only(client: Client) -> None:
     assert client().get("/magichour/dags/greetings/runs/run1/tasks/voice/x/").status_code == 404
 
 
-def test_the_watch_link_leads_to_the_task(client: Client) -> None:
-    key = task(
-        "greetings", "group.video", run_id="manual__2026-11-26T01:00:00+00:00", map_index=2, label="ada"
-    )
+def test_the_watch_button_leads_to_the_task_inside_airflow(client: Client) -> None:
+    run_id = "manual__2026-11-26T01:00:00+00:00"
+    key = task("greetings", "group.video", run_id=run_id, map_index=2, label="ada")
     journal(key, job("cm-ada", ended=ended()))
     url = watch_url(key)
-    assert not url.startswith("/")
-    assert 'id="job-cm-ada"' in client().get(f"/{url}").text
+    assert not url.startswith("/"), "the path of [api] base_url is lost"
+    location = client().get(f"/{url}").headers["location"]
+    frame, page = location[: len("/plugin/magichour")], location[len("/plugin/magichour") :]
+    assert frame == "/plugin/magichour"
+    assert 'id="job-cm-ada"' in client().get(page).text
+
+
+@pytest.mark.parametrize("path", ["//evil.example/", "/evil.example/", "\\evil.example"])
+def test_the_watch_button_leads_nowhere_else(client: Client, path: str) -> None:
+    location = client().get(f"/magichour/watch/{path}").headers["location"]
+    assert location.startswith("/plugin/magichour/magichour/")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +142,7 @@ def test_the_watch_link_leads_to_the_task(client: Client) -> None:
 )
 def test_a_task_that_paid_for_nothing_says_so(client: Client, state: str, seen: str) -> None:
     key = task("greetings", state=state)
-    text = client().get(f"/{watch_url(key)}").text
+    text = client().get(address(key)).text
     assert "Nothing was charged" in text
     assert seen in text
 
@@ -142,7 +151,7 @@ def test_what_needs_a_person_is_on_top_with_what_to_do(client: Client) -> None:
     journal(task("greetings", "fine"), job(ended=ended()))
     journal(task("greetings", "lost", state="failed"), intents=[intent("open")])
     text = client().get("/magichour/").text
-    assert text.index("1 needs you") < text.index("fine")
+    assert text.index("1 job needs you") < text.index("fine")
     assert "Clear the task" in text
 
 
@@ -159,7 +168,7 @@ def test_a_sensor_shows_the_job_that_another_task_submitted(client: Client, fres
     wait = task("greetings", "wait")
     assert "Submitted" in client().get("/magichour/").text
     result(wait, job_id="cm-one", output_path="s3://greetings/one.mp4", credits_charged=200)
-    text = client().get(f"/{watch_url(wait)}").text
+    text = client().get(address(wait)).text
     for seen in ("Complete", "s3://greetings/one.mp4", "200 credits"):
         assert seen in text
 
@@ -181,7 +190,7 @@ def test_with_another_backend_finished_jobs_are_shown_and_the_page_says_so(
     client: Client, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result(task("greetings"), job_id="cm-done", output_path="s3://greetings/done.mp4")
-    monkeypatch.setenv(f"AIRFLOW__{setting}", "company.state.Backend")
+    monkeypatch.setenv(setting, "company.state.Backend")
     text = client().get("/magichour/").text
     assert "only finished jobs are shown" in text
     assert "s3://greetings/done.mp4" in text
@@ -311,7 +320,7 @@ def test_pages_write_nothing(client: Client) -> None:
 
     event.listen(settings.engine, "before_cursor_execute", note)
     try:
-        for path in ("/magichour/", f"/{watch_url(key)}", f"/{watch_url(key)}-1/play/0"):
+        for path in ("/magichour/", address(key), f"{address(key)}-1/play/0"):
             client().get(path)
     finally:
         event.remove(settings.engine, "before_cursor_execute", note)
