@@ -126,15 +126,19 @@ class MagicHourClient:
         done: dict[int, str] = {}
         return self._perform(lambda: flows.upload(sources, done), flows.RETRY_TRANSFER, retry_429_seconds)
 
-    def completed(self, job_id: str, job_type: JobType = "video") -> tuple[wire.Job, wire.Download]:
+    def completed(
+        self, job_id: str, job_type: JobType = "video", *, once: bool = False
+    ) -> tuple[wire.Job, wire.Download]:
         """
         A job that has ended well, and a fresh signed URL of its file; free.
 
+        :param once: when the API does not say, fail at once rather than try again.
         :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
         :raises JobEnded: the job has made nothing.
         """
+        policy = flows.NO_RETRY if once else flows.RETRY_TRANSFER
         return self._perform(
-            lambda: flows.completed(job_id, job_type), flows.RETRY_TRANSFER, flows.RETRY_429_SECONDS
+            lambda: flows.completed(job_id, job_type), policy, 0.0 if once else flows.RETRY_429_SECONDS
         )
 
     def download(self, job_id: str, target: Target, job_type: JobType = "video") -> wire.Job:
