@@ -28,7 +28,6 @@ from pydantic import (
     ConfigDict,
     Field,
     WrapValidator,
-    field_validator,
     model_validator,
 )
 
@@ -152,21 +151,16 @@ class Job(_Answer):
 
     @model_validator(mode="before")
     @classmethod
-    def _legacy_download(cls, answer: object) -> object:
-        """Before ``downloads`` there was one ``download``; it serves where the list is missing or empty."""
-        if isinstance(answer, dict) and not answer.get("downloads") and answer.get("download"):
-            return {**answer, "downloads": [answer["download"]]}
-        return answer
-
-    @field_validator("downloads", mode="before")
-    @classmethod
-    def _readable_downloads(cls, entries: object) -> tuple[Download, ...]:
-        found = (
-            [_or_none(entry, Download.model_validate) for entry in entries]
-            if isinstance(entries, list)
-            else []
-        )
-        return tuple(entry for entry in found if isinstance(entry, Download))
+    def _readable_downloads(cls, answer: object) -> object:
+        """Entries that cannot be read are left out. The older, single ``download`` serves if none is left."""
+        if not isinstance(answer, dict):
+            return answer
+        listed = answer.get("downloads")
+        entries = listed if isinstance(listed, list) else []
+        found = [_or_none(entry, Download.model_validate) for entry in entries]
+        if not any(found):
+            found = [_or_none(answer.get("download"), Download.model_validate)]
+        return {**answer, "downloads": tuple(filter(None, found))}
 
     @property
     def ended(self) -> bool:
@@ -208,7 +202,6 @@ class Job(_Answer):
             raise errors.JobCanceled(
                 f"job {self.job_id} was canceled in the vendor's web app",
                 job_id=self.job_id,
-                credits=self.credits_charged,
             )
         if self.status == "error":
             reason = self.error or JobError()
@@ -220,7 +213,6 @@ class Job(_Answer):
                 job_id=self.job_id,
                 retryable=not permanent,
                 code=code,
-                credits=self.credits_charged,
             )
 
 
@@ -479,8 +471,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decoded(body: bytes, redact: Redact) -> Any:
     """The JSON with each of its texts redacted, or None if it is none."""
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        return _redacted(json.loads(body.removeprefix(codecs.BOM_UTF8)), redact)
+        text = body.decode(json.detect_encoding(body))
+        content = json.loads(text)
+        # Nearly always there is nothing to redact, and without escapes the text as a whole shows that.
+        return content if "\\" not in text and redact(text) == text else _redacted(content, redact)
     except (ValueError, RecursionError):
         return None
 

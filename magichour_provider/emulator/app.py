@@ -6,6 +6,7 @@ import hmac
 import json
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -114,8 +115,9 @@ async def names_of(request: web.Request, emulation: Emulation, record: dict[str,
             record["json"] = body
         name = body.get("name") if isinstance(body, dict) else None
         return [name] if isinstance(name, str) else []
-    path = request.match_info.get("id") or request.match_info.get("name", "")
-    job = emulation.jobs.all.get(path) or emulation.jobs.all.get(path.rpartition("/")[0])
+    path = request.match_info.get("name", "")
+    job_id = request.match_info.get("id") or unquote(path.partition("/")[0])
+    job = emulation.jobs.all.get(job_id)
     return [job.name] if job else [path]
 
 

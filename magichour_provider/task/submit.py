@@ -150,6 +150,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         with self.as_airflow_errors():
             inputs = self._check_all()
             journal = runtime.Journal.of(context, patience=self.timeout)
+            self.push_watch_link(context)
             self._adopt_reported(journal)
             resumed = self._resumable(journal, inputs)
             job = resumed or self._submit(context, journal, inputs)

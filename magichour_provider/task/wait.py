@@ -22,7 +22,7 @@ try:
 except ImportError:  # Airflow 3.0
     from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef]
 
-from magichour_provider.links import MagicHourJobLink
+from magichour_provider.links import MagicHourJobLink, MagicHourWatchLink, watch_url
 from magichour_provider.task import runtime
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class JobMixin:
 
     # See _show_what_was_sent. Airflow 3.0 answers 404 to it after a try that is to be retried.
     overwrite_rtif_after_execution = AIRFLOW_V_3_1_PLUS
-    operator_extra_links: Any = (MagicHourJobLink(),)
+    operator_extra_links: Any = (MagicHourWatchLink(), MagicHourJobLink())
     _job_id: str | None = None
     _charged: Charged = "no"  # has this task instance paid, as far as it knows?
     _credits: float | None = None
@@ -188,6 +188,12 @@ class JobMixin:
         return runtime.errors.charge(self._with_charge(runtime.exceptions.MagicHourError("", charged="no")))
 
     # --- links ---
+
+    def push_watch_link(self, context: Context) -> None:
+        """Before the paid call: a task whose answer was lost needs its page most."""
+        with runtime.telemetry.best_effort("The link to the task's page was not stored"):
+            ti = context["ti"]
+            ti.xcom_push(key=MagicHourWatchLink().xcom_key, value=watch_url(ti))
 
     def push_link(self, context: Context, job_id: str) -> None:
         """From now on the UI has its button, and ``on_kill`` knows the job."""

@@ -60,8 +60,8 @@ STEPS_WITH_A_JOB = [
     (TalkingPhotoOperator, "_submit"),
     (TalkingPhotoOperator, "push_link"),
     (Journal, "delivering"),
-    (DownloadValidator, "check"),  # a part of the video is on disk
-    (DownloadValidator, "finish"),
+    (DownloadValidator, "feed"),  # the file is begun
+    (DownloadValidator, "close"),  # the file is on disk, under its temporary name
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),
     (TalkingPhotoOperator, "collect_result"),
@@ -97,7 +97,7 @@ VOICE_STEPS = [
     (VoiceGeneratorOperator, "_submit"),
     (VoiceGeneratorOperator, "push_link"),
     (Journal, "delivering"),
-    (DownloadValidator, "check"),
+    (DownloadValidator, "feed"),
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),
     (media, "of_file"),

@@ -125,12 +125,20 @@ def test_without_waiting_the_task_ends_when_the_job_is_submitted(
     assert run.result() == {"job_id": job["id"], "status": "queued", "credits_charged": 48}
 
 
-def test_the_link_opens_the_job_in_the_library(airflow: Airflow, emulator: Emulator) -> None:
+@pytest.mark.parametrize("is_vendor", [True, False])
+def test_the_button_opens_the_job_in_the_vendors_library_if_the_connection_points_to_the_vendor(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, is_vendor: bool
+) -> None:
     from magichour_provider.links import MagicHourJobLink
 
+    if is_vendor:
+        monkeypatch.setattr("magichour_provider.api.wire.BASE_URL", emulator.url)
     run = airflow.video()
     (ti,) = run.instances()
     link = ti.xcom_pull(task_ids="video", key=MagicHourJobLink().xcom_key)
+    if not is_vendor:
+        assert link is None
+        return
     assert link == f"https://magichour.ai/my-library?videoId={emulator.jobs()[0]['id']}"
 
 
@@ -225,7 +233,7 @@ def test_another_run_is_another_purchase(airflow: Airflow, emulator: Emulator) -
     [
         ("{{ 48 }}", None),
         ("{{ 47 }}", "CreditLimitExceeded: max_credits=47: the clip of 1 s is estimated at 48 credits"),
-        ("{{ none }}", "InvalidInput: max_credits='None'"),
+        ("{{ none }}", "InvalidInput: max_credits='None': is not usable; give a number above 0"),
     ],
 )
 def test_a_limit_may_come_from_a_template(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,142 @@ def test_an_expired_download(api: Any) -> None:
     assert "<Message>Request has expired</Message>" in answer.text
 
 
+@pytest.mark.parametrize("effect", [False, True])
+@pytest.mark.parametrize("status", [425, 500, 502, 503, 504, 521, 530])
+def test_any_status_can_be_answered_with_or_without_a_charge(api: Any, status: int, effect: bool) -> None:
+    api.emulator.fault("create", status=status, effect=effect)
+    answer = api("POST", CREATE, json=api.body())
+    assert answer.status_code == status
+    assert answer.json()["message"]
+    assert api.emulator.charges() == effect
+
+
+def test_a_redirect_of_the_api_names_another_host_and_charges_nothing(api: Any) -> None:
+    api.emulator.fault("create", status=307, headers={"Location": "https://other.example{path}"})
+    answer = api("POST", CREATE, json=api.body())
+    assert (answer.status_code, answer.headers["location"]) == (307, f"https://other.example{CREATE}")
+    assert api.emulator.charges() == 0
+
+
+def test_a_redirected_upload_arrives_at_the_same_signed_url_on_another_host(api: Any) -> None:
+    items = {"items": [{"type": "image", "extension": "png"}]}
+    item = api("POST", "/v1/files/upload-urls", json=items).json()["items"][0]
+    other = api.emulator.url.replace("127.0.0.1", "localhost")
+    api.emulator.fault("put", status=307, headers={"Location": f"{other}{{path}}"})
+    answer = HTTP.put(item["upload_url"], content=b"picture", follow_redirects=True)
+    assert [one.status_code for one in answer.history] == [307]
+    assert answer.history[0].text.count("<Code>TemporaryRedirect</Code>") == 1
+    assert (answer.status_code, answer.url.host) == (200, "localhost")
+    assets = {**api.body()["assets"], "image_file_path": item["file_path"]}
+    assert api("POST", CREATE, json=api.body(assets=assets)).status_code == 200
+
+
+def test_the_details_of_one_job_can_be_those_of_another(api: Any) -> None:
+    asked, other = api.create(name="asked"), api.create(name="other")
+    api.emulator.fault("get_video", name="asked", body=api.emulator.job(other))
+    assert api.get(asked)["id"] == other
+    assert api.get(asked)["id"] == asked
+
+
+def test_a_body_can_wrap_the_true_answer_and_the_call_has_its_effect(api: Any) -> None:
+    api.emulator.fault("create", body={"data": {"$answer": ""}, "ok": True}, status=201)
+    answer = api.http.post(CREATE, json=api.body())
+    (job,) = api.emulator.jobs()
+    assert answer.status_code == 201
+    assert answer.json()["data"]["id"] == job["id"]
+    assert answer.json()["ok"] is True
+    assert api.emulator.charges() == 1
+
+
+THUMBNAIL = {"url": "https://example.com/thumbnail.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("downloads", "says"),
+    [
+        ([None, {"$answer": "/downloads/0"}], lambda true: [None, true]),
+        ([THUMBNAIL, {"$answer": "/downloads/0"}], lambda true: [THUMBNAIL, true]),
+        ([{"$answer": "/downloads/0", "url": None}], lambda true: [true | {"url": None}]),
+        ([{"$answer": "/downloads/7"}, {"$answer": "/name/x"}], lambda _: [None, None]),
+        ([], lambda _: []),
+    ],
+)
+def test_a_body_can_change_parts_of_the_true_answer(api: Any, downloads: list[Any], says: Any) -> None:
+    job_id = api.create()
+    api.emulator.fault("get_video", body={"$answer": "", "downloads": downloads})
+    answer = api.http.get(f"/v1/video-projects/{job_id}").json()
+    assert answer["downloads"] == says(answer["download"])
+    assert (answer["id"], answer["status"]) == (job_id, "complete")
+
+
+SLOTS = {
+    "with one file_path": [
+        {"$answer": "/items/0"},
+        {"$answer": "/items/1", "file_path": {"$answer": "/items/0/file_path"}},
+    ],
+    "swapped": [{"$answer": "/items/1"}, {"$answer": "/items/0"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("slots", "extensions"), [("with one file_path", ["png", "png"]), ("swapped", ["wav", "png"])]
+)
+def test_upload_slots_can_be_wrong(api: Any, slots: str, extensions: list[str]) -> None:
+    api.emulator.fault("upload_urls", body={"items": SLOTS[slots]})
+    items = [{"type": "image", "extension": "png"}, {"type": "audio", "extension": "wav"}]
+    answer = api("POST", "/v1/files/upload-urls", json={"items": items}).json()
+    assert [item["file_path"].rpartition(".")[2] for item in answer["items"]] == extensions
+    assert all(HTTP.put(item["upload_url"], content=b"x").status_code == 200 for item in answer["items"])
+
+
+@pytest.mark.parametrize(
+    ("job_id", "path"),
+    [(12345, "12345"), ("../../x", "..%2F..%2Fx"), ("n" * 300, "n" * 300), ("a b", "a%20b")],
+)
+def test_a_fault_chooses_the_id_of_a_job(api: Any, job_id: str | int, path: str) -> None:
+    api.emulator.fault("create", job_id=job_id)
+    assert api.http.post(CREATE, json=api.body()).json()["id"] == job_id
+    job = api.http.get(f"/v1/video-projects/{path}").json()
+    assert (job["id"], job["status"]) == (job_id, "complete")
+    api.emulator.fault("download", status=403, name="test")
+    assert HTTP.get(job["downloads"][0]["url"]).status_code == 403
+    assert HTTP.get(job["downloads"][0]["url"]).content[4:8] == b"ftyp"
+    assert api.emulator.job(path)["job_type"] == "video"
+
+
+def test_a_download_can_be_compressed(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    plain = HTTP.get(url).content
+    api.emulator.fault("download", gzip=True)
+    with HTTP.stream("GET", url) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert answer.headers["content-encoding"] == "gzip"
+    assert int(answer.headers["content-length"]) == len(raw)
+    assert gzip.decompress(raw) == plain
+
+
+def test_a_header_can_lie_about_the_encoding(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    api.emulator.fault("download", headers={"Content-Encoding": "br"})
+    with HTTP.stream("GET", url) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert (answer.headers["content-encoding"], raw[4:8]) == ("br", b"ftyp")
+
+
+def test_an_endless_answer_ends_with_the_client_and_holds_up_nobody(api: Any) -> None:
+    api.emulator.fault("account", endless=True)
+    got = b""
+    with api.http.stream("GET", "/v1/account") as answer:
+        for chunk in answer.iter_raw():
+            got += chunk
+            if len(got) > 3_000_000:
+                break
+    assert answer.status_code == 200
+    assert "content-length" not in answer.headers
+    assert json.loads(got)["tier"] == "business"
+    assert api("GET", "/v1/account").status_code == 200
+
+
 def test_rules_wait_for_their_name_and_their_turn(api: Any) -> None:
     fault = api.emulator.fault("get_video", status=500, name="bad", skip=1, times=None)
     bad, good = api.create(name="a bad one"), api.create(name="good")
@@ -163,6 +300,8 @@ def test_a_rule_for_every_call(api: Any) -> None:
         ("create", {"truncate": -1}, "not negative"),
         ("create", {"times": -1}, "not negative"),
         ("create", {"ends": "error:"}, "choose error"),
+        ("create", {"job_id": True}, "wrong type"),
+        ("download", {"gzip": "yes"}, "wrong type"),
     ],
 )
 def test_a_mistaken_rule_is_explained(stub: Emulator, call: str, rule: dict[str, Any], says: str) -> None:

@@ -21,6 +21,7 @@ import pytest
 from ended_jobs import ended
 
 from magichour_provider.emulator import Emulator
+from magichour_provider.emulator.__main__ import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,46 +108,6 @@ def test_what_it_says_to_people() -> None:
     assert json.loads(said)["host"] == url
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, cwd=ROOT, check=False, timeout=20
-    )
-
-
-def test_faults_by_command_line() -> None:
-    with Emulator(render="stub") as emulator:
-        at = ("--url", emulator.url)
-        added = command("fault", "account", "status=429", 'headers={"Retry-After": "3"}', *at)
-        assert added.returncode == 0, added.stderr
-        http = httpx.Client(headers={"Authorization": f"Bearer {emulator.api_key}"})
-        assert http.get(f"{emulator.url}/v1/account").headers["retry-after"] == "3"
-        assert json.loads(command("faults", *at).stdout)["hits"] == 1
-        assert command("clear-faults", *at).returncode == 0
-        assert emulator.faults() == []
-        mistaken = command("fault", "nothing", *at)
-        assert mistaken.returncode == 2
-        assert "choose create" in mistaken.stderr
-        http.close()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--progression", "soon"], "choose instant"),
-        (["--fps", "0"], "choose 1 to 120"),
-        (["--port", "99999"], "choose 0 to 65535"),
-        (["--workers", "0"], "choose 1 or more"),
-        (["--port", "0", "--webhook", "nonsense"], "http"),
-        (["state", "--url", "http://127.0.0.1:9"], "refused"),
-    ],
-)
-def test_mistakes_on_the_command_line(arguments: list[str], says: str) -> None:
-    ran = command(*arguments)
-    assert ran.returncode == 2
-    assert says in ran.stderr
-    assert "Traceback" not in ran.stderr
-
-
 def test_a_client_that_gives_up_is_no_error_of_the_emulator(caplog: pytest.LogCaptureFixture) -> None:
     with Emulator(render="stub") as emulator:
         http = httpx.Client(headers={"Authorization": f"Bearer {emulator.api_key}"})
@@ -183,11 +144,11 @@ def test_it_ends_quietly_while_renders_wait_for_their_turn(caplog: pytest.LogCap
     assert caplog.messages == []
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_that_is_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with Emulator(render="stub") as emulator:
         port = int(emulator.url.rpartition(":")[2])
-        ran = command("--port", str(port))
-        assert (ran.returncode, "in use" in ran.stderr) == (2, True)
+        assert main(["--port", str(port)]) == 2
+        assert "in use" in capsys.readouterr().err
         with pytest.raises(OSError, match="in use"):
             Emulator(port=port).start()
 
