@@ -418,3 +418,14 @@ def test_names_select(api: Any) -> None:
     assert api.emulator.charges("red") == 2
     assert [job["name"] for job in api.emulator.jobs("blue")] == ["blue"]
     assert api.emulator.charges("green") == 0
+
+
+@pytest.mark.parametrize(("progression", "retry_after"), [("seconds:6", "1"), ("realistic", None)])
+def test_an_accepted_job_says_how_soon_to_poll_unless_its_time_is_realistic(
+    api: Any, progression: str, retry_after: str | None
+) -> None:
+    api.emulator.progression = progression
+    answer = api("POST", "/v1/ai-talking-photo", json=api.body())
+    assert answer.headers.get("retry-after") == retry_after
+    voice = {"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}
+    assert api("POST", "/v1/ai-voice-generator", json=voice).headers.get("retry-after") == retry_after
