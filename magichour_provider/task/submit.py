@@ -282,6 +282,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
             raise
+        if self.poll_interval is None and self.hook.settings.poll_interval is None:
+            self.poll_interval = submission.poll_interval
         job = runtime.PaidJob(
             job_id=submission.job_id,
             short_id=intent.short_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,3 +280,15 @@ def test_a_limit_may_come_from_another_task(
 
     assert said in run.errors()[0]
     assert emulator.charges() == 0
+
+
+@both_modes
+def test_a_connection_to_the_emulator_without_a_poll_interval_is_polled_within_seconds(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    # As somebody fills in Airflow's form: the vendor's usual render times would poll after a minute.
+    connection = {name: value for name, value in emulator.connection.items() if name != "extra"}
+    monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", json.dumps(connection))
+    emulator.progression = "polls:2"
+    run = airflow.video(deferrable=deferrable, timeout=20)
+    assert run.state() == "success", run.errors()
