@@ -17,6 +17,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from buckets import Buckets
 from harness import Airflow
@@ -24,7 +25,7 @@ from harness import Airflow
 from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,25 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     with Emulator(render="stub", poll_interval=0.02) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
         yield emulator
+
+
+@pytest.fixture
+def submit(emulator: Emulator) -> Callable[[], str]:
+    """Pays for a video as somebody else would, without Airflow, and returns the id of the job."""
+
+    def submit() -> str:
+        assets = {
+            "image_file_path": emulator.put_asset(b"a photo", "jpg"),
+            "audio_file_path": emulator.put_asset(b"a voice", "mp3"),
+        }
+        answer = httpx.post(
+            f"{emulator.url}/v1/ai-talking-photo",
+            json={"assets": assets, "start_seconds": 0, "end_seconds": 1},
+            headers={"Authorization": f"Bearer {emulator.api_key}"},
+        )
+        return str(answer.json()["id"])
+
+    return submit
 
 
 @pytest.fixture(autouse=True)
