@@ -193,6 +193,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def _prepare(self, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
         """All that comes before the paid call, is free, and may be repeated; the last of it is the upload."""
+        from magichour_provider.files.media import check_media_type
         from magichour_provider.files.storage import Source, Target
 
         if self.output_path is not None:
@@ -201,6 +202,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             Source.find(field, media_type, getattr(inputs, field))
             for field, media_type in inputs.uploads().items()
         ]
+        for source in sources:
+            check_media_type(source)
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
             self.log.warning(warning)

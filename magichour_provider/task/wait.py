@@ -175,7 +175,7 @@ class JobMixin:
                 seconds = media.of_file(Source.find("output_path", "audio", uri))
             else:
                 seconds = media.of_job(job.job_id, self.hook.client)
-        except (InvalidInput, StorageFailed) as error:
+        except MagicHourError as error:  # the voice is delivered, with or without its length
             self.log.warning("Job %s: duration_seconds is not known: %s", job.job_id, error)
         return {"audio_file_path": library_url(job.job_id, "audio"), "duration_seconds": seconds}
 

@@ -175,6 +175,12 @@ REFUSED_HERE = [
     row("no such photo", refused("InvalidInput"), arguments={"image_file_path": "/no/such.jpg"}),
     row("an empty photo", refused("InvalidInput"), arguments={"image_file_path": "empty.jpg"}),
     row("a photo that is none", refused("InvalidInput"), arguments={"image_file_path": "{{ 'a.txt' }}"}),
+    row("a text named as a photo", refused("InvalidInput"), arguments={"image_file_path": "text.jpg"}),
+    row(
+        "a clip after its voice",
+        refused("InvalidInput"),
+        arguments={"start_seconds": 4, "end_seconds": 5},
+    ),
     row("no such connection", refused("InvalidConnection"), arguments={"magichour_conn_id": "nowhere"}),
     row("target exists", refused("TargetExists"), arguments={"output_path": "empty.jpg"}),
     row("target is a folder", refused("InvalidInput"), arguments={"output_path": "."}),
@@ -204,6 +210,7 @@ def test_same_in_both_modes(
     monkeypatch.setenv("AIRFLOW_CONN_HURRIED", hurried(emulator))
     monkeypatch.chdir(airflow.folder)
     (airflow.folder / "empty.jpg").touch()
+    (airflow.folder / "text.jpg").write_text("hello")
     for mode in ("sync", "deferrable"):
         assert (mode, outcome(airflow, emulator, "video", mode, faults, arguments)) == (mode, ending)
     if not faults:
