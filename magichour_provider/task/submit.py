@@ -325,6 +325,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.Source.find(field, media_type, getattr(inputs, field))
             for field, media_type in inputs.uploads().items()
         ]
+        for source in sources:
+            runtime.media.check_media_type(source)
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
             self.log.warning(warning)
