@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         dag_id: str
         run_id: str
         task_id: str
-        map_index: int
+        map_index: int | None
 
 
 class MagicHourJobLink(BaseOperatorLink):
@@ -58,5 +58,5 @@ def watch_url(ti: TaskInstance) -> str:
     ``[api] base_url``, which a worker need not know. The plugin knows how its page opens inside Airflow's.
     """
     run = f"magichour/watch/dags/{quote(ti.dag_id, safe='')}/runs/{quote(ti.run_id, safe='')}"
-    mapped = f"{ti.map_index}/" if ti.map_index >= 0 else ""
+    mapped = "" if ti.map_index is None or ti.map_index < 0 else f"{ti.map_index}/"
     return f"{run}/tasks/{quote(ti.task_id, safe='')}/{mapped}"

@@ -302,7 +302,7 @@ RETRY_429_SECONDS = 300.0  # of one paid call, upload or download
 _short_backoff = tenacity.wait_exponential(multiplier=0.5, max=8) + tenacity.wait_random(0, 0.5)
 
 
-def _is_429(error: BaseException) -> bool:
+def _is_429(error: BaseException | None) -> bool:
     return getattr(error, "status_code", None) == 429
 
 
@@ -330,8 +330,8 @@ def pause(state: tenacity.RetryCallState) -> float:
     return _retry_after(_error(state)) + backoff(state)
 
 
-def _error(state: tenacity.RetryCallState) -> BaseException:
-    return (state.outcome and state.outcome.exception()) or RuntimeError()
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def _may_repeat(error: BaseException) -> bool:

@@ -40,6 +40,8 @@ Redact = Callable[[str], str]
 
 BASE_URL = "https://api.magichour.ai"
 LIBRARY_URL = "https://magichour.ai/my-library"
+# Bounds for the Retry-After of an accepted job, in seconds.
+MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 1.0, 60.0
 LONGEST_TEXT = 500  # characters of the vendor's words in a message
 
 # Job errors that the same input would meet again. The vendor's list is open: a code that is not here may be
@@ -96,10 +98,17 @@ class _Answer(BaseModel):
 
 
 class Submission(_Answer):
-    """An accepted, paid job: ``job_id``; ``credits_charged`` is an estimate until the job is complete."""
+    """
+    An accepted, paid job.
+
+    :ivar job_id: the vendor's id of it.
+    :ivar credits_charged: an estimate until the job is complete.
+    :ivar poll_interval: seconds; the answer's ``Retry-After``, which the emulator sends.
+    """
 
     job_id: JobId = Field(alias="id")
     credits_charged: Lenient[Number] = None
+    poll_interval: Lenient[Number] = None
 
 
 class Download(_Answer):
@@ -280,6 +289,10 @@ class Call(Generic[T]):
         except ValueError as error:
             what = f"HTTP {status} with {_describe(body)}{_hint_of_id(content)}"
             self.no_answer(what, status=status, page=_is_page(body), cause=error)
+        if isinstance(answer, Submission):
+            wait = _retry_after(headers)
+            poll_interval = min(max(wait, MIN_POLL_INTERVAL), MAX_POLL_INTERVAL) if wait else None
+            return answer.model_copy(update={"poll_interval": poll_interval})
         if isinstance(answer, Job) and answer.job_id != self.job_id:
             self.no_answer(f"the answer is about another job, {clean(answer.job_id)}", status=status)
         return answer

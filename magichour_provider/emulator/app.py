@@ -148,21 +148,23 @@ async def create(request: web.Request) -> web.Response:
     body = validation.parse(await request.read())
     checked = validation.check_talking_photo(body, emulation.settings.tier)
     job = emulation.submit_talking_photo(checked, body, RULE.get())
-    return web.json_response(
-        {
-            "id": job.shown_id,
-            "credits_charged": job.credits_charged,
-            # The vendor has deprecated this, but its own SDK requires it.
-            "estimated_frame_cost": job.credits_charged,
-        }
-    )
+    # The vendor has deprecated estimated_frame_cost, but its own SDK requires it.
+    return accepted(request, job, estimated_frame_cost=job.credits_charged)
 
 
 async def create_voice(request: web.Request) -> web.Response:
     emulation = request.app[EMULATION]
     body = validation.parse(await request.read())
-    job = emulation.submit_voice(validation.check_voice(body), body, RULE.get())
-    return web.json_response({"id": job.shown_id, "credits_charged": job.credits_charged})
+    return accepted(request, emulation.submit_voice(validation.check_voice(body), body, RULE.get()))
+
+
+def accepted(request: web.Request, job: Job, **more: Any) -> web.Response:
+    """The answer to a paid call. Its ``Retry-After`` says that jobs end sooner here than at the vendor."""
+    realistic = request.app[EMULATION].jobs.progression.mode == "realistic"
+    return web.json_response(
+        {"id": job.shown_id, "credits_charged": job.credits_charged} | more,
+        headers={} if realistic else {"Retry-After": "1"},
+    )
 
 
 async def upload_urls(request: web.Request) -> web.Response:

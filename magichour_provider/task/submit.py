@@ -67,6 +67,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         "poll_interval",
     )
     name: str | None
+    _disbelieved: str | None = None  # why the last report was not taken
     ui_color = "#efe7fb"
 
     def __init__(
@@ -171,7 +172,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                     break
                 if report.job_id and (job := self._reported(intent, report.job_id)):
                     if why_not := report.why_not(intent, job):
-                        self.log.warning("Job %s is not the one of %s: %s", job.job_id, intent.mark, why_not)
+                        self._disbelieve(f"job {job.job_id} is not the one of {intent.mark}: {why_not}")
                         continue
                     self.log.info("Job %s was reported as that of %s: adopted", job.job_id, intent.mark)
                     journal.record_job(
@@ -195,9 +196,13 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         if isinstance(answer, runtime.exceptions.RequestFailed):
             if answer.retryable:
                 raise answer  # a report is not thrown away because the API is busy
-            self.log.warning("Job %s was reported as that of %s, but: %s", job_id, intent.mark, answer)
+            self._disbelieve(f"job {job_id} was reported as that of {intent.mark}, but: {answer}")
             return None
         return answer
+
+    def _disbelieve(self, why: str) -> None:
+        self.log.warning("A report is not believed: %s", why)
+        self._disbelieved = why
 
     def _resumable(self, journal: Journal, inputs: InputsT) -> PaidJob | None:
         """The job that was paid for already. The input files are not touched: they may be gone by now."""
@@ -218,7 +223,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.exceptions.JobDeleted,
             runtime.exceptions.JobMismatch,
         ) as error:
-            raise journal.with_instructions(error) from error
+            why = f". What was reported is not believed: {self._disbelieved}" if self._disbelieved else ""
+            raise journal.with_instructions(error.copied(f"{error}{why}")) from error
         if job is None:
             return None
         self.log.info("Job %s was paid for by an earlier try: it is picked up, nothing is paid", job.job_id)
@@ -276,6 +282,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
             raise
+        if self.poll_interval is None and self.hook.settings.poll_interval is None:
+            self.poll_interval = submission.poll_interval
         job = runtime.PaidJob(
             job_id=submission.job_id,
             short_id=intent.short_id,
@@ -317,6 +325,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.Source.find(field, media_type, getattr(inputs, field))
             for field, media_type in inputs.uploads().items()
         ]
+        for source in sources:
+            runtime.media.check_media_type(source)
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
             self.log.warning(warning)

@@ -165,7 +165,8 @@ class JobMixin:
 
     def surfaced(self, error: MagicHourError) -> MagicHourError:
 
-        return runtime.errors.surfaced(self._with_charge(error))
+        recorded = self._adopt_instructions is None
+        return runtime.errors.surfaced(self._with_charge(error), recorded=recorded)
 
     def _with_charge(self, error: MagicHourError) -> MagicHourError:
         """After the paid call, an error of any other call does not mean that nothing was charged."""

@@ -76,6 +76,12 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("magichour_provider.api.flows.backoff", lambda _: 0.0)
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that cannot be written is not written again for minutes."""
+    monkeypatch.setattr("magichour_provider.task.journal.LONGEST_PATIENCE", 0.5)
+
+
 @pytest.fixture
 def airflow(
     dags: Path, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

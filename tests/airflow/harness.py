@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import textwrap
+import wave
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -59,6 +60,15 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
         return results[key]
 
     return call
+
+
+PHOTO = b"\xff\xd8\xff a photo"  # begins like a JPEG, which is all that is checked
+
+
+def write_silence(path: Path, seconds: float) -> None:
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(2 * round(8000 * seconds)))
 
 
 both_modes = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
@@ -157,8 +167,8 @@ class Airflow:
     def __init__(self, folder: Path, dags: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.photo, self.voice = folder / "photo.jpg", folder / "voice.mp3"
-        self.photo.write_bytes(b"a photo")
-        self.voice.write_bytes(b"a voice")
+        self.photo.write_bytes(PHOTO)
+        write_silence(self.voice, 4)
         self.dags = dags
         self._monkeypatch = monkeypatch
 

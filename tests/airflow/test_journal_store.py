@@ -65,7 +65,7 @@ def test_a_lost_answer_stops_the_task_with_two_ways_to_go_on(
     (error,) = run.raised()
     assert isinstance(error, SubmissionUncertain)
     assert command(run, "JOB_ID")
-    assert command(run, "pay_again")
+    assert command(run, '"pay_again"')
     assert "https://magichour.ai/my-library" in str(error)
     assert emulator.charges() == 1
 
@@ -96,7 +96,7 @@ def test_a_task_that_a_person_allows_to_pay_again_does(
 ) -> None:
     emulator.fault("create", reset="after")
     run = airflow.video()
-    follow(command(run, "pay_again"))
+    follow(command(run, '"pay_again"'))
     run.clear()
     assert run.state() == "success", run.errors()
     assert emulator.charges() == 2
@@ -140,7 +140,7 @@ def test_a_lost_answer_of_before_the_upgrade_can_be_settled_after_it(
     run.clear()
     assert "SubmissionUncertain" in run.errors()[0]
     assert emulator.charges() == 1
-    follow(command(run, "pay_again"))
+    follow(command(run, '"pay_again"'))
     run.clear()
     assert run.state() == "success", run.errors()
     assert emulator.charges() == 2

@@ -59,7 +59,7 @@ STEPS_WITH_A_JOB = [
     (Journal, "record_job"),
     (TalkingPhotoOperator, "_submit"),
     (TalkingPhotoOperator, "push_link"),
-    (Journal, "delivering"),
+    (Journal, "record_delivery"),
     (DownloadValidator, "feed"),  # the file is begun
     (DownloadValidator, "close"),  # the file is on disk, under its temporary name
     (LocalFileSystem, "mv"),
@@ -96,7 +96,7 @@ VOICE_STEPS = [
     (Journal, "record_job"),
     (VoiceGeneratorOperator, "_submit"),
     (VoiceGeneratorOperator, "push_link"),
-    (Journal, "delivering"),
+    (Journal, "record_delivery"),
     (DownloadValidator, "feed"),
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),

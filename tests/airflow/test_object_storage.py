@@ -29,8 +29,8 @@ LIST = ("s3:ListBucket", "s3:HeadBucket")  # S3 asks for the first only, moto fo
 def test_photo_and_voice_come_from_a_bucket_and_the_video_goes_there(
     airflow: Airflow, emulator: Emulator, s3: Buckets, place: str, deferrable: bool
 ) -> None:
-    s3.put("people/ada.jpg", b"a photo")
-    s3.put("people/ada.mp3", b"her voice")
+    s3.put("people/ada.jpg", airflow.photo.read_bytes())
+    s3.put("people/ada.mp3", airflow.voice.read_bytes())
 
     run = airflow.video(
         image_file_path="s3://store@media/people/ada.jpg",
@@ -40,7 +40,10 @@ def test_photo_and_voice_come_from_a_bucket_and_the_video_goes_there(
     )
 
     assert run.state() == "success", run.errors()
-    assert {request["bytes"] for request in emulator.requests("put")} == {len(b"a photo"), len(b"her voice")}
+    assert {request["bytes"] for request in emulator.requests("put")} == {
+        airflow.photo.stat().st_size,
+        airflow.voice.stat().st_size,
+    }
     (video,) = (key for key in s3.keys() if key.startswith("videos/"))  # noqa: SIM118
     assert run.result()["output_path"] == f"s3://store@media/{video}"
     assert video == (place if place.endswith(".mp4") else f"videos/{run.result()['job_id']}.mp4")

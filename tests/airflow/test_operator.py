@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -259,3 +260,15 @@ def test_a_limit_that_comes_from_a_task_and_is_empty_is_refused(airflow: Airflow
 
     assert run.errors()[0].startswith("InvalidInput: max_credits=None: is empty")
     assert emulator.charges() == 0
+
+
+@both_modes
+def test_a_connection_to_the_emulator_without_a_poll_interval_is_polled_within_seconds(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    # As somebody fills in Airflow's form: the vendor's usual render times would poll after a minute.
+    connection = {name: value for name, value in emulator.connection.items() if name != "extra"}
+    monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", json.dumps(connection))
+    emulator.progression = "polls:2"
+    run = airflow.video(deferrable=deferrable, timeout=20)
+    assert run.state() == "success", run.errors()

@@ -132,6 +132,12 @@ DOWNLOADING = [
 REFUSED_HERE = [
     row("too many credits", refused("CreditLimitExceeded"), arguments={"max_credits": 47}),
     row("no such photo", refused("InvalidInput"), arguments={"image_file_path": "/no/such.jpg"}),
+    row("a text named as a photo", refused("InvalidInput"), arguments={"image_file_path": "text.jpg"}),
+    row(
+        "a clip after its voice",
+        refused("InvalidInput"),
+        arguments={"start_seconds": 4, "end_seconds": 5},
+    ),
     row("no such connection", refused("InvalidConnection"), arguments={"magichour_conn_id": "nowhere"}),
     row("a target that exists", refused("TargetExists"), arguments={"output_path": "there.mp4"}),
 ]
@@ -155,6 +161,7 @@ def test_same_in_both_modes(
 ) -> None:
     monkeypatch.chdir(airflow.folder)
     (airflow.folder / "there.mp4").touch()
+    (airflow.folder / "text.jpg").write_text("hello")
     for mode in ("sync", "deferrable"):
         assert (mode, outcome(airflow, emulator, "video", mode, faults, arguments)) == (mode, ending)
     if not faults:

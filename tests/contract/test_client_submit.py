@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from both import DRIPS, Row, StandIn, accepts, drips, row, says, settings_for, stand_in, through
+from both import DRIPS, Row, StandIn, accepts, drips, heard, row, says, settings_for, stand_in, through
 
 from magichour_provider.api.client import Settings
 from magichour_provider.api.inputs import TalkingPhotoInputs
@@ -387,6 +387,37 @@ def test_a_server_that_does_not_speak_tls(emulator: Emulator, pauses: list[float
         requests=lambda: len(emulator.requests()),
     )
     assert ending == NOT_SENT
+
+
+def tunnelled(inside: Callable[[socket.socket], object], **more: Any) -> Row:
+    """The row of a paid call through a proxy that lets it through to this."""
+
+    def proxy(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        inside(connection)
+
+    with stand_in(proxy) as server:
+        return row(
+            "sync",
+            Settings(api_key="k", base_url="https://127.0.0.1:1", proxy=server.url, verify=False, **more),
+            lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
+            requests=lambda: server.requests,  # CONNECTs
+        )
+
+
+def test_an_answer_that_is_lost_behind_a_proxy(tls: ssl.SSLContext, pauses: list[float]) -> None:
+    def take_it_and_go(connection: socket.socket) -> None:
+        tunnel = tls.wrap_socket(connection, server_side=True)
+        assert heard(tunnel).startswith(b"POST /v1/ai-talking-photo")
+        tunnel.close()
+
+    assert tunnelled(take_it_and_go) == uncertain()
+    assert pauses == []
+
+
+def test_a_host_behind_a_proxy_that_cannot_be_reached(pauses: list[float]) -> None:
+    ending = tunnelled(lambda connection: connection.shutdown(socket.SHUT_RDWR))
+    assert ending == Row("Unavailable", None, True, "no", requests=4)
 
 
 def test_the_paid_call_goes_out_on_a_connection_of_its_own() -> None:

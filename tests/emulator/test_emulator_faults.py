@@ -1,4 +1,4 @@
-"""Provokable: what a network, a gateway and a busy service do to a client."""
+"""Faults: what a network, a gateway and a busy service do to a client."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 if TYPE_CHECKING:
     from magichour_provider.emulator import Emulator
 
-# One for all: each new one would load the certificates that nothing here needs.
+# Shared: each new client would load certificates that nothing here needs.
 HTTP = httpx.Client(verify=False)
 CREATE = "/v1/ai-talking-photo"
 
 
-def test_a_status_instead_of_an_effect(api: Any) -> None:
+def test_a_status_is_answered_instead_of_the_effect(api: Any) -> None:
     body = api.body()
     fault = api.emulator.fault("create", status=503, headers={"Retry-After": "7"}, times=2)
     for _ in range(2):
@@ -31,21 +31,21 @@ def test_a_status_instead_of_an_effect(api: Any) -> None:
     assert api.emulator.charges() == 1
 
 
-def test_retry_after_as_a_date(api: Any) -> None:
+def test_a_retry_after_can_be_a_date(api: Any) -> None:
     date = "Wed, 21 Oct 2026 07:28:00 GMT"
     api.emulator.fault("account", status=429, headers={"Retry-After": date})
     answer = api("GET", "/v1/account")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, date)
 
 
-def test_a_lost_answer_after_the_charge(api: Any) -> None:
+def test_with_effect_the_charge_is_made_and_its_answer_is_lost(api: Any) -> None:
     api.emulator.fault("create", status=500, effect=True)
     assert api("POST", CREATE, json=api.body()).status_code == 500
     assert api.emulator.charges() == 1
 
 
 @pytest.mark.parametrize(("when", "charges"), [("before", 0), ("after", 1)])
-def test_resets(api: Any, when: str, charges: int) -> None:
+def test_a_reset_before_or_after_the_effect_sends_no_answer(api: Any, when: str, charges: int) -> None:
     api.emulator.fault("create", reset=when)
     body = api.body()
     with pytest.raises(httpx.NetworkError):
@@ -56,7 +56,9 @@ def test_resets(api: Any, when: str, charges: int) -> None:
 
 
 @pytest.mark.parametrize(("effect", "charges"), [(False, 0), (True, 1)])
-def test_a_hang_that_outlasts_the_client(api: Any, effect: bool, charges: int) -> None:
+def test_a_call_that_hangs_longer_than_the_client_waits_charges_only_with_effect(
+    api: Any, effect: bool, charges: int
+) -> None:
     api.emulator.fault("create", hang=0.4, effect=effect)
     with pytest.raises(httpx.ReadTimeout):
         api("POST", CREATE, json=api.body(), timeout=0.15)
@@ -66,14 +68,14 @@ def test_a_hang_that_outlasts_the_client(api: Any, effect: bool, charges: int) -
     assert api.emulator.charges() == charges
 
 
-def test_a_gateways_page(api: Any) -> None:
+def test_html_answers_with_the_page_of_a_gateway(api: Any) -> None:
     api.emulator.fault("get_video", html=True)
     answer = api("GET", f"/v1/video-projects/{api.create()}")
     assert answer.status_code == 502
     assert answer.headers["content-type"].startswith("text/html")
 
 
-def test_a_body_of_ones_own(api: Any) -> None:
+def test_a_body_can_be_json_or_text(api: Any) -> None:
     api.emulator.fault("account", status=418, body={"message": "teapot"})
     api.emulator.fault("account", body="no json")
     assert api("GET", "/v1/account").json() == {"message": "teapot"}
@@ -81,7 +83,7 @@ def test_a_body_of_ones_own(api: Any) -> None:
     assert (answer.status_code, answer.text) == (200, "no json")
 
 
-def test_a_truncated_answer_after_the_charge(api: Any) -> None:
+def test_a_truncated_answer_has_the_charge_and_cannot_be_read(api: Any) -> None:
     api.emulator.fault("create", truncate=12)
     answer = api.http.post(CREATE, json=api.body())
     assert answer.status_code == 200
@@ -91,7 +93,7 @@ def test_a_truncated_answer_after_the_charge(api: Any) -> None:
     assert api.emulator.charges() == 1
 
 
-def test_a_cut_download(api: Any) -> None:
+def test_a_cut_download_announces_more_than_it_sends(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", cut=1000)
     got = b""
@@ -104,13 +106,13 @@ def test_a_cut_download(api: Any) -> None:
     assert HTTP.get(url).status_code == 200
 
 
-def test_a_short_download(api: Any) -> None:
+def test_a_truncated_download_announces_no_more_than_it_sends(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", truncate=1000)
     assert len(HTTP.get(url).content) == 1000
 
 
-def test_a_slow_download(api: Any) -> None:
+def test_a_slow_download_takes_its_time_and_is_whole(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", slow=0.4)
     answer = HTTP.get(url)
@@ -118,7 +120,7 @@ def test_a_slow_download(api: Any) -> None:
     assert answer.content == HTTP.get(url).content
 
 
-def test_an_expired_download(api: Any) -> None:
+def test_a_download_can_be_expired(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", status=403)
     answer = HTTP.get(url)
@@ -248,7 +250,7 @@ def test_a_header_can_lie_about_the_encoding(api: Any) -> None:
     assert (answer.headers["content-encoding"], raw[4:8]) == ("br", b"ftyp")
 
 
-def test_an_endless_answer_ends_with_the_client_and_holds_up_nobody(api: Any) -> None:
+def test_an_endless_answer_ends_with_its_client_and_delays_no_other(api: Any) -> None:
     api.emulator.fault("account", endless=True)
     got = b""
     with api.http.stream("GET", "/v1/account") as answer:
@@ -262,7 +264,7 @@ def test_an_endless_answer_ends_with_the_client_and_holds_up_nobody(api: Any) ->
     assert api("GET", "/v1/account").status_code == 200
 
 
-def test_rules_wait_for_their_name_and_their_turn(api: Any) -> None:
+def test_a_rule_applies_to_its_name_after_those_that_it_skips(api: Any) -> None:
     fault = api.emulator.fault("get_video", status=500, name="bad", skip=1, times=None)
     bad, good = api.create(name="a bad one"), api.create(name="good")
     path = "/v1/video-projects/"
@@ -273,7 +275,7 @@ def test_rules_wait_for_their_name_and_their_turn(api: Any) -> None:
     assert api("GET", path + bad).status_code == 200
 
 
-def test_a_rule_for_every_call(api: Any) -> None:
+def test_a_rule_can_apply_to_every_call(api: Any) -> None:
     job = api.create()
     api.emulator.fault("*", status=401, times=None)
     assert api("GET", "/v1/account").json() == {"message": "Unauthorized"}
@@ -304,12 +306,14 @@ def test_a_rule_for_every_call(api: Any) -> None:
         ("download", {"gzip": "yes"}, "wrong type"),
     ],
 )
-def test_a_mistaken_rule_is_explained(stub: Emulator, call: str, rule: dict[str, Any], says: str) -> None:
+def test_a_wrong_rule_is_refused_with_the_choices(
+    stub: Emulator, call: str, rule: dict[str, Any], says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         stub.fault(call, **rule)
 
 
-async def test_one_hanging_call_holds_up_no_other(api: Any) -> None:
+async def test_a_call_that_hangs_delays_no_other(api: Any) -> None:
     api.emulator.fault("account", hang=30)
     headers = {"Authorization": f"Bearer {api.emulator.api_key}"}
     async with httpx.AsyncClient(base_url=api.emulator.url, headers=headers) as http:

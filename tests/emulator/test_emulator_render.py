@@ -1,4 +1,4 @@
-"""The MP4 itself: opened and measured."""
+"""The MP4 of a job, decoded and measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from magichour_provider.emulator import Emulator
 
-# One for all: each new one would load the certificates that nothing here needs.
+# Shared: each new client would load certificates that nothing here needs.
 HTTP = httpx.Client(verify=False)
 av = pytest.importorskip("av")
 np = pytest.importorskip("numpy")
@@ -26,7 +26,7 @@ np = pytest.importorskip("numpy")
 def film(emulator: Emulator, **changes: Any) -> dict[str, Any]:
     """Create a talking photo and answer its end."""
     headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    body = {"start_seconds": 0, "end_seconds": 2} | changes
+    body = {"start_seconds": 0, "end_seconds": 2, "max_resolution": 240} | changes
     with httpx.Client(base_url=emulator.url, headers=headers, verify=False, timeout=30) as http:
         created = http.post("/v1/ai-talking-photo", json=body)
         assert created.status_code == 200, created.text
@@ -47,7 +47,9 @@ def fetch(job: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def test_a_playable_video_of_the_clip(real: Emulator, photo: Path, voice: Path, tmp_path: Path) -> None:
+def test_a_video_is_playable_and_as_long_as_its_clip(
+    real: Emulator, photo: Path, voice: Path, tmp_path: Path
+) -> None:
     job = film(real, assets=assets(real, photo, voice), start_seconds=0.25, end_seconds=1.75, name="x")
     path = fetch(job, tmp_path)
     content = path.read_bytes()
@@ -63,7 +65,7 @@ def test_a_playable_video_of_the_clip(real: Emulator, photo: Path, voice: Path, 
         assert video.frames == 45
 
 
-def test_the_sound_is_the_clip_and_the_picture_moves_with_it(
+def test_the_sound_is_the_clip_and_the_picture_follows_it(
     real: Emulator, photo: Path, voice: Path, tmp_path: Path
 ) -> None:
     path = fetch(film(real, assets=assets(real, photo, voice)), tmp_path)
@@ -83,7 +85,7 @@ def test_the_sound_is_the_clip_and_the_picture_moves_with_it(
     assert differs(2, 59) < differs(2, 30) / 2, "silence does not come to rest"
 
 
-def test_audio_that_ends_early_makes_a_shorter_video(
+def test_a_sound_that_ends_early_makes_a_shorter_video(
     real: Emulator, photo: Path, voice: Path, tmp_path: Path
 ) -> None:
     job = film(real, assets=assets(real, photo, voice), start_seconds=1, end_seconds=60)
@@ -91,7 +93,9 @@ def test_audio_that_ends_early_makes_a_shorter_video(
         assert file.duration / av.time_base == pytest.approx(1, abs=0.05)
 
 
-def test_a_clip_beyond_the_end_of_the_audio(real: Emulator, photo: Path, voice: Path) -> None:
+def test_a_clip_beyond_the_end_of_the_sound_ends_in_a_refunded_error(
+    real: Emulator, photo: Path, voice: Path
+) -> None:
     job = film(real, assets=assets(real, photo, voice), start_seconds=2, end_seconds=3)
     assert job["status"] == "error"
     assert job["error"]["code"] == "invalid_parameters"
@@ -103,7 +107,7 @@ def test_a_clip_beyond_the_end_of_the_audio(real: Emulator, photo: Path, voice: 
     "content",
     [b"", b"not media", b"\x89PNG\r\n\x1a\n" + bytes(50), b"RIFF" + struct.pack("<I", 4) + b"WAVE"],
 )
-def test_files_that_cannot_be_decoded(
+def test_a_file_that_cannot_be_decoded_ends_in_a_refunded_error(
     real: Emulator, photo: Path, voice: Path, broken: str, content: bytes
 ) -> None:
     before = real.credits
@@ -117,7 +121,7 @@ def test_files_that_cannot_be_decoded(
     assert real.credits == before
 
 
-def test_equal_requests_render_once(real: Emulator, photo: Path, voice: Path) -> None:
+def test_equal_requests_are_rendered_once(real: Emulator, photo: Path, voice: Path) -> None:
     files = assets(real, photo, voice)
     first = film(real, assets=files, end_seconds=1.9)
     second = film(real, assets=assets(real, photo, voice), end_seconds=1.9)
@@ -151,14 +155,14 @@ def web(photo: Path, voice: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_assets_by_url(real: Emulator, web: str) -> None:
+def test_an_asset_is_fetched_from_its_url(real: Emulator, web: str) -> None:
     files = {"image_file_path": f"{web}/photo.png", "audio_file_path": f"{web}/voice.wav"}
     assert film(real, assets=files)["status"] == "complete"
     files["image_file_path"] = f"{web}/missing.png"
     assert film(real, assets=files)["error"]["code"] == "invalid_file_format"
 
 
-def test_other_machines_are_not_asked(real: Emulator, voice: Path) -> None:
+def test_an_asset_on_another_machine_is_not_fetched(real: Emulator, voice: Path) -> None:
     files = {
         "image_file_path": "https://example.com/photo.png",
         "audio_file_path": real.put_asset(voice, "wav"),
@@ -168,7 +172,7 @@ def test_other_machines_are_not_asked(real: Emulator, voice: Path) -> None:
     assert "--fetch any" in job["error"]["message"]
 
 
-def test_library_assets_have_stand_ins(real: Emulator, tmp_path: Path) -> None:
+def test_a_library_asset_has_a_stand_in(real: Emulator, tmp_path: Path) -> None:
     library = "https://magichour.ai/my-library"
     files = {
         "image_file_path": f"{library}?imageId=cm1",

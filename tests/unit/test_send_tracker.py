@@ -40,7 +40,6 @@ SENDING: list[Event] = [("http11.send_request_headers.started", POST)]
 PROVED_NOT_SENT: dict[str, list[Event]] = {
     "no connection": TCP_FAILED,
     "no TLS": [*TCP, *TLS_FAILED],
-    "no TLS with the proxy": [*TCP, *TLS_FAILED],
     "the proxy refuses": [*ASKED, *step("http11.receive_response_headers", CONNECT, "complete", answer(407))],
     "the proxy hangs up": [
         *ASKED,
@@ -48,11 +47,6 @@ PROVED_NOT_SENT: dict[str, list[Event]] = {
         *CLOSED,
     ],
     "no TLS through the proxy": [*TUNNEL, *step("proxy.start_tls", {}, "failed", FAILED)],
-    "no SOCKS proxy": step("socks.connect_tcp", {}, "failed", FAILED),
-    "the SOCKS proxy refuses": [
-        *step("socks.connect_tcp", {}, "complete", STREAM),
-        *step("socks.setup_socks5_connection", {}, "failed", FAILED),
-    ],
 }
 NOT_PROVED: dict[str, list[Event]] = {
     "silence": [],

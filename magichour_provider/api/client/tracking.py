@@ -9,16 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 # Names of httpcore's trace events, without the moment: started, complete or failed.
-_CONNECT = frozenset(
-    {
-        "connection.connect_tcp",
-        "connection.start_tls",
-        "proxy.start_tls",
-        "socks.connect_tcp",
-        "socks.setup_socks5_connection",
-        "socks.start_tls",
-    }
-)
+_CONNECT = frozenset({"connection.connect_tcp", "connection.start_tls", "proxy.start_tls"})
 _SEND_HEADERS = "http11.send_request_headers"
 _RECEIVE_HEADERS = "http11.receive_response_headers"
 _EXCHANGE = frozenset({_SEND_HEADERS, "http11.send_request_body", _RECEIVE_HEADERS})
