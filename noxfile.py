@@ -44,10 +44,15 @@ def pins(airflow: str) -> Path:
 @nox.session
 @nox.parametrize(
     ("airflow", "python"),
-    [nox.param(airflow, python, tags=[airflow]) for airflow, pythons in PYTHONS.items() for python in pythons],
+    [
+        nox.param(airflow, python, tags=[airflow])
+        for airflow, pythons in PYTHONS.items()
+        for python in pythons
+    ],
 )
 def tests(session: nox.Session, airflow: str) -> None:
     """In an environment of its own."""
     session.install("-r", str(pins(airflow)))
     session.install("--no-deps", "-e", ".")
-    session.run("python", "-m", "pytest", "-q", *(session.posargs or TESTS))
+    parallel = ("--numprocesses", "logical", "--dist", "loadgroup")
+    session.run("python", "-m", "pytest", "-q", *parallel, *(session.posargs or TESTS))

@@ -32,7 +32,7 @@ class Database(Protocol):
 class Sqlite:
     """Nothing to install, and nothing to stop."""
 
-    pid = None
+    pid: int | None = None
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "airflow.db"
@@ -81,7 +81,7 @@ class Postgres:
                 start_new_session=True,
                 **user,
             )
-        self.pid = self._process.pid
+        self.pid: int | None = self._process.pid
         address = f"airflow@127.0.0.1:{port}/postgres"
         self.url = f"postgresql+psycopg2://{address}"
         self._database = until(lambda: psycopg2.connect(f"postgresql://{address}"), "PostgreSQL")

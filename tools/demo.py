@@ -7,6 +7,7 @@ Airflow runs in a process of its own, whose log is followed here: with ``-v`` al
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -108,7 +109,8 @@ def _run_airflow(connection: str, params: dict[str, Any], *, verbose: bool) -> d
     airflow = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    progress, result, tail = _Progress(), None, []
+    progress, result = _Progress(), None
+    tail: list[str] = []
     progress.step("starting Airflow")
     for line in airflow.stdout or ():
         if line.startswith(RESULT):
@@ -158,7 +160,7 @@ def _in_airflow(params: dict[str, Any]) -> None:
 
     initdb()
     sys.path.insert(0, str(HERE / "example_dags"))
-    from one_photo import dag
+    dag = importlib.import_module("one_photo").dag
 
     run = dag.test(run_conf=params)
     if run.state == "success":
@@ -177,11 +179,9 @@ def _show(result: dict[str, Any]) -> None:
     video = Path(result["output_path"])
     picture = video.with_suffix(".png")
     with av.open(str(video)) as media:
-        seconds = media.duration / av.time_base
-        for frame in media.decode(media.streams.video[0]):
-            if frame.time >= seconds / 2:
-                frame.to_image().save(picture)
-                break
+        seconds = (media.duration or 0) / av.time_base
+        frames: Iterator[Any] = media.decode(media.streams.video[0])
+        next(frame for frame in frames if frame.time >= seconds / 2).to_image().save(picture)
     size = f"{result['width']} x {result['height']}, {video.stat().st_size / 1000:.0f} kB"
     print(f"\n  video    {_shown(video)}\n  a frame  {_shown(picture)}")
     print(f"  length   {seconds:.1f} s\n  size     {size}\n  credits  {result['credits_charged']}")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from airflow.sdk import DAG
-    from airflow.sdk.execution_time.supervisor import TaskRunResult
     from airflow.triggers.base import TriggerEvent
     from sqlalchemy.orm import Session
 
@@ -89,7 +88,7 @@ class Run:
     ) -> None:
         self.dag = dag
         self._params = params
-        self.steps: list[TaskRunResult] = []
+        self.steps: list[Any] = []  # Airflow's TaskRunResult
         self.events: list[TriggerEvent] = []
         self._monkeypatch = monkeypatch
         self._dag_run: DagRun = self._test()
@@ -144,13 +143,14 @@ class Run:
         from airflow.sdk.definitions import dag as module
         from airflow.sdk.execution_time import supervisor
 
-        run_task, run_trigger = supervisor.run_task_in_process, module._run_inline_trigger
+        run_task: Any = supervisor.run_task_in_process
+        run_trigger: Any = module._run_inline_trigger
 
-        def noting_step(ti: Any, task: Any) -> TaskRunResult:
+        def noting_step(ti: Any, task: Any) -> Any:
             self.steps.append(step := run_task(ti, task))
             return step
 
-        def noting_event(*given: Any) -> TriggerEvent:  # the trigger; from Airflow 3.1, the task instance too
+        def noting_event(*given: Any) -> Any:  # the trigger; from Airflow 3.1, the task instance too
             self.events.append(event := run_trigger(*given))
             return event
 
@@ -158,7 +158,8 @@ class Run:
             patched.setattr(supervisor, "in_process_api_server", api_server)
             patched.setattr(supervisor, "run_task_in_process", noting_step)
             patched.setattr(module, "_run_inline_trigger", noting_event)
-            return self.dag.test(run_conf=self._params)
+            run: DagRun = self.dag.test(run_conf=self._params)
+            return run
 
 
 class Airflow:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Block = Callable[[], AbstractContextManager[object]]
 
+ROUTES = "airflow.api_fastapi.execution_api.routes"
 ALWAYS: dict[str, Any] = {"status": 500, "times": None}
 
 
@@ -149,7 +150,6 @@ def test_a_lost_answer_of_before_the_upgrade_can_be_settled_after_it(
 def test_a_journal_of_before_the_upgrade_that_cannot_be_read_is_not_taken_for_nothing(
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow.api_fastapi.execution_api.routes import variables
     from fastapi import HTTPException
 
     class Away:
@@ -157,7 +157,7 @@ def test_a_journal_of_before_the_upgrade_that_cannot_be_read_is_not_taken_for_no
         def get(*_: object, **__: object) -> str:
             raise HTTPException(500, "the database is away")
 
-    monkeypatch.setattr(variables, "Variable", Away)
+    monkeypatch.setattr(f"{ROUTES}.variables.Variable", Away)
     run = airflow.video()
     assert "JournalUnavailable" in run.errors()[0]
     assert emulator.requests() == []
@@ -208,10 +208,10 @@ def test_a_record_that_a_person_made_unreadable_is_not_taken_for_none(
 @pytest.fixture
 def store_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Airflow's API answers 500 when the task state store is read or written, from some event on."""
-    from airflow.api_fastapi.execution_api.routes import task_state_store
+    from airflow.state import get_state_backend
     from fastapi import HTTPException
 
-    working = task_state_store.get_state_backend()
+    working = get_state_backend()
 
     def fail(call: str, *, once: Callable[[], object] = lambda: True) -> None:
         class Failing:
@@ -220,7 +220,7 @@ def store_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                     raise HTTPException(500, "the database is away")
                 return getattr(working, name)
 
-        monkeypatch.setattr(task_state_store, "get_state_backend", Failing)
+        monkeypatch.setattr(f"{ROUTES}.task_state_store.get_state_backend", Failing)
 
     return fail
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,7 +40,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         stranger.kill()
 
 
-def until(stack: Stack, happened: Callable[[], bool]) -> None:
+def until(stack: Stack, happened: Callable[[], object]) -> None:
     """Meanwhile what is dead is started again, and nothing else is done."""
     deadline = time.monotonic() + SECONDS
     while not happened():
@@ -59,7 +60,7 @@ def test_whatever_is_killed_while_jobs_render_each_is_paid_for_once_and_delivere
     killer = Killer(stack, seed=1)
     for kind in KINDS:
         # A victim may end by itself between the choice and the blow, or still be about to start again.
-        until(stack, lambda kind=kind: killer.kill(kind) is not None)
+        until(stack, partial(killer.kill, kind))
     stack.emulator.progression = "instant"
     until(stack, lambda: all(one.state in ("success", "failed") for one in instances(stack)))
 

@@ -17,7 +17,6 @@ from magichour_provider.triggers import JobTrigger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow.triggers.base import TriggerEvent
     from harness import Airflow
 
     from magichour_provider.emulator import Emulator
@@ -137,7 +136,8 @@ def trigger_that_never_fires(monkeypatch: pytest.MonkeyPatch) -> Any:
     from airflow.sdk.execution_time import supervisor
 
     def install(reason: str) -> None:
-        run_task, run_trigger = supervisor.run_task_in_process, dag_test._run_inline_trigger
+        run_task: Any = supervisor.run_task_in_process
+        run_trigger: Any = dag_test._run_inline_trigger
         struck: list[str] = []
 
         def resume_with_failure(ti: Any, task: Any) -> Any:
@@ -147,7 +147,7 @@ def trigger_that_never_fires(monkeypatch: pytest.MonkeyPatch) -> Any:
                 step.msg.next_kwargs = {"error": reason}
             return step
 
-        def fire_nothing_once(trigger: Any, ti: Any) -> TriggerEvent | None:
+        def fire_nothing_once(trigger: Any, ti: Any) -> Any:
             if struck:
                 return run_trigger(trigger, ti)
             struck.append(reason)

@@ -9,7 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from magichour_provider.api.client import MagicHourClient, Settings
@@ -63,12 +63,12 @@ def row(
 ) -> Row:
     """One row of a parity table; ``charges`` and ``requests`` are counted from before to after."""
     before = charges(), requests()
-    told: tuple[Any, ...] = ("ok",)
+    ended = Row("ok")
     try:
         through(mode, settings, use)
     except MagicHourError as error:
-        told = (type(error).__name__, error.status_code, error.retryable, error.charged)
-    return Row(*told, charges=charges() - before[0], requests=requests() - before[1])
+        ended = Row(type(error).__name__, error.status_code, error.retryable, error.charged)
+    return replace(ended, charges=charges() - before[0], requests=requests() - before[1])
 
 
 class StandIn(socketserver.ThreadingTCPServer):

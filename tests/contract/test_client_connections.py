@@ -8,7 +8,7 @@ import ssl
 import threading
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from both import MODES, says, settings_for, stand_in, through
@@ -87,7 +87,7 @@ async def test_a_proxy_is_used(mode: str, variable: str, monkeypatch: pytest.Mon
     monkeypatch.delenv("no_proxy", raising=False)
     with stand_in(answers) as proxy:
         address = proxy.url if variable != "ALL_PROXY" else proxy.url.removeprefix("http://")
-        own = {"proxy": address} if variable == "the connection's" else {}
+        own: Any = {"proxy": address} if variable == "the connection's" else {}
         if not own:
             monkeypatch.setenv(variable, address)
         settings = Settings(api_key="key", base_url="http://magichour.example", verify=False, **own)
@@ -138,7 +138,7 @@ def test_a_socks_proxy_is_refused_before_anything_is_sent(
 ) -> None:
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    own = {"proxy": "socks5://127.0.0.1:9"} if variable == "the connection's" else {}
+    own: Any = {"proxy": "socks5://127.0.0.1:9"} if variable == "the connection's" else {}
     if not own:
         monkeypatch.setenv(variable, "socks5://127.0.0.1:9")
     settings = Settings(api_key="key", base_url="http://magichour.example", verify=False, **own)

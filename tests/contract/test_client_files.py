@@ -409,7 +409,7 @@ def host() -> Iterator[StandIn]:
         yield server
 
 
-BAD_ENTRIES = [
+BAD_ENTRIES: list[Any] = [
     None,
     "https://x.example/1.mp4",
     [],

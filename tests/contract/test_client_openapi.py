@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from magichour_provider import exceptions as errors
 from magichour_provider.api import wire
 from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs
@@ -166,6 +167,6 @@ def test_the_answers_in_the_description_are_understood(
 @pytest.mark.parametrize("status", [400, 401, 402, 404, 422])
 def test_every_refusal_that_is_described_is_known_by_its_cause(paths: dict[str, Any], status: int) -> None:
     assert str(status) in paths["/v1/ai-talking-photo"]["post"]["responses"]
-    with pytest.raises(wire.errors.RequestFailed) as refused:
+    with pytest.raises(errors.RequestFailed) as refused:
         wire.get_job("job-1").answer(status, {}, b'{"message": "no"}')
-    assert type(refused.value) is not wire.errors.Unavailable
+    assert type(refused.value) is not errors.Unavailable

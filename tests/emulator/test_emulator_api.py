@@ -80,7 +80,7 @@ def test_an_accepted_job_has_its_price_in_the_deprecated_field_too(api: Any) -> 
 
 
 NOT_NUMBERS = ["1", True, None, [], {}]
-NOT_TEXTS = [1, True, None, [], {}]
+NOT_TEXTS: list[Any] = [1, True, None, [], {}]
 
 
 @pytest.mark.parametrize(

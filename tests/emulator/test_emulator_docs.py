@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def running() -> Emulator:
+def running() -> Iterator[Emulator]:
     with Emulator(render="stub", progression="manual") as emulator:
         yield emulator
 

@@ -169,7 +169,9 @@ def test_a_phone_photo_stands_upright(tmp_path: Path, extension: str) -> None:
     image.save(path, exif=exif.tobytes() if extension == "both.heic" else exif)
     photo = render.load_photo(str(path))
     assert photo.size == (300, 400)
-    top, bottom = photo.getpixel((150, 60)), photo.getpixel((150, 340))
+    top, bottom = (photo.convert("RGB").getpixel((150, y)) for y in (60, 340))
+    assert isinstance(top, tuple)
+    assert isinstance(bottom, tuple)
     assert top[0] > 150 > top[2]
     assert bottom[2] > 150 > bottom[0]
 

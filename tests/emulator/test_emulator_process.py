@@ -98,7 +98,7 @@ def alive(pid: int) -> bool:
 def test_the_command_prints_its_address_and_a_connection() -> None:
     process = subprocess.Popen([*COMMAND, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout
-    lines = []
+    lines: list[str] = []
     while not lines or "AIRFLOW_CONN" not in lines[-1]:
         lines.append(process.stdout.readline())
     process.send_signal(signal.SIGINT)

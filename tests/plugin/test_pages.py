@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
@@ -330,7 +330,7 @@ def test_pages_write_nothing(client: Client) -> None:
 # --- Playing -----------------------------------------------------------------------------------------------
 
 
-def play(client: TestClient, *, number: int = 0, task_id: str = "video") -> httpx.Response:
+def play(client: TestClient, *, number: int = 0, task_id: str = "video") -> Any:
     return client.get(f"/magichour/dags/greetings/runs/run1/tasks/{task_id}/-1/play/{number}")
 
 
@@ -353,7 +353,7 @@ def test_a_click_leads_to_a_fresh_signed_url(client: Client, emulator: Emulator)
 
 def test_the_job_is_found_by_its_place_in_the_journal(client: Client, emulator: Emulator) -> None:
     first, second = make_video(emulator), make_video(emulator)
-    of = {"host": emulator.url, "ended": ended()}
+    of: dict[str, Any] = {"host": emulator.url, "ended": ended()}
     journal(task("greetings"), job(first, **of), job(second, **of))
     for number, job_id in enumerate((first, second)):
         assert job_id in play(client(), number=number).headers["location"]

@@ -17,7 +17,11 @@ from magichour_provider.task.arguments import checked, flag, job_id, number, pat
 
 REFUSED = InvalidInput
 TEMPLATE = "{{ params.x }}"
-VIDEO = {"image_file_path": "/data/me.jpg", "audio_file_path": "/data/me.mp3", "end_seconds": 1}
+VIDEO: dict[str, Any] = {
+    "image_file_path": "/data/me.jpg",
+    "audio_file_path": "/data/me.mp3",
+    "end_seconds": 1,
+}
 MAKES: dict[str, Any] = {
     "video": lambda **given: TalkingPhotoOperator(task_id="t", **VIDEO | given),
     "voice": lambda **given: VoiceGeneratorOperator(task_id="t", prompt="Hello.", voice_name="Ada", **given),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_a_goal_that_was_not_measured_is_not_reached() -> None:
 def test_the_peers_take_turns_and_who_gives_up_is_not_asked_again() -> None:
     asked: list[str] = []
 
-    def answering(name: str, *answers: float | None):
+    def answering(name: str, *answers: float | None) -> Callable[[], dict[str, float] | None]:
         left = iter(answers)
 
         def measure() -> dict[str, float] | None:

@@ -134,7 +134,7 @@ def test_a_video_that_is_shorter_than_announced_is_refused(
 def test_half_a_video_is_refused_even_if_its_length_is_the_announced_one(
     content: bytes, why: str, framing: str
 ) -> None:
-    headers = {
+    headers: dict[str, dict[str, Any]] = {
         "length": {"content_length": str(len(content))},
         "chunked": {"transfer_encoding": "chunked"},
         "nothing": {},
@@ -303,7 +303,7 @@ def test_an_encoding_that_cannot_be_undone_is_named(encoding: str) -> None:
 def test_a_damaged_encoding_is_refused(
     encoding: str, spoil: Callable[[bytes], bytes], why: str, job_type: str
 ) -> None:
-    encode = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
+    encode: Any = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
     spoiled = spoil(encode(MP4 if job_type == "video" else MP3))
     with pytest.raises(DownloadFailed, match=why):
         arrive(spoiled, length=len(spoiled), content_encoding=encoding, job_type=job_type)

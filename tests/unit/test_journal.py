@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tenacity
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.wire import Job
@@ -59,7 +60,7 @@ def opened(shelf: Shelf, try_number: int = 1, max_tries: int = 3, patience: floa
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     for wait in ("wait_exponential", "wait_random"):
-        monkeypatch.setattr(room.tenacity, wait, lambda *_, **__: room.tenacity.wait_none())
+        monkeypatch.setattr(tenacity, wait, lambda *_, **__: tenacity.wait_none())
 
 
 def test_nothing_written_is_nothing_paid() -> None:

@@ -69,7 +69,7 @@ TRANSIENT = [said("error", code=code) for code in ("unknown_error", "processing_
 PERMANENT = [said("error", code=code) for code in ("no_source_face", "content_policy_violation")]
 
 # recorded, what the vendor says, on an automatic retry, after a person has cleared the task
-TABLE: list[tuple[Record, Job | errors.RequestFailed | None, Any, Any]] = [
+TABLE: list[Any] = [
     (NOTHING, None, SUBMIT, SUBMIT),
     (Record(intents=(OPEN,)), None, errors.SubmissionUncertain, errors.SubmissionUncertain),
     (Record(intents=(OPEN,), jobs=SAME.jobs), said("complete"), *[errors.SubmissionUncertain] * 2),

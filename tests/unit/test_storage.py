@@ -18,7 +18,7 @@ from airflow.sdk import ObjectStoragePath
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from magichour_provider.exceptions import InvalidInput, StorageFailed, TargetExists
+from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed, TargetExists
 from magichour_provider.files.storage import CHUNK_BYTES, Source, Target, uri_of
 
 
@@ -468,7 +468,7 @@ def test_a_name_that_is_too_long_is_known_before_anything_is_paid(tmp_path: Path
     ],
 )
 def test_a_folder_that_takes_no_file_is_known_before_anything_is_paid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: int, error_cls: type[Exception]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: int, error_cls: type[MagicHourError]
 ) -> None:
     # Not by chmod: the tests may be root's, who may write everywhere.
     def refuse(_: object, path: str, *__: object, **___: object) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api import flows, wire
+from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import LATEST, PollLimiter, PollSchedule
 
 START = 1_000_000.0
@@ -54,7 +55,7 @@ class Waiting(flows.Listener):
         timeout: float = 100,
         poll_interval: float | None = 10,
         limiter: PollLimiter | None = None,
-        job_type: wire.JobType = "video",
+        job_type: JobType = "video",
         **how: Any,
     ) -> wire.Job:
         flow = flows.wait(
