@@ -516,6 +516,9 @@ def _create(path: Path, text: str) -> bool:
             file.write(text)
     except FileExistsError:
         return False
+    except OSError:
+        path.unlink(missing_ok=True)  # a full disk has taken the file, but not the text
+        raise
     return True
 
 

@@ -252,6 +252,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     # --- paying ---
 
     def _submit(self, context: Context, journal: Journal, inputs: InputsT) -> PaidJob:
+        self._refuse_shared_target(context)
         whole, uploaded = self._prepare(inputs)
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
@@ -343,6 +344,23 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
         paths = self.hook.client.upload(sources)
         return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
+
+    def _refuse_shared_target(self, context: Context) -> None:
+        """One file for all mapped instances: all but one would pay for a video that they cannot deliver."""
+        if (
+            (-1 if context["ti"].map_index is None else context["ti"].map_index) < 0
+            or self.replace
+            or (self.output_path or "/").endswith("/")
+        ):
+            return
+        task = self.get_dag().get_task(self.task_id)
+        written = getattr(task, "partial_kwargs", vars(task)).get("output_path")
+        if isinstance(written, str) and not self.is_known_later(written):
+            raise runtime.exceptions.InvalidInput.of(
+                "output_path",
+                self.output_path,
+                "is one file for all mapped tasks; end it with '/', or put {{ ti.map_index }} into it",
+            )
 
     def _release_target(self, context: Context) -> None:
         """No job of this task makes the file: another task may."""

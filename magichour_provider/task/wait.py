@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -109,25 +109,22 @@ class JobMixin:
         for name, value in runtime.arguments.checked(arguments, values, unknown=unknown).items():
             setattr(self, name, value)
 
-    def known_later(self, names: Any) -> set[str]:
-        """Which of them hold a template, or what Airflow resolves at run time: an XCom, a DAG's param."""
-        dag = self.get_dag()
-        jinja = (dag and dag.jinja_environment_kwargs) or {}
-        starts = [
-            jinja.get(f"{name}_start_string", default)
-            for name, default in (("variable", "{{"), ("block", "{%"))
-        ]
-
-        def is_known_later(value: object) -> bool:
-            return hasattr(value, "iter_references") or (
-                isinstance(value, str) and any(start in value for start in starts)
-            )
-
+    def known_later(self, names: Iterable[str]) -> set[str]:
+        """Which of them hold a value that is only known at run time."""
         return {
             name
             for name in names
-            if name in self.template_fields and is_known_later(getattr(self, name, None))
+            if name in self.template_fields and self.is_known_later(getattr(self, name, None))
         }
+
+    def is_known_later(self, value: object) -> bool:
+        """A template, or what Airflow resolves at run time: an XCom, a DAG's param."""
+        dag = self.get_dag()
+        jinja = (dag and dag.jinja_environment_kwargs) or {}
+        starts = (jinja.get("variable_start_string", "{{"), jinja.get("block_start_string", "{%"))
+        return hasattr(value, "iter_references") or (
+            isinstance(value, str) and any(start in value for start in starts)
+        )
 
     # --- errors ---
 

@@ -595,6 +595,13 @@ def test_a_reservation_that_is_given_up_is_free_for_another_task(tmp_path: Path)
     target.reserve("second", HOUR)
 
 
+def test_a_reservation_that_a_full_disk_does_not_take_is_none(tmp_path: Path) -> None:
+    target = Target(f"{tmp_path}/me.mp4")
+    with no_file_above(2), pytest.raises(StorageFailed, match="File too large"):
+        target.reserve("first", HOUR)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_reservation_that_is_older_than_a_task_waits_is_abandoned(tmp_path: Path) -> None:
     target = Target(f"{tmp_path}/me.mp4")
     target.reserve("first", HOUR)
