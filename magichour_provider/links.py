@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     class TaskInstance(Protocol):
         """What a URL needs of a task instance; the context's ``ti`` has it."""
 
-        dag_id: str
-        run_id: str
-        task_id: str
-        map_index: int | None
+        @property
+        def dag_id(self) -> str: ...
+        @property
+        def run_id(self) -> str: ...
+        @property
+        def task_id(self) -> str: ...
+        @property
+        def map_index(self) -> int | None: ...
 
 
 class MagicHourJobLink(BaseOperatorLink):

@@ -165,11 +165,11 @@ def _in_airflow(params: dict[str, Any]) -> None:
     run = dag.test(run_conf=params)
     if run.state == "success":
         from airflow.models.xcom import XComModel
-        from airflow.settings import Session
+        from airflow.utils.session import create_session
 
-        with Session() as session:
+        with create_session() as session:
             rows = XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, key="return_value")
-            value = session.execute(rows.with_only_columns(XComModel.value)).scalar_one()
+            value: Any = session.execute(rows.with_only_columns(XComModel.value)).scalar_one()
             print(RESULT + (value if isinstance(value, str) else json.dumps(value)))
 
 

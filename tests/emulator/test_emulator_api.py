@@ -81,6 +81,7 @@ def test_an_accepted_job_has_its_price_in_the_deprecated_field_too(api: Any) -> 
 
 NOT_NUMBERS = ["1", True, None, [], {}]
 NOT_TEXTS: list[Any] = [1, True, None, [], {}]
+NOT_OBJECTS: list[Any] = [None, [], "x"]
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,8 @@ NOT_TEXTS: list[Any] = [1, True, None, [], {}]
         *[("style.intensity", value) for value in NOT_NUMBERS],
         *[("assets.image_file_path", value) for value in [*NOT_TEXTS, "", " ", MISSING]],
         *[("assets.audio_file_path", value) for value in [*NOT_TEXTS, "", MISSING]],
-        *[("assets", value) for value in (None, [], "x", MISSING)],
-        *[("style", value) for value in (None, [], "x")],
+        *[("assets", value) for value in [*NOT_OBJECTS, MISSING]],
+        *[("style", value) for value in NOT_OBJECTS],
         ("start_seconds", MISSING),
         ("end_seconds", MISSING),
         ("start_seconds", -0.1),

@@ -9,6 +9,7 @@ import tracemalloc
 import wave
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -303,8 +304,8 @@ def test_an_encoding_that_cannot_be_undone_is_named(encoding: str) -> None:
 def test_a_damaged_encoding_is_refused(
     encoding: str, spoil: Callable[[bytes], bytes], why: str, job_type: str
 ) -> None:
-    encode: Any = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
-    spoiled = spoil(encode(MP4 if job_type == "video" else MP3))
+    encode: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress}
+    spoiled = spoil(encode[encoding](MP4 if job_type == "video" else MP3))
     with pytest.raises(DownloadFailed, match=why):
         arrive(spoiled, length=len(spoiled), content_encoding=encoding, job_type=job_type)
 

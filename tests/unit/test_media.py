@@ -45,9 +45,9 @@ def encode(
     """
     file = into or io.BytesIO()
     with av.open(file, "w", format=container, options=muxer or {}) as out:
-        tracks = []
+        tracks: list[tuple[Any, float]] = []
         for length in filter(None, (seconds, *other_tracks)):
-            stream = out.add_stream(codec, rate=rate, options=options)
+            stream: Any = out.add_stream(codec, rate=rate, options=options)
             stream.layout = layout
             tracks.append((stream, length))
         if pictures:
@@ -230,7 +230,7 @@ def source(path: str | Path, field: str = "audio_file_path") -> Source:
     return Source.find(field, "image" if field == "image_file_path" else "audio", str(path))
 
 
-def clip(sound: Path, **given: Any) -> TalkingPhotoInputs:
+def clip(sound: Path | str, **given: Any) -> TalkingPhotoInputs:
     return TalkingPhotoInputs.checked({"image_file_path": "a.jpg", "audio_file_path": str(sound)} | given)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from magichour_provider.api import polling
 from magichour_provider.api.polling import PollLimiter, PollSchedule
 
 
 @pytest.fixture(autouse=True)
 def evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """No jitter, and of two that come late the one in the middle."""
-    monkeypatch.setattr(polling.random, "random", lambda: 0.5)
+    monkeypatch.setattr("random.random", lambda: 0.5)
 
 
 def usual(median_seconds: float) -> PollSchedule:
@@ -50,7 +49,7 @@ def test_a_given_interval_holds_from_the_first_look_on(age: float) -> None:
 
 @pytest.mark.parametrize(("random", "wait"), [(0.0, 9), (0.5, 10), (1.0, 11)])
 def test_jitter_is_a_tenth_each_way(random: float, wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling.random, "random", lambda: random)
+    monkeypatch.setattr("random.random", lambda: random)
     assert PollSchedule(poll_interval=10).next_poll(0) == pytest.approx(wait)
 
 
