@@ -67,7 +67,7 @@ def test_an_odd_value_is_refused_or_put_into_its_form(check: Any, value: Any, ex
         (flag, "TRUE", True),
         (job_id, " cm1\n", "cm1"),
     ],
-    ids=repr,
+    ids=lambda part: getattr(part, "__name__", repr(part)),
 )
 def test_a_usual_spelling_is_put_into_its_form(check: Any, value: Any, expected: Any) -> None:
     assert checked({"field": (check, None)}, {"field": value}) == {"field": expected}
