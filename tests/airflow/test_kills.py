@@ -13,9 +13,10 @@ from harness import both_modes
 import magichour_provider
 from magichour_provider.api.client import MagicHourClient
 from magichour_provider.api.integrity import DownloadValidator
+from magichour_provider.exceptions import SubmissionUncertain
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
-from magichour_provider.operators import TalkingPhotoOperator, VoiceGeneratorOperator
+from magichour_provider.operators import TalkingPhotoOperator
 from magichour_provider.task.journal import Journal
 
 if TYPE_CHECKING:
@@ -49,28 +50,35 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, owner: Any, step: str) -> list[s
 
 STEPS_BEFORE_PAYING = [
     (Journal, "of"),
-    (TalkingPhotoOperator, "_inputs"),
-    (TalkingPhotoOperator, "_take_up"),
+    (TalkingPhotoOperator, "_check_all"),
+    (TalkingPhotoOperator, "_resumable"),
     (Target, "check"),
     (Source, "find"),
     (MagicHourClient, "upload"),
+    (Target, "reserve"),
 ]
 STEPS_WITH_A_JOB = [
     (Journal, "record_job"),
     (TalkingPhotoOperator, "_submit"),
     (TalkingPhotoOperator, "push_link"),
     (Journal, "record_delivery"),
-    (DownloadValidator, "feed"),  # the file is begun
-    (DownloadValidator, "close"),  # the file is on disk, under its temporary name
+    (DownloadValidator, "check"),  # a part of the video is on disk
+    (DownloadValidator, "finish"),
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),
+    (Journal, "record_end"),
     (TalkingPhotoOperator, "collect_result"),
 ]
 
 
-@both_modes
-@pytest.mark.parametrize(("owner", "step"), STEPS_BEFORE_PAYING + STEPS_WITH_A_JOB)
-def test_one_charge_and_the_video_is_delivered(
+@pytest.mark.parametrize(
+    ("owner", "step", "deferrable"),
+    [
+        *((*step, False) for step in STEPS_BEFORE_PAYING),  # which are the same in both modes
+        *((*step, deferrable) for step in STEPS_WITH_A_JOB for deferrable in (False, True)),
+    ],
+)
+def test_a_death_after_any_step_costs_one_charge_and_the_video_is_delivered(
     airflow: Airflow,
     emulator: Emulator,
     monkeypatch: pytest.MonkeyPatch,
@@ -88,26 +96,9 @@ def test_one_charge_and_the_video_is_delivered(
     assert list(target.parent.iterdir()) == [target]
 
 
-VOICE_STEPS = [
-    (Journal, "of"),
-    (VoiceGeneratorOperator, "_inputs"),
-    (VoiceGeneratorOperator, "_take_up"),
-    (VoiceGeneratorOperator, "_prepare"),
-    (Journal, "record_job"),
-    (VoiceGeneratorOperator, "_submit"),
-    (VoiceGeneratorOperator, "push_link"),
-    (Journal, "record_delivery"),
-    (DownloadValidator, "feed"),
-    (LocalFileSystem, "mv"),
-    (MagicHourClient, "download"),
-    (media, "of_file"),
-    (VoiceGeneratorOperator, "collect_result"),
-]
-
-
 @both_modes
-@pytest.mark.parametrize(("owner", "step"), VOICE_STEPS)
-def test_one_charge_and_the_voice_is_delivered(
+@pytest.mark.parametrize(("owner", "step"), [(DownloadValidator, "finish"), (media, "of_file")])
+def test_a_death_after_a_step_that_a_voice_has_of_its_own_costs_one_charge_and_it_is_delivered(
     airflow: Airflow,
     emulator: Emulator,
     monkeypatch: pytest.MonkeyPatch,
@@ -126,11 +117,8 @@ def test_one_charge_and_the_voice_is_delivered(
 
 
 @both_modes
-@pytest.mark.parametrize(
-    ("owner", "step"),
-    [(media, "fill_end_seconds"), (media, "of_file"), (MagicHourClient, "upload"), (Journal, "record_job")],
-)
-def test_one_charge_and_one_end_when_the_end_is_measured(
+@pytest.mark.parametrize(("owner", "step"), [(media, "fill_end_seconds"), (Journal, "record_job")])
+def test_a_death_while_the_end_is_measured_costs_one_charge_with_one_end(
     airflow: Airflow,
     emulator: Emulator,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +136,7 @@ def test_one_charge_and_one_end_when_the_end_is_measured(
 
 
 @pytest.mark.parametrize("step", ["wait", "execute"])
-def test_one_charge_when_killed_after_the_wait(
+def test_a_death_after_the_wait_costs_one_charge(
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     killed = kill_after(monkeypatch, MagicHourClient if step == "wait" else TalkingPhotoOperator, step)
@@ -159,31 +147,29 @@ def test_one_charge_when_killed_after_the_wait(
 
 
 @both_modes
-@pytest.mark.parametrize("task", ["video", "voice"])
 @pytest.mark.parametrize(
     ("owner", "step", "charges"), [(Journal, "record_intent", 0), (MagicHourClient, "submit", 1)]
 )
-def test_around_the_paid_call_it_stops_and_says_what_is_unknown(
+def test_a_death_around_the_paid_call_stops_the_task_and_says_what_is_unknown(
     airflow: Airflow,
     emulator: Emulator,
     monkeypatch: pytest.MonkeyPatch,
     owner: type,
     step: str,
     charges: int,
-    task: str,
     deferrable: bool,
 ) -> None:
     kill_after(monkeypatch, owner, step)
-    run = (airflow.video if task == "video" else airflow.speak)(deferrable=deferrable, retries=3)
-    killed, uncertain = run.raised(task)
+    run = airflow.video(deferrable=deferrable, retries=3)
+    killed, uncertain = run.raised()
     assert isinstance(killed, Killed)
-    assert type(uncertain.__cause__).__name__ == "SubmissionUncertain"
-    assert run.state(task) == "failed"
+    assert isinstance(uncertain, SubmissionUncertain)
+    assert run.state() == "failed"
     assert emulator.charges() == charges
 
 
 @both_modes
-def test_killed_over_and_over_it_still_pays_once(
+def test_a_task_that_is_killed_over_and_over_still_pays_once(
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     for owner, step in STEPS_BEFORE_PAYING + STEPS_WITH_A_JOB:

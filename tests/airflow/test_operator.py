@@ -137,10 +137,8 @@ def test_the_button_opens_the_job_in_the_vendors_library_if_the_connection_point
     run = airflow.video()
     (ti,) = run.instances()
     link = ti.xcom_pull(task_ids="video", key=MagicHourJobLink().xcom_key)
-    if not is_vendor:
-        assert link is None
-        return
-    assert link == f"https://magichour.ai/my-library?videoId={emulator.jobs()[0]['id']}"
+    there = f"https://magichour.ai/my-library?videoId={emulator.jobs()[0]['id']}"
+    assert (link or None) == (there if is_vendor else None)
 
 
 def test_templates_are_rendered_in_every_input(airflow: Airflow, emulator: Emulator) -> None:
@@ -258,7 +256,7 @@ def test_a_limit_that_comes_from_a_task_and_is_empty_is_refused(airflow: Airflow
         """
     )
 
-    assert run.errors()[0].startswith("InvalidInput: max_credits=None: is empty")
+    assert "InvalidInput: max_credits=None: is empty" in run.errors()[0]
     assert emulator.charges() == 0
 
 

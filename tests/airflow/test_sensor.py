@@ -140,8 +140,8 @@ def test_a_wait_that_is_too_long_ends_as_a_sensors_does_and_names_the_job(
     assert run.state() == "failed"
     (error,) = run.errors()
     assert isinstance(run.raised()[0], AirflowSensorTimeout)
-    assert error.count(job_id) == 1
-    assert error.count("free of charge") == 1
+    assert job_id in error
+    assert "free of charge" in error
 
 
 @each_mode
@@ -175,5 +175,5 @@ def test_a_file_that_is_there_already_is_not_overwritten(airflow: Airflow, job_i
 def test_a_job_id_that_rendered_to_nothing_is_an_error_at_once(airflow: Airflow, emulator: Emulator) -> None:
     run = airflow.sense("{{ none }}", retries=1)
     (error,) = run.errors()
-    assert error.startswith("InvalidInput: job_id=")
+    assert "InvalidInput: job_id='None': is empty" in error
     assert emulator.requests() == []

@@ -169,7 +169,7 @@ def test_a_trigger_that_crashed_or_timed_out_says_what_became_of_the_job_and_a_r
     trigger_that_never_fires(reason)
     run = airflow.video(deferrable=True, retries=1, output_path=f"{airflow.folder}/out/")
     (words,) = run.errors()
-    assert words.startswith(error)
+    assert f"{error}: {reason}: the wait for job" in words
     assert emulator.jobs()[0]["id"] in words
     assert "free of charge" in words
     assert run.state() == "success"
@@ -192,7 +192,7 @@ def test_a_sensors_trigger_that_crashed_or_timed_out_says_what_became_of_the_job
     job_id = submit()
     trigger_that_never_fires(reason)
     (words,) = airflow.sense(job_id, deferrable=True).errors()
-    assert words.startswith(error)
+    assert f"{error}: {reason}: the wait for job" in words
     assert job_id in words
     assert "free of charge" in words
 
