@@ -17,6 +17,7 @@ MODULES = {
     OPERATORS: OPERATORS,
     f"{OURS}.sensors": f"{OURS}.sensors",
     f"{OURS}.hooks": f"{OURS}.hooks",
+    f"{OURS}.plugin": f"{OURS}.plugin",
     "Magic Hour SDK": "magic_hour",
     "http": "airflow.providers.http.operators.http",
     "fivetran": "fivetran_provider_async.operators",

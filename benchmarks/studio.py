@@ -37,11 +37,11 @@ PAGES = {
 FILL = """
 insert into dag_bundle (name, active) values ('bench', true) on conflict do nothing;
 insert into dag (dag_id, bundle_name, is_stale, is_paused, max_active_tasks, max_consecutive_failed_dag_runs,
-                 has_task_concurrency_limits, timetable_type, exceeds_max_non_backfill)
-select 'studio_' || n, 'bench', false, false, 16, 0, false, '', false from generate_series(0, {dags} - 1) n;
+                 has_task_concurrency_limits, timetable_type, exceeds_max_non_backfill, partition_mapper_info)
+select 'studio_' || n, 'bench', false, false, 16, 0, false, '', false, '[]' from generate_series(0, {dags} - 1) n;
 insert into dag_run (dag_id, run_id, run_type, state, logical_date, run_after, start_date, clear_number)
 select 'studio_' || n % {dags}, 'run_' || n, 'manual', 'running', at, at, at, 0
-from (select n, now() - n * interval '1 hour' at from generate_series(0, {runs} - 1) n) of;
+from (select n, now() - n * interval '1 hour' as at from generate_series(0, {runs} - 1) n) as runs;
 insert into task_instance (id, dag_id, run_id, task_id, map_index, state, pool, try_number, max_tries,
                            pool_slots, start_date, updated_at, operator, rendered_map_index)
 select gen_random_uuid(), dag_id, run_id, 'video', i,
@@ -49,7 +49,7 @@ select gen_random_uuid(), dag_id, run_id, 'video', i,
        start_date + i * interval '1 second', now(), 'TalkingPhotoOperator', 'person ' || i
 from dag_run, generate_series(0, {mapped} - 1) i;
 insert into task_state_store (dag_run_id, task_id, map_index, key, dag_id, run_id, value, updated_at)
-select r.id, 'video', i, case when is_job then 'magichour_journal' else 'cursor' end, dag_id, run_id,
+select id, 'video', i, case when is_job then 'magichour_journal' else 'cursor' end, dag_id, run_id,
        case when is_job then json_build_object('version', 1, 'intents', json_build_array(json_build_object(
             'short_id', short_id, 'try_number', 1, 'at', at, 'max_tries', 1, 'host', 'https://api.magichour.ai',
             'conn_id', 'magichour_default', 'job_type', 'video',
@@ -67,11 +67,11 @@ select r.id, 'video', i, case when is_job then 'magichour_journal' else 'cursor'
                 'at', at, 'credits_charged', 221,
                 'duration_seconds', 4.6, 'width', 480, 'height', 600, 'size_bytes', 293000,
                 'output_path', 's3://greetings/' || run_id || '/cm' || short_id || '.mp4') end)))::text
-       else repeat('{{"cursor": "page"}}', 20) end, now()
-from (select r.*, i, i % ({mapped} / {jobs}) = 0 is_job, i % ({mapped} / {jobs} * 10) = 0 is_live,
-             to_char(start_date + i * interval '1 second', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') at,
-             substr(md5(run_id || i), 1, 8) short_id
-      from dag_run r, generate_series(0, {mapped} - 1) i) r;
+       else repeat('{{"cursor": "page"}}', 20) end, start_date + i * interval '1 second'
+from (select dag_run.*, i, i % ({mapped} / {jobs}) = 0 as is_job, i % ({mapped} / {jobs} * 10) = 0 as is_live,
+             to_char(start_date + i * interval '1 second', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as at,
+             substr(md5(run_id || i), 1, 8) as short_id
+      from dag_run, generate_series(0, {mapped} - 1) i) as rows;
 analyze;
 """
 
@@ -124,7 +124,7 @@ def measure(api: str, token: str, number: int, rounds: int) -> list[Table]:
             ["", "median", "95 %"],
             [(name, middle.show(), high.show()) for name, (middle, high) in samples.items()],
             [
-                f"{rounds * number} requests each, in random order, {PAUSE} s apart; one api-server",
+                f"{rounds * number} requests each, in random order, {PAUSE} s apart; one worker",
                 f"the first page of a process, which reads all journals: {cold:,.0f} ms",
             ],
         ),

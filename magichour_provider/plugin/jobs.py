@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, select, tuple_
 from sqlalchemy.orm import aliased
 
 from magichour_provider.links import MagicHourWatchLink
@@ -59,7 +59,7 @@ WATCH = MagicHourWatchLink().xcom_key  # every task of ours pushes it, first of 
 
 PAGE_SIZE = 50
 LONGEST_NEEDS = 10  # of the list of what needs a person
-CHUNK = 500  # rows that one query asks for by key
+CHUNK = 2000  # rows that one query asks for by their numbers
 
 FRESH = 1.0  # seconds: requests of one moment share one query
 OVERLAP = timedelta(minutes=2)  # for rows that were stamped by other clocks, or committed late
@@ -86,6 +86,10 @@ class Filters:
         return TaskKey(
             self.dag_id, self.run_id, self.task_id, -1 if self.map_index is None else self.map_index
         )
+
+    @property
+    def match_all(self) -> bool:
+        return replace(self, state=None) == Filters()
 
     def match(self, row: JobRow) -> bool:
         """All but the state, which is not known yet."""
@@ -121,6 +125,13 @@ class Totals:
     @property
     def credits(self) -> float:
         return self.final + self.estimated
+
+    def include(self, other: Totals) -> None:
+        self.made += other.made
+        self.final += other.final
+        self.estimated += other.estimated
+        self.refunded += other.refunded
+        self.at_stake += other.at_stake
 
     def add(self, row: JobRow) -> None:
         cost = row.credits or 0
@@ -200,6 +211,7 @@ class Index:
     :ivar rows: of the journals, newest first.
     :ivar results: rows of what tasks returned, where no journal knows the end.
     :ivar unreadable: journals that could not be read, by DAG.
+    :ivar row_ids: of the journals, in the task state store.
     :ivar by_short_id: the intents of all journals.
     :ivar by_job_id: the jobs of all journals.
     """
@@ -208,10 +220,11 @@ class Index:
         self.rows: list[JobRow] = []
         self.results: list[JobRow] = []
         self.unreadable: Counter[str] = Counter()
+        self.row_ids: dict[TaskKey, int] = {}
         self.by_short_id: dict[str, Intent] = {}
         self.by_job_id: dict[str, Intent] = {}
         self._lock = threading.Lock()
-        self._journals: dict[Any, _Kept] = {}
+        self._journals: dict[int, _Kept] = {}
         self._results: dict[Any, _Kept] = {}
         self._of_task: dict[TaskKey, dict[str, _Kept]] = {}
         self._rows_of: dict[TaskKey, list[JobRow]] = {}
@@ -243,7 +256,7 @@ class Index:
         found = select(store.id, store.updated_at).where(store.key.in_((JOURNAL, REPORTED)))
         if not is_whole:
             found = found.where(store.updated_at >= _newest(self._journals) - OVERLAP)
-        stamps: dict[Any, datetime] = {row.id: row.updated_at for row in session.execute(found)}
+        stamps: dict[Any, datetime] = dict(session.execute(found).all())
         changed = self._forget_missing(self._journals, stamps) if is_whole else set()
         columns = (store.dag_id, store.run_id, store.task_id, store.map_index, store.key, store.value)
         for ids in _chunks(_changed(self._journals, stamps)):
@@ -269,15 +282,18 @@ class Index:
             found = found.where(result.timestamp >= _newest(self._results) - OVERLAP)
         stamps: dict[Any, datetime] = {(run, of, index): at for run, of, index, at in session.execute(found)}
         changed = self._forget_missing(self._results, stamps) if is_whole else set()
-        for keys in _chunks(_changed(self._results, stamps)):
+        fresh = set(_changed(self._results, stamps))
+        tasks = {task_id for _, task_id, _ in fresh}
+        for runs in _chunks({run for run, *_ in fresh}):
             read = select(*identity, result.timestamp, result.dag_id, result.run_id, result.value).where(
-                _is_one_of(identity, keys), result.key == RESULT
+                result.dag_run_id.in_(runs), result.task_id.in_(tasks), result.key == RESULT
             )
             for run, task_id, map_index, stamp, dag_id, run_id, value in session.execute(read):
-                task = TaskKey(dag_id, run_id, task_id, map_index)
-                kept = self._keep(_Kept(stamp, task, RESULT, decoded(value)))
-                self._results[run, task_id, map_index] = kept
-                changed.add(task)
+                if (run, task_id, map_index) in fresh:
+                    task = TaskKey(dag_id, run_id, task_id, map_index)
+                    kept = self._keep(_Kept(stamp, task, RESULT, decoded(value)))
+                    self._results[run, task_id, map_index] = kept
+                    changed.add(task)
         return changed
 
     def _keep(self, kept: _Kept) -> _Kept:
@@ -307,6 +323,7 @@ class Index:
         ended = {row.job_id for row in rows if row.open is None and row.job_id}
         self.results = [row for row in self._result_of.values() if row.job_id not in ended]
         self.rows = rows
+        self.row_ids = {kept.task: row_id for row_id, kept in self._journals.items() if kept.key == JOURNAL}
         self.unreadable = Counter(kept.task.dag_id for kept in journals if not isinstance(kept.value, dict))
         self.by_short_id = {
             short_id: intent for kept in journals for short_id, intent in intents(kept.task, kept.value)
@@ -329,22 +346,27 @@ def read_page(
     known = [row for row in index.rows if row.task.dag_id in permitted]
     if results := [row for row in index.results if row.task.dag_id in permitted]:
         known = _with_results(known, results)
-    rows = [row for row in known if filters.match(row)]
+    rows = known if filters.match_all else [row for row in known if filters.match(row)]
     task_state = None
     if filters.task and not rows:
         task_state, rows = _without_jobs(session, filters.task, known)
-    states = _settled_states(session, {row.task for row in rows if row.open})
-    rows = [settle(row, states.get(row.task)) for row in rows]
+    opened = {row.task for row in rows if row.open}
+    states = _settled_states(session, [index.row_ids[task] for task in opened if task in index.row_ids])
+    if filters.task:
+        states.setdefault(filters.task, task_state)
+    rows = [settle(row, states.get(row.task)) if row.open else row for row in rows]
     counts = Counter(row.state for row in rows)
     needs = [row for row in rows if row.state is State.NEEDS_YOU]
     is_live = any(row.open and row.task_state not in SETTLED for row in rows)
     if filters.state:
         rows = [row for row in rows if row.state is filters.state]
-    totals, by_dag, by_day = Totals(), dict[str, Totals](), dict[date, Totals]()
+    cells: dict[tuple[str, date], Totals] = {}
     for row in rows:
-        totals.add(row)
-        by_dag.setdefault(row.task.dag_id, Totals()).add(row)
-        by_day.setdefault(row.at.date(), Totals()).add(row)
+        cells.setdefault((row.task.dag_id, row.at.date()), Totals()).add(row)
+    totals, by_dag, by_day = Totals(), dict[str, Totals](), dict[date, Totals]()
+    for (dag_id, day), cell in cells.items():
+        for one in (totals, by_dag.setdefault(dag_id, Totals()), by_day.setdefault(day, Totals())):
+            one.include(cell)
     page = Page(
         filters=filters,
         number=number,
@@ -396,21 +418,26 @@ def _without_jobs(session: Session, task: TaskKey, known: list[JobRow]) -> tuple
     return state or "none", rows
 
 
-def _settled_states(session: Session, tasks: Collection[TaskKey]) -> dict[TaskKey, str | None]:
-    """Of those that do not go on by themselves; the others may be many, and need not be read."""
-    ti = TaskInstance
-    found: dict[TaskKey, str | None] = {}
-    for runs in _chunks({task[:2] for task in tasks}):
-        of = [task for task in tasks if task[:2] in set(runs)]
-        query = select(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.state).where(
-            ti.dag_id.in_({task.dag_id for task in of}),
-            ti.run_id.in_({task.run_id for task in of}),
-            ti.task_id.in_({task.task_id for task in of}),
-            ti.state.in_(SETTLED),
+def _settled_states(session: Session, journals: Collection[int]) -> dict[TaskKey, str | None]:
+    """
+    Of the task instances with these journals, those that do not go on by themselves. The others may be many,
+    and need not be read.
+    """
+    ti, store = TaskInstance, TaskStateStore
+    same_task = and_(
+        ti.dag_id == store.dag_id,
+        ti.run_id == store.run_id,
+        ti.task_id == store.task_id,
+        ti.map_index == store.map_index,
+    )
+    states = select(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.state).join(store, same_task)
+    return {
+        TaskKey(dag_id, run_id, task_id, map_index): state
+        for ids in _chunks(journals)
+        for dag_id, run_id, task_id, map_index, state in session.execute(
+            states.where(store.id.in_(ids), ti.state.in_(SETTLED))
         )
-        for dag_id, run_id, task_id, map_index, state in session.execute(query):
-            found[TaskKey(dag_id, run_id, task_id, map_index)] = state
-    return found
+    }
 
 
 def _label(session: Session, rows: list[JobRow]) -> None:
@@ -465,13 +492,8 @@ def _of_tasks(
 ) -> Iterator[Any]:
     """Rows of a task instance's four ids and ``columns``."""
     identity = (model.dag_id, model.run_id, model.task_id, model.map_index)
-    for some in _chunks(tasks):
-        query = select(*identity, *columns).where(_is_one_of(identity, some))
-        yield from session.execute(query if key is None else query.where(model.key == key))
-
-
-def _is_one_of(columns: tuple[Any, ...], keys: Collection[tuple[Any, ...]]) -> Any:
-    return or_(*(and_(*(column == part for column, part in zip(columns, key, strict=True))) for key in keys))
+    query = select(*identity, *columns).where(tuple_(*identity).in_(tasks))
+    yield from session.execute(query if key is None else query.where(model.key == key))
 
 
 def _newest(known: Mapping[Any, _Kept]) -> datetime:

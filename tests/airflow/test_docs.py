@@ -95,7 +95,7 @@ def test_the_alert_on_the_reliability_page(
     run = airflow.run(block.replace("/data", str(data)))
 
     assert run.state() == "failed"
-    assert "Look into it: SubmissionUncertain" in capsys.readouterr().out
+    assert "A person has to decide: the paid call" in capsys.readouterr().out
 
 
 def test_the_connection_page(
@@ -185,6 +185,58 @@ def test_a_night_above_its_budget_pays_for_nothing(recipe: Callable[..., Run], e
     assert emulator.requests("upload_urls") == []
 
 
+@pytest.mark.usefixtures("manifest")
+def test_a_clip_without_an_end_counts_with_its_limit(
+    recipe: Callable[..., Run], emulator: Emulator, data: Path
+) -> None:
+    manifest = data / "manifest.json"
+    ada, news = json.loads(manifest.read_text())
+    del news["end_seconds"]
+    manifest.write_text(json.dumps([ada, news]))
+    emulator.credits = 1000 + 221 + 499
+
+    run = recipe("Every night, within a budget")
+
+    (error,) = run.errors("within_budget")
+    assert "2 videos need 721 credits" in error
+    assert emulator.charges() == 0
+
+
+def test_a_batch_makes_one_event(recipe: Callable[..., Run], emulator: Emulator) -> None:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    run = recipe("One event for a whole batch")
+
+    assert run.result("announce") == 2
+    with create_session() as session:
+        (event,) = session.query(AssetEvent).filter_by(source_run_id=run.instances("announce")[0].run_id)
+        assert len(event.extra["paths"]) == 2
+    assert emulator.charges() == 2
+
+
+def test_a_run_with_a_deadline_makes_its_video(recipe: Callable[..., Run], emulator: Emulator) -> None:
+    assert recipe("A deadline").state() == "success"
+    assert emulator.charges() == 1
+
+
+def test_a_video_that_is_not_approved_yet_is_not_published(
+    recipe: Callable[..., Run], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    def unanswered(_: ApprovalOperator, context: object) -> None:
+        raise RuntimeError("no person is here")  # a parked task would stop the test
+
+    monkeypatch.setattr(ApprovalOperator, "execute", unanswered)
+
+    run = recipe("Approve before publishing")
+
+    assert (run.state("video"), run.state("approve")) == ("success", "failed")
+    assert run.state("publish") == "upstream_failed"
+    assert emulator.charges() == 1
+
+
 def test_from_a_bucket_into_a_bucket(
     airflow: Airflow, emulator: Emulator, s3: Buckets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,12 +251,12 @@ def test_from_a_bucket_into_a_bucket(
     assert run.result()["output_path"].removeprefix("s3://media_store@media/") in s3.keys()  # noqa: SIM118
 
 
-def test_bring_home_a_job(
+def test_download_a_job_that_no_task_waits_for(
     airflow: Airflow, emulator: Emulator, recipe: Callable[..., Run], data: Path
 ) -> None:
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
 
-    run = recipe("Bring home a job that nobody waits for", {"job_id": job_id})
+    run = recipe("Download a job that no task waits for", {"job_id": job_id})
 
     assert run.result()["output_path"] == str(data / "videos" / f"{job_id}.mp4")
     assert emulator.charges() == 1
@@ -219,7 +271,7 @@ def test_the_alert_on_low_credits(
     state: str,
 ) -> None:
     emulator.credits = credits
-    run = recipe("Hear of it before the credits are gone")
+    run = recipe("An alert before the credits are used up")
     assert run.state("enough_credits") == state
     assert ("Magic Hour: only 9999 credits are left" in capsys.readouterr().out) == (state == "failed")
 
