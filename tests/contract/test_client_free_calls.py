@@ -14,8 +14,8 @@ from both import BLOCKING, KEY, MODES, Row, accepts, heard, row, settings_for, s
 from magichour_provider import exceptions as errors
 from magichour_provider.api.client import Settings
 from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
-from magichour_provider.api.flows import Listener
 from magichour_provider.api.inputs import TalkingPhotoInputs
+from magichour_provider.api.watching import Listener
 from magichour_provider.api.wire import Job, create_talking_photo
 from magichour_provider.emulator import Emulator
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from magichour_provider.api import polling, wire
+from magichour_provider.api import wire
 from magichour_provider.api.polling import PollSchedule, RateLimiter, RenderTimes
 from magichour_provider.exceptions import RateLimited
 
@@ -17,7 +17,7 @@ UNKNOWN_AGE = float("inf")
 @pytest.fixture(autouse=True)
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random numbers are in the middle of their range."""
-    monkeypatch.setattr(polling.random, "random", lambda: 0.5)
+    monkeypatch.setattr("random.random", lambda: 0.5)
 
 
 def learned(usual_seconds: float) -> PollSchedule:
@@ -76,7 +76,7 @@ def test_a_given_interval_holds_from_the_first_poll_on(age: float) -> None:
 
 @pytest.mark.parametrize(("random", "pause"), [(0.0, 9), (0.5, 10), (1.0, 11)])
 def test_jitter_is_a_tenth_each_way(random: float, pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling.random, "random", lambda: random)
+    monkeypatch.setattr("random.random", lambda: random)
     assert PollSchedule(poll_interval=10).next_poll(0) == pytest.approx(pause)
 
 

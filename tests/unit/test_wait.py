@@ -10,7 +10,9 @@ import pytest
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api import flows, wire
+from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollSchedule, RateLimiter, RenderTimes
+from magichour_provider.api.watching import Listener
 
 START = 1_000_000.0
 JITTER = 0.11  # a tenth each way, and what floats lose
@@ -31,7 +33,7 @@ def failed(
     return error_cls("it went wrong", status_code=status, retry_after=retry_after, by_vendor=by_vendor)
 
 
-class Waiting(flows.Listener):
+class Waiting(Listener):
     """Performs the steps of one flow: each poll gets the next answer, the last one for ever."""
 
     def __init__(self, *answers: wire.Job | errors.RequestFailed | Callable[[float], wire.Job]) -> None:
@@ -46,7 +48,7 @@ class Waiting(flows.Listener):
         timeout: float = 100,
         poll_interval: float | None = 10,
         limiter: RateLimiter | None = None,
-        job_type: wire.JobType = "video",
+        job_type: JobType = "video",
         renders: RenderTimes | None = None,
         clip_seconds: float | None = None,
         **how: Any,
