@@ -179,7 +179,7 @@ def test_old_jobs_and_settled_intents_make_room_for_new_ones_and_a_lost_one_stay
     kept = [job.job_id for job in record.jobs]
     assert (kept[0], kept[-1], len(kept)) == ("job-2", f"job-{room.KEPT + 1}", room.KEPT)
     assert record.lost == lost
-    assert len(record.intents) <= room.KEPT + 1
+    assert len(record.intents) == room.KEPT + 1
 
 
 def test_where_a_file_is_being_written_is_known_to_the_next_try() -> None:
@@ -266,6 +266,7 @@ def job(name: str | None = "me [mh-1a2b3c4d]", created_at: str | None = "2026-11
         ({"anyway": True}, job(name=None), None),
         ({}, job(created_at="2026-11-01T12:00:00Z"), "before the paid call"),
         ({"anyway": True}, job(created_at="2026-11-01T12:00:00"), "before the paid call"),
+        ({}, job(created_at="2026-11-01T14:00:00+02:00"), "before the paid call"),
     ],
 )
 def test_a_report_is_believed_only_of_the_job_that_the_intent_paid_for(

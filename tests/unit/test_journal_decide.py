@@ -133,6 +133,14 @@ def test_clearing_once_does_not_pay_for_the_other_input_twice() -> None:
         decided(paid_after_clear, None, max_tries=AFTER_CLEAR)
 
 
+def test_of_several_jobs_for_other_inputs_the_newest_counts() -> None:
+    paid_twice = Record(
+        jobs=(paid("job-1", inputs=OTHER), paid("job-2", inputs=OTHER, max_tries=AFTER_CLEAR))
+    )
+    with pytest.raises(errors.JobMismatch, match="job-2"):
+        decided(paid_twice, None, max_tries=AFTER_CLEAR)
+
+
 # --- another host ---
 
 
