@@ -1,7 +1,7 @@
 """
 ``make bench``: ours and the peers, measured side by side in one run on this machine.
 
-``make bench ROW=polls`` measures one row (or several: ``ROW="polls looks"``). ``QUICK=1`` is rough, and
+``make bench ROW=polls`` measures one row (or several: ``ROW="polls schedule"``). ``QUICK=1`` is rough, and
 ``N=200`` says how many tasks the rows with a whole Airflow have. A run with neither puts what it has found
 into ``docs/performance.md``, between the markers of each row.
 """
@@ -37,7 +37,7 @@ def row(name: str) -> Callable[[Options], list[Table]]:
 
 
 # In the order in which they are measured and shown.
-ROWS = {name: row(name) for name in ("parse", "looks", "polls", "stall", "memory", "transfers")}
+ROWS = {name: row(name) for name in ("parse", "schedule", "polls", "stall", "memory", "transfers", "herd")}
 # Minutes each, and a whole Airflow on PostgreSQL: only when asked for by name.
 BIG_ROWS = {name: row(name) for name in ("ten_thousand", "busy_night", "studio")}
 

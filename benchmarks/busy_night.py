@@ -111,7 +111,7 @@ def table(nights: dict[str, Night], number: int) -> Table:
             "wall s",
             "worker slots taken, s",
             "each",
-            "looks",
+            "polls",
             "each",
             "uploads",
             "submits",
@@ -143,7 +143,7 @@ def table(nights: dict[str, Night], number: int) -> Table:
     found.notes.append(
         f"Ratios: wall ×{ours.seconds / theirs.seconds:.2f}, "
         f"slots ×{ours.in_state.get('running', 0) / theirs.in_state.get('running', 1):.2f}, "
-        f"looks ×{ours.calls['get_video'] / max(1, theirs.calls['get_video']):.2f}."
+        f"polls ×{ours.calls['get_video'] / max(1, theirs.calls['get_video']):.2f}."
     )
     found.notes.append(
         "A slot is taken while the task instance is running; while it is deferred it takes none. "

@@ -134,12 +134,14 @@ def fresh(
     measure: Callable[..., Measured | Awaitable[Measured]],
     *,
     environment: Mapping[str, str] | None = None,
+    seconds: float = SECONDS,
     **arguments: Any,
 ) -> dict[str, float] | None:
     """
     What ``measure(**arguments)`` returns in a process of its own; None too if it takes for ever.
 
     :param measure: a function at the top of a module; async, it has an event loop of its own.
+    :param seconds: after which it takes for ever.
     """
     command = [
         sys.executable,
@@ -155,7 +157,7 @@ def fresh(
             [*command, json.dumps(arguments)],
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=seconds,
             env=clean_environment() | dict(environment or {}),
             check=False,
         )

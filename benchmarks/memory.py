@@ -15,7 +15,7 @@ from .table import Table
 PLACES = ((False, 1_000), (False, 10_000), (True, 1_000))  # TLS, triggers
 FEW = 100  # of what makes a client for each trigger
 BATCH = 500  # that begin at once
-FOR_EVER = 3600.0  # seconds between two looks
+FOR_EVER = 3600.0  # seconds between two polls
 PEERS = (US, HTTP, SDK_THREADS, AIOHTTP, ANTHROPIC)
 
 Kilobytes = dict[tuple[bool, int, str], Sample]  # above an idle trigger; TLS, triggers, peer
@@ -31,7 +31,7 @@ def run(options: Options) -> list[Table]:
                 environment=server.trusted,
                 peer=peer,
                 url=server.url(tls=tls),
-                looks_url=f"{server.plain_url}/looks",
+                polls_url=f"{server.plain_url}/polls",
                 number=FEW if peer == ANTHROPIC else number,
             )
             for tls, number in places
@@ -79,13 +79,13 @@ def goals(above: Kilobytes) -> Table:
     return goal_table(asked)
 
 
-async def measure(peer: str, url: str, looks_url: str, number: int) -> dict[str, float]:
+async def measure(peer: str, url: str, polls_url: str, number: int) -> dict[str, float]:
     """
-    :returns: ``kilobytes`` for each trigger, all having looked once; but for the first ones, which also pay
+    :returns: ``kilobytes`` for each trigger, all having polled once; but for the first ones, which also pay
         for what all share.
     """
     first = number // 4
-    looks_before = await looks(looks_url)
+    polls_before = await polls(polls_url)
     tasks: list[asyncio.Task[object]] = []
     async with waiting(peer, url) as wait:
 
@@ -93,7 +93,7 @@ async def measure(peer: str, url: str, looks_url: str, number: int) -> dict[str,
             tasks.extend(
                 asyncio.create_task(wait(f"job-{len(tasks) + index}", FOR_EVER)) for index in range(more)
             )
-            while peer != IDLE and await looks(looks_url) - looks_before < len(tasks):
+            while peer != IDLE and await polls(polls_url) - polls_before < len(tasks):
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.2)  # until the last answers have been read
 
@@ -108,7 +108,7 @@ async def measure(peer: str, url: str, looks_url: str, number: int) -> dict[str,
     return {"kilobytes": used / (number - first) / 1024}
 
 
-async def looks(url: str) -> int:
+async def polls(url: str) -> int:
     def ask() -> int:
         with urllib.request.urlopen(url) as answer:  # noqa: S310
             return int(answer.read())

@@ -116,7 +116,7 @@ async def plain_aiohttp(url: str) -> AsyncIterator[SendTracker]:
 
 @asynccontextmanager
 async def raw(url: str) -> AsyncIterator[SendTracker]:
-    """The limit: no HTTP library, requests made beforehand, answers of which only the length is looked at."""
+    """The limit: no HTTP library, requests made beforehand, answers of which only the length is read."""
     loop = asyncio.get_running_loop()
     where = urlsplit(url)
     tls = ssl.create_default_context() if where.scheme == "https" else None
@@ -188,7 +188,7 @@ Wait = Callable[[str, float], Awaitable[object]]
 @asynccontextmanager
 async def waiting(peer: str, url: str) -> AsyncIterator[Wait]:
     """
-    What waits for a job by its id, looking every so many seconds: the peer's own trigger, if it has one that
+    What waits for a job by its id, polling every so many seconds: the peer's own trigger, if it has one that
     waits; or else the trigger that anybody would write, a loop of polls and sleeps.
     """
     log_as_a_triggerer()

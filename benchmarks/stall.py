@@ -1,4 +1,4 @@
-"""The longest time for which the event loop does nothing else, while many triggers look at once."""
+"""The longest time for which the event loop does nothing else, while many triggers poll at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .table import Table
 TRIGGERS = 1000
 FEW = 100  # of what makes a client for each trigger
 MANY = 10_000  # of ours alone: the others would take for ever
-LOOKS = 3
-INTERVAL = 1.0  # seconds between the looks of one trigger
+POLLS = 3
+INTERVAL = 1.0  # seconds between the polls of one trigger
 TICK = 0.005
 
 
@@ -26,7 +26,7 @@ def run(options: Options) -> list[Table]:
     peers[ANTHROPIC] = (ANTHROPIC, FEW)
     if not options.quick:
         peers[f"{US}, {MANY:,} triggers"] = (US, MANY)
-    with standin(looks=LOOKS) as server:
+    with standin(polls=POLLS) as server:
         cases = {
             name: partial(
                 fresh,
@@ -51,7 +51,7 @@ def run(options: Options) -> list[Table]:
     ]
     return [
         Table(
-            f"Longest stall of the loop in ms, {triggers:,} triggers × {LOOKS} looks, all beginning at once",
+            f"Longest stall of the loop in ms, {triggers:,} triggers × {POLLS} polls, all beginning at once",
             ["", "stall", "less garbage collection", "seconds in all"],
             rows,
             [f"The {ANTHROPIC}'s trigger makes a client for each job: measured with {FEW} of them."],

@@ -1,5 +1,5 @@
 """
-A stand-in for the API that costs next to nothing: no framework, no state but a number of looks for each job.
+A stand-in for the API that costs next to nothing: no framework, no state but a number of polls for each job.
 
 It answers the few paths that are measured, over plain HTTP and TLS, in a process on a core of its own.
 """
@@ -78,15 +78,15 @@ class Standin:
 
 
 @contextmanager
-def standin(*, latency: float = 0.0, looks: int = 0, size: int = 0) -> Iterator[Standin]:
+def standin(*, latency: float = 0.0, polls: int = 0, size: int = 0) -> Iterator[Standin]:
     """
     :param latency: seconds before each answer.
-    :param looks: a job is complete at this look; 0 means never.
+    :param polls: a job is complete at this poll; 0 means never.
     :param size: bytes of the video.
     """
     command = [sys.executable, "-m", "benchmarks.standin"]
     command += [
-        f"--{name}={value}" for name, value in {"latency": latency, "looks": looks, "size": size}.items()
+        f"--{name}={value}" for name, value in {"latency": latency, "polls": polls, "size": size}.items()
     ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -95,48 +95,58 @@ def standin(*, latency: float = 0.0, looks: int = 0, size: int = 0) -> Iterator[
         process.communicate()  # it ends with its stdin
 
 
-def answer(body: bytes, status: str = "200 OK") -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+def answer(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    """:param headers: more of them, each with its line's end."""
+    head = (
+        f"HTTP/1.1 {status}\r\n{headers}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
+
+
+GOING = json.dumps(JOB).encode()
+
+
+def with_id(job: bytes, job_id: bytes) -> bytes:
+    return job.replace(b'"id": "job"', b'"id": "%s"' % job_id, 1)
 
 
 class Api:
     """What all connections share."""
 
-    def __init__(self, latency: float, looks: int, size: int) -> None:
+    def __init__(self, latency: float, polls: int, size: int) -> None:
         self.latency = latency
         self.size = size
-        self._looks = looks
-        self._all_looks = 0
-        self._looked: Counter[bytes] = Counter()
-        self._going = answer(json.dumps(JOB).encode())
+        self._polls = polls
+        self._all_polls = 0
+        self._polled: Counter[bytes] = Counter()
         self._batch_going = answer(json.dumps(BATCH).encode())
         self._batch_ended = answer(json.dumps({**BATCH, "processing_status": "ended"}).encode())
         self._not_found = answer(b'{"message": "no such path"}', "404 Not Found")
 
     def respond(self, method: bytes, path: bytes, host: str) -> bytes:
         if path.startswith((b"/v1/video-projects/", b"/v1/messages/batches/", b"/not-yet/")):
-            self._all_looks += 1
+            self._all_polls += 1
             ended = False
-            if self._looks:
-                self._looked[path] += 1
-                ended = self._looked[path] >= self._looks
+            if self._polls:
+                self._polled[path] += 1
+                ended = self._polled[path] >= self._polls
             if path.startswith(b"/v1/messages"):
                 return self._batch_ended if ended else self._batch_going
             if path.startswith(b"/not-yet/") and not ended:
                 return self._not_found
-            return self._complete(host) if ended else self._going
-        if path == b"/looks":
-            return answer(str(self._all_looks).encode())
+            job_id = path.rpartition(b"/")[2]
+            return self._complete(host, job_id) if ended else answer(with_id(GOING, job_id))
+        if path == b"/polls":
+            return answer(str(self._all_polls).encode())
         if path == b"/v1/files/upload-urls":
             slot = {"upload_url": f"{host}/put", "expires_at": "", "file_path": "api-assets/1/2.png"}
             return answer(json.dumps({"items": [slot]}).encode())
         return answer(b"") if method == b"PUT" else self._not_found
 
-    def _complete(self, host: str) -> bytes:
+    def _complete(self, host: str, job_id: bytes) -> bytes:
         download = {"url": f"{host}/video.mp4", "expires_at": "2026-11-02T12:00:00.000Z"}
         complete = {**JOB, "status": "complete", "download": download, "downloads": [download]}
-        return answer(json.dumps(complete).encode())
+        return answer(with_id(json.dumps(complete).encode(), job_id))
 
 
 class Connection(asyncio.Protocol):
@@ -220,7 +230,7 @@ async def serve(api: Api) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--latency", type=float, default=0.0)
-    parser.add_argument("--looks", type=int, default=0)
+    parser.add_argument("--polls", type=int, default=0)
     parser.add_argument("--size", type=int, default=0)
     use_core(1)
     uvloop.run(serve(Api(**vars(parser.parse_args()))))

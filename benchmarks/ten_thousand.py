@@ -19,7 +19,7 @@ from statistics import median, quantiles
 from typing import cast
 from unittest.mock import patch
 
-from magichour_provider.api.polling import PollLimiter, PollSchedule
+from magichour_provider.api.polling import PollSchedule, RenderTimes
 from tools.database import Postgres
 from tools.stack import Stack
 
@@ -28,12 +28,15 @@ from .table import Table
 from .triggerer import DAG, SETTINGS, Kind, Outcome, Trial, command, say
 
 NUMBER, NUMBER_QUICK = 10_000, 1000
-INTERVAL = 20.0  # seconds between two looks of the peer: as ours at such a job
+INTERVAL = 20.0  # seconds between two polls of the peer: as ours at such a job
 
 
-def our_next_look(age: float, usual: float) -> float:
+def our_next_poll(age: float, usual: float) -> float:
+    """As long as nothing is known of render times, and then."""
+    renders = RenderTimes()
+    renders.record_end("video", None, None, after=usual, before=usual)
     with patch("random.random", return_value=1.0):
-        return PollSchedule(limiter=PollLimiter(median_seconds=usual)).next_poll(age)
+        return max(schedule.next_poll(age) for schedule in (PollSchedule(), PollSchedule(renders=renders)))
 
 
 KINDS = (
@@ -48,7 +51,7 @@ KINDS = (
             "submitted_at": job.submitted_at,
             "poll_interval": None,
         },
-        our_next_look,
+        our_next_poll,
     ),
     Kind(
         "HttpSensorTrigger",
@@ -103,13 +106,13 @@ def standin() -> Iterator[int]:
 
 
 def late(kind: Kind, one: Outcome) -> list[float]:
-    """Seconds by which the look that found a job ended was later than the schedule ever allows."""
+    """Seconds by which the poll that found a job ended was later than the schedule ever allows."""
     assert kind.next_poll
     # What is learned is the median of some dozens of ends: it is never above the third quartile of all.
     usual = quantiles([job.ends_at - job.submitted_at for job in one.jobs], n=4)[2]
     found = []
     for job in one.jobs:
-        noted = one.looks.get(job.id)
+        noted = one.polls.get(job.id)
         if noted and noted["found"] and noted["previous"]:
             allowed = kind.next_poll(noted["previous"] - job.submitted_at, usual)
             found.append(noted["found"] - noted["previous"] - allowed)
@@ -129,16 +132,16 @@ def costs(outcomes: dict[Kind, Outcome]) -> Table:
             "supervisor, KB each",
             "runner, CPU s",
             "supervisor, CPU s",
-            "looks",
-            "runner, ms a look",
+            "polls",
+            "runner, ms a poll",
             "longest stall, ms: loading",
             "waiting",
             "over 200 ms",
         ],
     )
     for kind, one in outcomes.items():
-        looks = sum(noted["looks"] for noted in one.looks.values())
-        cpu_of_looks = one.cpu["runner"] - empty.cpu["runner"]
+        polls = sum(noted["polls"] for noted in one.polls.values())
+        cpu_of_polls = one.cpu["runner"] - empty.cpu["runner"]
         table.rows.append(
             [
                 kind.name,
@@ -146,8 +149,8 @@ def costs(outcomes: dict[Kind, Outcome]) -> Table:
                 one.fired[1],
                 *(f"{one.kilobytes[part]:.1f}" for part in ("runner", "supervisor")),
                 *(f"{one.cpu[part]:.0f}" for part in ("runner", "supervisor")),
-                looks or "–",
-                f"{1000 * cpu_of_looks / looks:.2f}" if looks else "–",
+                polls or "–",
+                f"{1000 * cpu_of_polls / polls:.2f}" if polls else "–",
                 *(f"{1000 * max(found, default=0):.0f}" for found in (one.stalls_loading, one.stalls)),
                 sum(stall > 0.2 for stall in one.stalls),
             ]
@@ -180,8 +183,8 @@ def lags(outcomes: dict[Kind, Outcome]) -> Table:
         ],
     )
     for kind, one in outcomes.items():
-        seen = {job: noted["found"] for job, noted in one.looks.items() if noted["found"]}
-        lag = [found - one.looks[job]["ends_at"] for job, found in seen.items()]
+        seen = {job: noted["found"] for job, noted in one.polls.items() if noted["found"]}
+        lag = [found - one.polls[job]["ends_at"] for job, found in seen.items()]
         known = seen if kind.next_poll else {job.id: job.ends_at for job in one.jobs}
         to_airflow = [at - known[job] for job, at in one.resumed.items() if job in known]
         beyond = late(kind, one) if kind.next_poll else []

@@ -2,7 +2,7 @@
 A stand-in for the API whose jobs end at a time: the job's id says when, so nothing has to be created.
 
 ``/v1/video-projects/ID`` answers as Magic Hour does; ``/ended/ID`` is 404 until the job has ended, which is
-what Airflow's HTTP sensor waits for. All looks are noted; ``/noted`` tells them, and forgets them.
+what Airflow's HTTP sensor waits for. All polls are noted; ``/noted`` tells them, and forgets them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypedDict
 
 import uvloop
 
-from .standin import JOB, Connection, answer
+from .standin import GOING, JOB, Connection, answer, with_id
 
 
 def job_id(number: int, ends_at: float) -> str:
@@ -27,26 +27,26 @@ class Noted(TypedDict):
     """What was seen of one job; times in seconds since the epoch."""
 
     ends_at: float
-    looks: int
+    polls: int
     previous: float | None
     found: float | None
 
 
 @dataclass
-class Looks:
+class Polls:
     """
-    :param found: when it was first looked at after it had ended.
-    :param previous: when it had been looked at before that.
+    :param found: when it was first polled after it had ended.
+    :param previous: when it had been polled before that.
     """
 
     ends_at: float
-    looks: int = 0
+    polls: int = 0
     last: float | None = None
     previous: float | None = None
     found: float | None = None
 
-    def look(self, now: float) -> bool:
-        self.looks += 1
+    def poll(self, now: float) -> bool:
+        self.polls += 1
         if now >= self.ends_at and self.found is None:
             self.found, self.previous = now, self.last
         self.last = now
@@ -60,12 +60,11 @@ class Api:
     size = 0
 
     def __init__(self) -> None:
-        self._jobs: dict[bytes, Looks] = {}
+        self._jobs: dict[bytes, Polls] = {}
         download = {"url": "http://127.0.0.1/video.mp4", "expires_at": "2099-11-02T12:00:00.000Z"}
-        self._going = answer(json.dumps(JOB).encode())
-        self._ended = answer(
-            json.dumps({**JOB, "status": "complete", "download": download, "downloads": [download]}).encode()
-        )
+        self._ended = json.dumps(
+            {**JOB, "status": "complete", "download": download, "downloads": [download]}
+        ).encode()
         self._not_yet = answer(b"{}", "404 Not Found")
 
     def respond(self, _method: bytes, path: bytes, _host: str) -> bytes:
@@ -76,10 +75,10 @@ class Api:
         key = path.rpartition(b"/")[2]
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = Looks(float(key.partition(b"-")[2]))
-        if job.look(time.time()):
-            return self._ended
-        return self._not_yet if path.startswith(b"/ended/") else self._going
+            job = self._jobs[key] = Polls(float(key.partition(b"-")[2]))
+        if job.poll(time.time()):
+            return answer(with_id(self._ended, key))
+        return self._not_yet if path.startswith(b"/ended/") else answer(with_id(GOING, key))
 
 
 async def serve() -> None:

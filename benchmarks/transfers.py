@@ -35,7 +35,7 @@ def ours(url: str, file: Path, up: bool) -> Transfer:
 
 
 def checked(file: Path, up: bool) -> tuple[Any, Any]:
-    """Source or target, after the first look at a file, for which Airflow imports its file systems."""
+    """Source or target, after a file is first touched, for which Airflow imports its file systems."""
     from magichour_provider.files.storage import Source, Target
 
     if up:
@@ -121,7 +121,7 @@ IN_MEMORY = Path("/dev/shm")  # noqa: S108
 
 def run(options: Options) -> list[Table]:
     size = (1 << 26) if options.quick else (1 << 30)
-    with standin(looks=1, size=size) as server, large_file(size) as file:
+    with standin(polls=1, size=size) as server, large_file(size) as file:
         cases = {
             (peer, direction): partial(
                 fresh, measure, peer=peer, url=server.plain_url, up=up, source=str(file), size=size

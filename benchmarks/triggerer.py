@@ -53,8 +53,8 @@ class Job:
 @dataclass(frozen=True)
 class Kind:
     """
-    :param next_poll: the longest that may be between two looks, in seconds, by the job's age at the first of
-        them and the time that renders usually take; None for what never looks.
+    :param next_poll: the longest that may be between two polls, in seconds, by the job's age at the first of
+        them and the time that renders usually take; None for what never polls.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Outcome:
     :param all_waited: were there all of them before the first job ended?
     :param resumed: when, by the job's id.
     :param fired: how many triggers have fired how often.
-    :param looks: by the job's id.
+    :param polls: by the job's id.
     """
 
     jobs: list[Job]
@@ -85,7 +85,7 @@ class Outcome:
     ended_at: float
     resumed: dict[str, float]
     fired: Counter[int]
-    looks: dict[str, Noted]
+    polls: dict[str, Noted]
     stalls_loading: list[float]
     stalls: list[float]
 
@@ -139,7 +139,7 @@ class Trial:
             ended_at=ended_at,
             resumed=self.resumed(jobs),
             fired=Counter(self.fired().values()),
-            looks=self.looks(),
+            polls=self.polls(),
             stalls_loading=stalls(said[said_before:said_waiting]),
             stalls=stalls(said[said_waiting:]),
         )
@@ -207,7 +207,7 @@ class Trial:
             index for log in (*logs, self.log) for index in fired.findall(log.read_text(errors="replace"))
         )
 
-    def looks(self) -> dict[str, Noted]:
+    def polls(self) -> dict[str, Noted]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/noted") as answer:
             noted: dict[str, Noted] = json.load(answer)
             return noted

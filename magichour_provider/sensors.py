@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.jobs import JobType
-    from magichour_provider.exceptions import MagicHourError
+    from magichour_provider.api.watching import JobWatcher
+    from magichour_provider.api.wire import Job
+    from magichour_provider.exceptions import MagicHourError, RequestFailed
     from magichour_provider.task.arguments import Check
-    from magichour_provider.telemetry import PollObserver
 
 
 class JobSensor(JobMixin, BaseSensorOperator):
@@ -35,7 +36,8 @@ class JobSensor(JobMixin, BaseSensorOperator):
 
     It takes a job id from anywhere (an XCom, a person) and costs nothing, so every paid job can be picked up.
     Modes ``poke`` and ``reschedule`` and ``deferrable=True`` end alike. A job that failed fails the sensor at
-    once; a failed poll does not, until the timeout.
+    once. A failed poll does not, until the timeout; but a job that the account does not know, or a key that
+    is not accepted, fails it when the vendor has said so at three polls and for a minute.
 
     Templated: ``job_id``, ``output_path``, ``replace`` and ``magichour_conn_id``.
 
@@ -50,11 +52,17 @@ class JobSensor(JobMixin, BaseSensorOperator):
     :param multiple_outputs: each value of the result is an XCom of its own too.
     :returns: the same as the operator that makes such jobs.
     :raises JobEnded: the job failed or was canceled (refunded), or was deleted (not refunded); no retry.
+    :raises NotFound: the account does not know the job; no retry.
+    :raises Unauthorized: the key is not accepted; no retry.
     :raises WaitTimeout: it had not ended in time. It goes on, and is paid for.
     """
 
     template_fields: Sequence[str] = ("job_id", "output_path", "replace", "magichour_conn_id")
     ui_color = "#efe7fb"
+
+    _deadline: float
+    _watcher: JobWatcher
+    _submitted_at: float | None = None  # by the vendor's clock
 
     def __init__(
         self,
@@ -94,7 +102,8 @@ class JobSensor(JobMixin, BaseSensorOperator):
             try:
                 return super().execute(context)
             except AirflowSensorTimeout as error:
-                raise AirflowSensorTimeout(self.wait_ended_message(error, context)) from error
+                with self.as_airflow_errors():
+                    raise self._watcher.out_of_time(time.time()) from error
         try:
             seen = self.poke(context)
         except AirflowException as error:  # as poke mode does it
@@ -106,13 +115,9 @@ class JobSensor(JobMixin, BaseSensorOperator):
         return self.defer_until_ended(
             self.job_id,
             deadline=self.deadline(),
-            submitted_at=time.time(),
+            submitted_at=self._submitted_at,
             poll_interval=self.poke_interval if self.fixed_interval else None,
         )
-
-    @cached_property
-    def observer(self) -> PollObserver:
-        return runtime.telemetry.PollObserver(self.log, self.job_type, from_the_start=False)
 
     def poke(self, context: Context) -> PokeReturnValue:
         with self.as_airflow_errors():
@@ -120,17 +125,39 @@ class JobSensor(JobMixin, BaseSensorOperator):
                 self.check_arguments()
                 self.push_watch_link(context)
                 self.push_link(context, self.job_id)
-            try:
-                job = self.hook.get(self.job_id, job_type=self.job_type)
-            except runtime.exceptions.RequestFailed as why:
-                self.observer.on_poll(why)
-                self.observer.on_failed_poll(why)
-                return PokeReturnValue(is_done=False)
-            self.observer.on_poll(job)
-            self.observer.on_change(job)
-            if not job.ended or job.awaits_download:
-                return PokeReturnValue(is_done=False)
-            return PokeReturnValue(is_done=True, xcom_value=self.collect_result(context, self.job_id))
+                self._watch(context)
+            while (job := self._poll()) is None:
+                # Nothing is remembered between two pokes of mode "reschedule": it stays until it is certain.
+                left = self._deadline - time.time()
+                if self.deferrable or not self.reschedule or not self._watcher.counts or left <= 0:
+                    return PokeReturnValue(is_done=False)
+                time.sleep(min(self._pause(), left))
+            return PokeReturnValue(is_done=True, xcom_value=self.collect_result(context, job.job_id))
+
+    def _watch(self, context: Context) -> None:
+        """The wait begins with the first poke; in mode ``reschedule``, that was in another process."""
+        began = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+        self._deadline = began.timestamp() + self.timeout if began else self.deadline()
+        observer = runtime.telemetry.PollObserver(self.log, self.job_type, from_the_start=False)
+        self._watcher = runtime.JobWatcher(self.job_id, deadline=self._deadline, listener=observer)
+
+    def _poll(self) -> Job | None:
+        """The job, if the wait is over."""
+        seen: Job | RequestFailed
+        try:
+            seen = self.hook.get(self.job_id, job_type=self.job_type)
+            self._submitted_at = runtime.submission_time(seen)
+        except runtime.exceptions.RequestFailed as failed:
+            seen = failed
+        return self._watcher.saw(seen, time.time())
+
+    def _pause(self) -> float:
+        """Seconds until the next poll."""
+        schedule = self.hook.settings.schedule(
+            self.poke_interval if self.fixed_interval else None, job_type=self.job_type
+        )
+        age = math.inf if self._submitted_at is None else time.time() - self._submitted_at
+        return self._watcher.pause(schedule.next_poll(age))
 
     def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
         """As the operator's, but a job that failed stays failed: no retry of a sensor makes another."""
@@ -164,8 +191,8 @@ class JobSensor(JobMixin, BaseSensorOperator):
 
     def _get_next_poke_interval(self, *args: Any) -> float:
         if self.fixed_interval:
-            return float(super()._get_next_poke_interval(*args))
-        return self.hook.settings.schedule(job_type=self.job_type).next_poll(float("inf"))
+            return self._watcher.pause(float(super()._get_next_poke_interval(*args)))
+        return self._pause()
 
 
 class TalkingPhotoSensor(JobSensor):

@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import Asset, Stats
 
-from magichour_provider.api.flows import Listener
+from magichour_provider.api.watching import Listener, submission_time
 from magichour_provider.exceptions import RateLimited, RequestFailed
 
 if TYPE_CHECKING:
@@ -53,19 +54,18 @@ def count(metric: str, number: int = 1) -> None:
 
 class PollObserver(Listener):
     """
-    Of a wait: a line for each change, none for each look.
+    Logs a wait: a line for each change, none for each poll.
 
-    :param from_the_start: the job has just been submitted. Otherwise it may have ended long ago, and how old
-        it is says nothing about how long it took.
+    :param from_the_start: the job was just submitted. Otherwise it may have ended long ago, and its age does
+        not say how long it took.
     """
 
-    __slots__ = ("_job_type", "_log", "_seen_going_on", "_status")
+    __slots__ = ("_job_type", "_log", "_seen_going_on")
 
     def __init__(self, log: Any, job_type: JobType, *, from_the_start: bool) -> None:
         self._log = log
         self._job_type = job_type
         self._seen_going_on = from_the_start
-        self._status: str | None = None
 
     def on_poll(self, seen: Job | RequestFailed) -> None:
         count("magichour.polls")
@@ -73,9 +73,6 @@ class PollObserver(Listener):
             count("magichour.rate_limited")
 
     def on_change(self, job: Job) -> None:
-        if job.status == self._status:
-            return
-        self._status = job.status
         age = _age(job) if self._seen_going_on else None
         self._seen_going_on = self._seen_going_on or not job.ended
         line = f"Job {job.job_id} is {job.status}" + ("" if age is None else f" after {age:.0f} s")
@@ -89,15 +86,15 @@ class PollObserver(Listener):
         self._log.info(line)
 
     def on_failed_poll(self, why: RequestFailed) -> None:
-        self._log.warning("A look at the job failed, going on: %s", why)
+        self._log.warning("A poll of the job failed, going on: %s", why)
 
 
 class NonBlockingLogger:
     """
     A log for event loops: one thread writes all lines, in their order.
 
-    A triggerer's log is a pipe, which its supervisor does not empty while it is busy with the database. A
-    line that is written in the loop waits for it, and all triggers with it.
+    A triggerer's log is a pipe that its supervisor does not empty while it is busy with the database. A line
+    that the event loop writes would wait for the supervisor, and all triggers would wait too.
     """
 
     __slots__ = ("_log",)
@@ -128,12 +125,9 @@ def _writer(process_id: int) -> ThreadPoolExecutor:
 
 def _age(job: Job) -> float | None:
     """Seconds since the vendor made the job, if its clock and ours agree."""
-    try:
-        made = datetime.fromisoformat(job.created_at or "")
-    except ValueError:
-        return None
-    age = (datetime.now(UTC) - (made if made.tzinfo else made.replace(tzinfo=UTC))).total_seconds()
-    return age if age >= 0 else None
+    made = submission_time(job)
+    age = None if made is None else time.time() - made
+    return age if age is not None and age >= 0 else None
 
 
 def submitted(credits_charged: float | None) -> None:

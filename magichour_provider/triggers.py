@@ -1,29 +1,37 @@
-"""Waits for a job in the triggerer. Only looks: nothing here can pay, cancel or delete."""
+"""Waits for a job in the triggerer. It only polls: nothing here can pay, cancel or delete."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from magichour_provider.api.client import Settings
+from magichour_provider.api.flows import JUST_SUBMITTED
 from magichour_provider.api.jobs import JobType
-from magichour_provider.exceptions import MagicHourError
+from magichour_provider.api.wire import Job
+from magichour_provider.exceptions import MagicHourError, Unauthorized
 from magichour_provider.hooks import MagicHourHook
 from magichour_provider.telemetry import NonBlockingLogger, PollObserver
 
 
 class JobTrigger(BaseTrigger):
     """
-    Look at a job until it has ended or the deadline has passed, then fire exactly one event.
+    Poll a job until it has ended or the deadline has passed, then fire exactly one event.
 
     The event is ``{"job_id", "status"}``, or ``{"job_id", "error", "error_type", "retryable"}``. It carries
-    no URL: whoever resumes asks for a fresh one.
+    no URL: the task asks for a fresh one when it is resumed.
 
+    :param job_id: the job.
+    :param magichour_conn_id: the Airflow connection.
     :param job_type: ``video`` or ``audio``.
     :param deadline: seconds since the epoch.
-    :param submitted_at: likewise; with it, the first look waits for the schedule.
-    :param poll_interval: seconds between two looks, rather than the connection's or the schedule's.
+    :param submitted_at: likewise; with it, the first poll waits for the schedule.
+    :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
+    :param mode: the generation mode, if it is known. The triggerer learns render times by mode and clip.
+    :param clip_seconds: how long the clip is, if it is known.
     """
 
     def __init__(
@@ -35,6 +43,8 @@ class JobTrigger(BaseTrigger):
         job_type: JobType = "video",
         submitted_at: float | None = None,
         poll_interval: float | None = None,
+        mode: str | None = None,
+        clip_seconds: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_id = job_id
@@ -43,23 +53,24 @@ class JobTrigger(BaseTrigger):
         self.deadline = deadline
         self.submitted_at = submitted_at
         self.poll_interval = poll_interval
+        self.mode = mode
+        self.clip_seconds = clip_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = ("job_id", "job_type", "magichour_conn_id", "deadline", "submitted_at", "poll_interval")
-        return "magichour_provider.triggers.JobTrigger", {name: getattr(self, name) for name in names}
+        return "magichour_provider.triggers.JobTrigger", {
+            "job_id": self.job_id,
+            "magichour_conn_id": self.magichour_conn_id,
+            **self._waiting(),
+        }
+
+    def _waiting(self) -> dict[str, Any]:
+        names = ("job_type", "deadline", "submitted_at", "poll_interval", "mode", "clip_seconds")
+        return {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         log = NonBlockingLogger(self.logger())  # one for all: ten thousand may wait
         try:
-            async with MagicHourHook(self.magichour_conn_id).async_client() as client:
-                job = await client.wait(
-                    self.job_id,
-                    self.job_type,
-                    deadline=self.deadline,
-                    submitted_at=self.submitted_at,
-                    poll_interval=self.poll_interval,
-                    listener=PollObserver(log, self.job_type, from_the_start=self.submitted_at is not None),
-                )
+            job = await self._wait(log)
             event: dict[str, Any] = {"job_id": self.job_id, "status": job.status}
         except MagicHourError as error:
             event = {
@@ -70,6 +81,20 @@ class JobTrigger(BaseTrigger):
             }
         await log.written()
         yield TriggerEvent(event)
+
+    async def _wait(self, log: NonBlockingLogger) -> Job:
+        new = self.submitted_at is not None and time.time() - self.submitted_at < JUST_SUBMITTED
+        observer = PollObserver(log, self.job_type, from_the_start=new)
+        hook = MagicHourHook(self.magichour_conn_id)
+        refused: tuple[Settings, Unauthorized] | None = None
+        while True:
+            async with hook.async_client() as client:
+                if refused and refused[0] == client.settings:
+                    raise refused[1]
+                try:
+                    return await client.wait(self.job_id, **self._waiting(), listener=observer)
+                except Unauthorized as error:  # the key may have been rotated since the client was opened
+                    client.outdated, refused = True, (client.settings, error)
 
     async def on_kill(self) -> None:
         """Airflow 3.3 and newer: a person has ended the task. The job is paid for, so it is left alone."""

@@ -8,6 +8,7 @@ its outcome, or has its error thrown in. No sockets here; ``client`` runs the st
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -23,20 +24,18 @@ from magichour_provider.api import wire
 from magichour_provider.api.inputs import MediaType, extension_of
 from magichour_provider.api.integrity import BadDownload, download_failed
 from magichour_provider.api.jobs import JobType, job_spec
-from magichour_provider.api.polling import PollLimiter, PollSchedule
+from magichour_provider.api.polling import PollSchedule, RateLimiter
+from magichour_provider.api.watching import JobWatcher, Listener, submission_time
 from magichour_provider.exceptions import (
     DownloadFailed,
     MagicHourError,
-    RateLimited,
     RequestFailed,
     TransferFailed,
     Unavailable,
     UploadFailed,
-    WaitTimeout,
 )
 
-MAX_RETRY_AFTER_POLLING = 300.0  # seconds; what a Retry-After may add to a wait
-POLLS_FOR_A_DOWNLOAD = 3  # at a job that is complete, but whose download URL is still to come
+JUST_SUBMITTED = 60.0  # seconds; a wait that begins later may find a job that ended long ago
 
 # Extensions that the vendor may exchange for each other in a path.
 _ALIASES = (
@@ -102,21 +101,6 @@ class Sleep:
 
 Step = wire.Call[Any] | Sleep
 Flow = Generator[Any, Any, T]
-
-
-class Listener:
-    """Is told what a wait sees. This one does not care."""
-
-    __slots__ = ()
-
-    def on_poll(self, seen: wire.Job | RequestFailed) -> None:
-        """What each look has seen, or why it failed: for counting, so it should be quick."""
-
-    def on_change(self, job: wire.Job) -> None:
-        """The status is another than at the last look."""
-
-    def on_failed_poll(self, why: RequestFailed) -> None:
-        """Once for each kind of failure in a row."""
 
 
 def just(call: wire.Call[T]) -> Flow[T]:
@@ -218,73 +202,65 @@ def wait(
     *,
     deadline: float,
     schedule: PollSchedule,
+    limiter: RateLimiter,
     submitted_at: float | None = None,
     listener: Listener = Listener(),  # noqa: B008 (it has no state)
     clock: Callable[[], float] = time.time,
 ) -> Flow[wire.Job]:
     """
-    Look until the job has ended. A failed look is not a failed job: keep looking until the deadline.
+    Poll until the job has ended.
 
-    :param deadline: seconds since the epoch; the last look is made then.
-    :param submitted_at: likewise; with it, the first look waits for the schedule.
+    :param deadline: seconds since the epoch; the last poll is made then.
+    :param submitted_at: likewise; with it, the first poll waits for the schedule.
+    :returns: the job, whether it ended well or not.
+    :raises WaitTimeout: not ended by the deadline; it goes on, and can be waited for again.
+    :raises NotFound: the vendor does not know the job, and said so several times.
+    :raises Unauthorized: the vendor does not accept the key, and said so several times.
     """
-    look = wire.get_job(job_id, schedule.job_type)
-    status: str | None = None
-    problem: RequestFailed | None = None
-    patience = POLLS_FOR_A_DOWNLOAD
-    went_on_at = submitted_at  # as far as is known
-    if submitted_at is not None and (now := clock()) < deadline:
-        yield Sleep(min(schedule.first_poll(now - submitted_at), deadline - now))
+    poll = wire.get_job(job_id, schedule.job_type)
+    watcher = JobWatcher(job_id, deadline=deadline, submitted_at=submitted_at, listener=listener)
+    went_on_at: float | None = None  # when it was last known not to have ended
+    now = clock()
+    if submitted_at is not None:
+        went_on_at = submitted_at if now - submitted_at < JUST_SUBMITTED else None
+        if now < deadline:
+            yield Sleep(min(schedule.first_poll(now - submitted_at), deadline - now))
     while True:
-        yield from _turn(schedule.limiter, deadline, clock)
-        pause = 0.0
+        generation = yield from _slot(limiter, deadline, clock)
+        seen: wire.Job | RequestFailed
         try:
-            job: wire.Job = yield look
+            seen = yield poll
         except RequestFailed as failed:
-            now = clock()
-            listener.on_poll(failed)
-            if problem is None or (type(failed), failed.status_code) != (type(problem), problem.status_code):
-                listener.on_failed_poll(failed)
-            problem = failed
-            pause = min(failed.retry_after or 0.0, MAX_RETRY_AFTER_POLLING)
-            if isinstance(failed, RateLimited):
-                schedule.limiter.pause(now, pause)
-        else:
-            now = clock()
-            listener.on_poll(job)
-            problem = None
-            if job.status != status:
-                status = job.status
-                listener.on_change(job)
-            patience -= job.ended
-            if job.ended and (not job.awaits_download or not patience or now >= deadline):
-                if status == "complete" and submitted_at is not None and went_on_at is not None:
-                    schedule.renders.record_end(after=went_on_at - submitted_at, before=now - submitted_at)
-                return job
+            seen = failed
+        now = clock()
+        limiter.record_answer(seen, now, generation)
+        job = watcher.saw(seen, now)
+        if isinstance(seen, wire.Job):
+            schedule.clip_seconds = schedule.clip_seconds or seen.clip_seconds
+            submitted_at = submitted_at or submission_time(seen)
+        if job is not None:
+            if job.download and submitted_at is not None and went_on_at is not None:
+                schedule.record_end(after=went_on_at - submitted_at, before=now - submitted_at)
+            return job
+        if isinstance(seen, wire.Job):
             went_on_at = now
-            del job  # ten thousand may wait
+        del seen  # ten thousand may wait
         if now >= deadline:
-            raise _not_ended(job_id, status, problem) from problem
-        age = float("inf") if submitted_at is None else now - submitted_at
-        yield Sleep(min(max(schedule.next_poll(age), pause), deadline - now))
+            raise watcher.out_of_time(now) from watcher.problem
+        age = math.inf if submitted_at is None else now - submitted_at
+        yield Sleep(min(watcher.pause(schedule.next_poll(age)), deadline - now))
 
 
-def _turn(limiter: PollLimiter, deadline: float, clock: Callable[[], float]) -> Flow[None]:
-    """Wait until the API may be asked; a 429 that comes meanwhile holds for whoever waits here too."""
-    turn = limiter.reserve_slot(now := clock())
-    while turn > 0 and now < deadline:
-        yield Sleep(min(turn, deadline - now))
-        turn = limiter.pause_left(now := clock())
-
-
-def _not_ended(job_id: str, status: str | None, problem: RequestFailed | None) -> WaitTimeout:
-    return WaitTimeout(
-        f"job {job_id} has not ended in time; its last known status is {status or 'not known'}"
-        + (f", and the last look failed ({problem})" if problem else "")
-        + ". It goes on at Magic Hour and may still finish: a retry, or a sensor with this job id, "
-        "picks it up free of charge",
-        job_id=job_id,
-    )
+def _slot(limiter: RateLimiter, deadline: float, clock: Callable[[], float]) -> Flow[int]:
+    """Wait until the API may be polled. After a 429, all that wait here reserve another slot."""
+    while True:
+        generation, now = limiter.generation, clock()
+        pause = min(limiter.reserve_slot(now), deadline - now)
+        if pause <= 0:
+            return generation
+        yield Sleep(pause)
+        if generation == limiter.generation:
+            return generation
 
 
 def upload_failed(source: Source, why: str, status_code: int | None = None) -> UploadFailed:

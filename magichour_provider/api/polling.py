@@ -1,122 +1,188 @@
 """
-When to look at a job next: pure arithmetic, in seconds.
+When to poll a job next, and how often the API may be polled: arithmetic in seconds, without clock or sockets.
 
-A job is looked at first when it may just be done, then at a beat that is slow while few have ended and
-quicker around the usual render time. Both follow the median of what this process has seen end on the
-connection. Over medians from 20 s to 20 min this asks less often than the vendor's own advice (3 s, times
-1.5, up to 30 s) and finds the end sooner: ``make bench ROW=looks``.
+``make bench ROW=schedule`` measures it.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections import deque
-from dataclasses import dataclass, field
+from itertools import islice
 
-from magichour_provider.api.jobs import JobType
+from magichour_provider.api.jobs import JobType, job_spec
+from magichour_provider.api.wire import Job
+from magichour_provider.exceptions import RateLimited, RequestFailed
 
-# Vendor, talking photos, queueing included, 30 days to 2026-07-20.
-MEDIAN_RENDER_SECONDS = 174.0
-# The vendor says nothing of voices: a guess, with which looks are 6 to 9 s apart, as it advises for videos.
-MEDIAN_VOICE_SECONDS = 10.0
-VENDORS_WEIGHT = 5  # as many renders does the vendor's figure count for
-LATEST = 51  # renders that the median is taken of
-
-JITTER = 0.1
-REST_SECONDS = 5.0  # after a 429 that does not say for how long
+MAX_RETRY_AFTER = 300.0  # seconds; for a longer pause that the API asks for, a wait does not stop polling
+JITTER = 0.1  # of a pause, each way: a burst of tasks does not poll in step
 
 
 class RenderTimes:
-    """How long jobs of one kind usually take on one connection: the median of the latest."""
-
-    def __init__(self, median_seconds: float) -> None:
-        self.median_seconds = median_seconds
-        self._latest = deque([median_seconds] * VENDORS_WEIGHT, maxlen=LATEST)
-
-    def record_end(self, *, after: float, before: float) -> None:
-        """A render was still going on at the one age, in seconds, and complete at the other."""
-        self._latest.append((after + before) / 2)
-        self.median_seconds = statistics.median(self._latest)
-
-
-class PollLimiter:
     """
-    What all waits on one connection share: how long renders usually take, and when the API may be asked.
+    How long renders usually take on one connection: learned from the jobs that this process saw end.
 
-    :param requests_per_second: at most so many looks, evenly spread; None is no limit.
+    A long clip takes longer than a short one, and one generation mode longer than another. So a job is
+    compared with the latest jobs of its type and mode whose clips are about as long: within a factor of two.
     """
 
-    def __init__(
-        self, requests_per_second: float | None = None, *, median_seconds: float = MEDIAN_RENDER_SECONDS
+    LATEST = 15  # renders that the usual time is the median of
+    NEWEST = 5  # of them; if their median is shorter, the load has fallen
+
+    def __init__(self) -> None:
+        self._latest: dict[tuple[JobType, str | None, int | None], deque[float]] = {}
+        self._usual: dict[tuple[JobType, str | None, int | None], float] = {}
+
+    def usual(self, job_type: JobType, mode: str | None, clip_seconds: float | None) -> float | None:
+        """None: nothing is known of such jobs."""
+        return self._usual.get((job_type, mode, _octave(clip_seconds)))
+
+    def record_end(
+        self, job_type: JobType, mode: str | None, clip_seconds: float | None, *, after: float, before: float
     ) -> None:
-        self.requests_per_second = requests_per_second
-        self.renders: dict[JobType, RenderTimes] = {
-            "video": RenderTimes(median_seconds),
-            "audio": RenderTimes(MEDIAN_VOICE_SECONDS),
-        }
-        self._next_turn = 0.0
-        self._rests_until = 0.0
-        self._spread = 0.0
-
-    def pause(self, now: float, seconds: float) -> None:
-        """The API has had too many requests: nobody asks it anything for so long (0: it did not say)."""
-        seconds = seconds or REST_SECONDS
-        if now + seconds > self._rests_until:
-            self._rests_until, self._spread = now + seconds, seconds
-
-    def reserve_slot(self, now: float) -> float:
-        """Take the next turn to ask: seconds until then. Whoever has waited asks ``resting`` once more."""
-        resting = self.pause_left(now)
-        if not self.requests_per_second:
-            return resting
-        turn = max(now + resting, self._next_turn)
-        self._next_turn = turn + 1 / self.requests_per_second
-        return turn - now
-
-    def pause_left(self, now: float) -> float:
-        """Seconds to wait because of a 429; spread, so that not everybody comes back in the same instant."""
-        left = self._rests_until - now
-        return left + self._spread * JITTER * random.random() if left > 0 else 0.0  # noqa: S311 - no secret
+        """A job was not complete at the one age, in seconds, and complete at the other."""
+        key = job_type, mode, _octave(clip_seconds)
+        latest = self._latest.setdefault(key, deque(maxlen=self.LATEST))
+        latest.appendleft((after + before) / 2)
+        # An estimate that is too long delays every job; one that is too short costs a few polls.
+        self._usual[key] = min(statistics.median(latest), statistics.median(islice(latest, self.NEWEST)))
 
 
-@dataclass(frozen=True, slots=True)
+def _octave(clip_seconds: float | None) -> int | None:
+    return round(math.log2(clip_seconds)) if clip_seconds and clip_seconds > 0 else None
+
+
 class PollSchedule:
     """
-    The looks at one job; ages in seconds since it was submitted.
+    When to poll one job; ages are seconds since it was submitted.
 
-    :param poll_interval: look every so many seconds instead.
+    The first poll comes when the job may just be done. Then the pauses are long while few such jobs have
+    ended, and shorter around the usual render time. While nothing is known of such jobs, the pauses grow with
+    the age. In both cases this polls less often than the vendor advises (at once, then after 3 s, times 1.5,
+    up to 30 s) and sees the end sooner, over medians from 20 s to 20 min.
+
+    :param poll_interval: poll every so many seconds instead.
+    :param mode: the generation mode, if it is known.
+    :param clip_seconds: how long the clip is, if it is known; a poll may tell.
+    :param renders: what is known of render times; default: nothing.
     """
 
-    poll_interval: float | None = None
-    limiter: PollLimiter = field(default_factory=PollLimiter)
-    job_type: JobType = "video"
+    __slots__ = ("_renders", "clip_seconds", "job_type", "mode", "poll_interval")
 
-    @property
-    def renders(self) -> RenderTimes:
-        return self.limiter.renders[self.job_type]
+    SHORTEST = 25.0  # seconds; the render time that is reckoned with while nothing is known
+    GROWTH = 1.8  # while nothing is known, a job is reckoned to take so many times its age
+
+    def __init__(
+        self,
+        poll_interval: float | None = None,
+        job_type: JobType = "video",
+        *,
+        mode: str | None = None,
+        clip_seconds: float | None = None,
+        renders: RenderTimes | None = None,
+    ) -> None:
+        self.poll_interval = poll_interval
+        self.job_type = job_type
+        self.mode = mode
+        self.clip_seconds = clip_seconds
+        self._renders = renders or RenderTimes()
 
     def first_poll(self, age: float) -> float:
         """
-        Seconds until the first look.
+        Seconds until the first poll.
 
-        Whoever comes late, since the triggerer was started again, does not know when the last one was, and so
-        comes at any moment of the beat: or else all would look in the same instant.
+        An older job was polled by another process, such as a triggerer that was restarted. Nobody knows when,
+        so it is polled at a random point of the pause: or else all would be polled at once.
         """
         first = self.poll_interval
         if first is None:
-            first = 1.6 * self.renders.median_seconds**0.72
+            first = 1.6 * self._usual(0.0) ** 0.72
         if age < first:
             return _jittered(first) - age
         return random.random() * self.next_poll(age)  # noqa: S311 - no secret
 
     def next_poll(self, age: float) -> float:
-        """Seconds until the look after this one; jittered, so that a burst of tasks does not look in step."""
+        """Seconds until the poll after this one; the age is infinite when it is not known."""
         if self.poll_interval is not None:
             return _jittered(self.poll_interval)
-        median = self.renders.median_seconds
-        beat = 25.0 * (median / (median + 160)) ** 0.5
-        return _jittered(beat * (1 + max(0.0, 1 - age / (0.7 * median))))
+        usual = self._usual(age)
+        pause = 25.0 * (usual / (usual + 160)) ** 0.5
+        return _jittered(pause * (1 + max(0.0, 1 - age / (0.7 * usual))))
+
+    def record_end(self, *, after: float, before: float) -> None:
+        """See ``RenderTimes.record_end``."""
+        self._renders.record_end(self.job_type, self.mode, self.clip_seconds, after=after, before=before)
+
+    def _usual(self, age: float) -> float:
+        """The render time to reckon with."""
+        known = self._renders.usual(self.job_type, self.mode, self.clip_seconds)
+        if known is not None:
+            return known
+        published = job_spec(self.job_type).usual_render_seconds
+        return published if age == math.inf else max(min(self.SHORTEST, published), self.GROWTH * age)
+
+
+class RateLimiter:
+    """
+    When the API may be polled: shared by all waits of a process on one connection.
+
+    The rate adapts as TCP's does: additive increase, multiplicative decrease. HTTP 429 pauses all polls and
+    multiplies the rate by ``DECREASE``. Then the rate grows steadily, until the next 429 or up to the limit.
+    After the first 429, when nothing else is known, it doubles instead: TCP's slow start.
+
+    :param requests_per_second: the limit; None is no limit, until the API answers 429.
+    :ivar generation: grows with each decrease; a slot that was reserved before is void.
+    """
+
+    DECREASE = 0.7
+    REGAIN = 60.0  # seconds in which the rate grows by once its value
+    DOUBLE = 10.0  # seconds, in the slow start
+    LOWEST = 0.2  # requests per second
+    PAUSE = 2.0  # seconds, after a 429 that does not say how long
+
+    def __init__(self, requests_per_second: float | None = None) -> None:
+        self.requests_per_second = requests_per_second
+        self.generation = 0
+        self._rate = math.inf
+        self._since = 0.0
+        self._next_slot = 0.0
+        self._paused_until = 0.0
+        self._answers: deque[float] = deque(maxlen=200)
+
+    def reserve_slot(self, now: float) -> float:
+        """Reserve the next slot for a request; returns the seconds until then."""
+        slot = max(now, self._next_slot, self._paused_until)
+        self._next_slot = slot + 1 / self._rate_at(slot)
+        return slot - now
+
+    def record_answer(self, seen: Job | RequestFailed, now: float, generation: int) -> None:
+        """
+        What a poll has seen.
+
+        :param generation: when the poll got its slot; the rate decreases once for all polls of a generation.
+        """
+        self._answers.append(now)
+        if not isinstance(seen, RateLimited):
+            return
+        pause = min(seen.retry_after or self.PAUSE, MAX_RETRY_AFTER)
+        self._paused_until = max(self._paused_until, now + pause)
+        if generation == self.generation:
+            measured = len(self._answers) / max(1.0, now - self._answers[0])
+            self._rate = max(self.LOWEST, self.DECREASE * min(self._rate_at(now), measured))
+            self.generation += 1
+        self._since = self._paused_until
+        # Several processes may wait for the end of the same pause.
+        self._next_slot = self._paused_until + random.random() / self._rate  # noqa: S311 - no secret
+
+    def _rate_at(self, time: float) -> float:
+        if self._rate == math.inf:
+            return self.requests_per_second or math.inf
+        passed = max(0.0, time - self._since)
+        slow_start = self.generation == 1
+        growth = 2 ** min(30.0, passed / self.DOUBLE) if slow_start else 1 + passed / self.REGAIN
+        return min(self._rate * growth, self.requests_per_second or math.inf)
 
 
 def _jittered(seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from magichour_provider import exceptions, telemetry
 from magichour_provider.api import inputs, jobs, wire
+from magichour_provider.api.watching import JobWatcher, submission_time
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
 from magichour_provider.hooks import MagicHourHook
@@ -13,6 +14,7 @@ __all__ = [
     "Ending",
     "Intent",
     "JobTrigger",
+    "JobWatcher",
     "Journal",
     "MagicHourHook",
     "PaidJob",
@@ -26,6 +28,7 @@ __all__ = [
     "inputs",
     "jobs",
     "media",
+    "submission_time",
     "telemetry",
     "wire",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import looks, parse
+from benchmarks import nights, parse, schedule
 from benchmarks.harness import Goal, Sample, fresh, goal_table, interleaved
 from benchmarks.table import Table
 
@@ -107,50 +107,81 @@ def test_the_page_has_a_place_for_every_row() -> None:
     ] == []
 
 
-# --- looks ---
+# --- schedule ---
 
 
-def test_each_job_is_looked_at_until_it_has_ended() -> None:
-    """Looks at 0, 5, 10 see an end at 7; a look at the very end sees it."""
-    watched = [looks.Watched.until(ended, looks.every(5)) for ended in (7.0, 10.0, 0.5)]
-    assert [(one.looks, one.last_but_one, one.last) for one in watched] == [(3, 5, 10), (3, 5, 10), (2, 0, 5)]
-    found = looks.summary(watched)
-    assert found["looks"] == pytest.approx(8 / 3)
+def test_each_job_is_polled_until_it_has_ended() -> None:
+    """Polls at 0, 5, 10 see an end at 7; a poll at the very end sees it."""
+    watched = [schedule.Watched.until(ended, schedule.every(5)) for ended in (7.0, 10.0, 0.5)]
+    assert [(one.polls, one.last_but_one, one.last) for one in watched] == [(3, 5, 10), (3, 5, 10), (2, 0, 5)]
+    found = schedule.summary(watched)
+    assert found["polls"] == pytest.approx(8 / 3)
     assert found["mean lag"] == pytest.approx((3 + 0 + 4.5) / 3)
 
 
 def test_the_vendors_advice_is_followed() -> None:
-    assert list(islice(looks.vendors_advice(), 9)) == pytest.approx(
+    assert list(islice(schedule.vendors_advice(), 9)) == pytest.approx(
         [0, 3, 7.5, 14.25, 24.375, 39.5625, 62.34375, 92.34375, 122.34375]
     )
 
 
-@pytest.mark.parametrize("shape", looks.SHAPES)
+@pytest.mark.parametrize("shape", schedule.SHAPES)
 def test_render_times_have_the_median_that_was_asked_for(shape: str) -> None:
-    times = sorted(looks.render_times(shape, 174, 1001, seed=1))
+    times = sorted(schedule.render_times(shape, 174, 1001, seed=1))
     assert times[500] == pytest.approx(174)
     assert min(times) > 0
 
 
 def test_known_results_come_out() -> None:
     """The same simulation made elsewhere, with lognormal render times around the vendor's median."""
-    times = looks.render_times(looks.USUAL, 174, 20_000, seed=1)
-    fixed = looks.summary(looks.Watched.until(ended, looks.every(5)) for ended in times)
-    advice = looks.summary(looks.Watched.until(ended, looks.vendors_advice()) for ended in times)
+    times = schedule.render_times(schedule.USUAL, 174, 20_000, seed=1)
+    fixed = schedule.summary(schedule.Watched.until(ended, schedule.every(5)) for ended in times)
+    advice = schedule.summary(schedule.Watched.until(ended, schedule.vendors_advice()) for ended in times)
     assert list(fixed.values()) == pytest.approx([41, 2.5, 4.75], rel=0.03)
     assert list(advice.values()) == pytest.approx([12, 15, 28.5], rel=0.03)
 
 
-def test_a_process_that_has_learned_looks_like_one_that_knew() -> None:
-    times = looks.render_times(looks.USUAL, 20, 2000, seed=1)
-    learned = looks.summary(islice(looks.learning(times), 60, None))
-    known = looks.summary(looks.Watched.until(ended, looks.POLICIES[looks.US](20)) for ended in times)
+def test_a_process_that_has_learned_polls_like_one_that_knew() -> None:
+    times = schedule.render_times(schedule.USUAL, 20, 2000, seed=1)
+    learned = schedule.summary(islice(schedule.learning(times), 60, None))
+    known = schedule.summary(
+        schedule.Watched.until(ended, schedule.POLICIES[schedule.US](20)) for ended in times
+    )
     assert list(learned.values()) == pytest.approx(list(known.values()), rel=0.15)
 
 
 def test_the_limit_is_where_it_can_be_calculated() -> None:
-    """Uniform between 0 and 1: ½ (∫ √(1-t) dt)² = 2/9; an even beat, of 1/n, makes n/2 looks and 1/2n lag."""
+    """Uniform between 0 and 1: ½ (∫ √(1-t) dt)² = 2/9; an even beat, of 1/n, makes n/2 polls and 1/2n lag."""
     times = [number / 10_000 for number in range(10_001)]
-    assert looks.least_product(times) == pytest.approx(2 / 9, rel=0.01)
-    even = looks.summary(looks.Watched.until(ended, looks.every(0.01)) for ended in times)
-    assert even["looks"] * even["mean lag"] > looks.least_product(times)
+    assert schedule.least_product(times) == pytest.approx(2 / 9, rel=0.01)
+    even = schedule.summary(schedule.Watched.until(ended, schedule.every(0.01)) for ended in times)
+    assert even["polls"] * even["mean lag"] > schedule.least_product(times)
+
+
+@pytest.mark.parametrize("median", schedule.MEDIANS)
+def test_without_any_knowledge_the_schedule_is_no_worse_than_the_vendors_advice(median: float) -> None:
+    times = schedule.render_times(schedule.USUAL, median, 2000, seed=1)
+    ours, advice = (
+        schedule.summary(schedule.Watched.until(ended, schedule.POLICIES[policy](median)) for ended in times)
+        for policy in (schedule.BEGINNER, schedule.ADVICE)
+    )
+    assert all(ours[what] <= 1.05 * advice[what] for what in schedule.MEASURES)
+
+
+# --- nights ---
+
+
+def test_a_job_of_a_night_is_polled_until_its_end_is_seen() -> None:
+    jobs = [nights.Job(nights.START + at, 5, 60, 60) for at in (0, 10_000)]
+    night = nights.Night.of(jobs, knowing=True)
+    assert 2 <= night.polls / len(jobs) <= 5
+    assert 0 < night.lag / len(jobs) < 15
+
+
+def test_a_night_whose_triggerer_is_restarted_ends_too() -> None:
+    restart = nights.START + nights.RESTART * nights.HOURS * 3600
+    (job,) = jobs = [nights.Job(restart - 30, 5, 60, 60)]
+    assert job.submitted_at < restart < job.submitted_at + job.seconds
+    night = nights.Night.of(jobs, knowing=False)
+    assert night.polls >= 2
+    assert 0 < night.lag < 30

@@ -21,7 +21,7 @@ from magichour_provider.api.diagnosis import environment_proxy, host_and_port
 from magichour_provider.api.flows import Put
 from magichour_provider.api.integrity import ContentDecoder, NotWhole
 from magichour_provider.api.jobs import JobType
-from magichour_provider.api.polling import PollLimiter, PollSchedule
+from magichour_provider.api.polling import PollSchedule
 from magichour_provider.exceptions import InvalidConnection
 
 T = TypeVar("T")
@@ -106,14 +106,10 @@ class Settings:
         return re.compile("".join(map(spellings, self.api_key)))
 
     def schedule(
-        self,
-        poll_interval: float | None = None,
-        limiter: PollLimiter | None = None,
-        job_type: JobType = "video",
+        self, poll_interval: float | None = None, *, job_type: JobType = "video", **known: Any
     ) -> PollSchedule:
-        return PollSchedule(
-            self.poll_interval if poll_interval is None else poll_interval, limiter or PollLimiter(), job_type
-        )
+        """:param known: see ``PollSchedule``."""
+        return PollSchedule(self.poll_interval if poll_interval is None else poll_interval, job_type, **known)
 
     def for_storage(self, tls: ssl.SSLContext) -> dict[str, Any]:
         """Arguments of an httpx client for signed URLs, without the key."""

@@ -12,7 +12,6 @@ import asyncio
 import ssl
 from collections.abc import Coroutine
 from typing import Any, NoReturn, Self, TypeVar, assert_never, cast
-from urllib.parse import urlsplit
 
 import aiohttp
 import tenacity
@@ -20,21 +19,22 @@ from yarl import URL
 
 from magichour_provider.api import flows, wire
 from magichour_provider.api.client.api import (
-    MAX_ANSWER_BYTES,
+    AnswerBody,
+    ApiTransport,
     Settings,
     api_headers,
     api_proxy,
-    describe_error,
     proxy_errors,
 )
 from magichour_provider.api.flows import Flow, Sleep
 from magichour_provider.api.jobs import JobType
-from magichour_provider.api.polling import PollLimiter
+from magichour_provider.api.polling import RateLimiter, RenderTimes
 from magichour_provider.exceptions import MagicHourError
 
 T = TypeVar("T")
 
 MAX_CONNECTIONS = 16
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 KEEP_ALIVE = 60.0  # seconds; longer than the pause between two polls of a single job
 
 
@@ -43,15 +43,27 @@ class AsyncMagicHourClient:
     The API for an event loop: ``get``, ``wait`` and ``account``, with the errors of ``MagicHourClient``.
 
     :param tls: from ``Settings.ssl_context``, which blocks: call it outside the event loop.
-    :param limiter: what is known of the connection's render times and limits; default: nothing yet.
+    :param limiter: of the connection's polls; default: the settings' limit.
+    :param renders: what is known of the connection's render times; default: nothing.
+    :ivar outdated: the connection may have changed since; ``SharedClient`` gives it to no new user.
     """
 
-    def __init__(self, settings: Settings, tls: ssl.SSLContext, limiter: PollLimiter | None = None) -> None:
-        self._settings = settings
-        self.limiter = limiter or PollLimiter(settings.requests_per_second)
+    outdated = False
+
+    def __init__(
+        self,
+        settings: Settings,
+        tls: ssl.SSLContext,
+        *,
+        limiter: RateLimiter | None = None,
+        renders: RenderTimes | None = None,
+    ) -> None:
+        self.settings = settings
+        self.limiter = limiter or RateLimiter(settings.requests_per_second)
+        self.renders = renders or RenderTimes()
         self._base_url = settings.base_url.rstrip("/")
-        self._host = urlsplit(self._base_url).netloc
         with proxy_errors():
+            self._api = ApiTransport(settings, tls)
             proxy = api_proxy(settings)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -62,6 +74,7 @@ class AsyncMagicHourClient:
                 ),
                 headers=api_headers(settings),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # AnswerBody does it, up to its limit
                 timeout=aiohttp.ClientTimeout(
                     total=settings.timeout, sock_connect=min(10.0, settings.timeout)
                 ),
@@ -91,11 +104,17 @@ class AsyncMagicHourClient:
         *,
         deadline: float,
         poll_interval: float | None = None,
+        mode: str | None = None,
+        clip_seconds: float | None = None,
         **how: Any,
     ) -> Coroutine[Any, Any, wire.Job]:
         """See ``MagicHourClient.wait``."""
-        schedule = self._settings.schedule(poll_interval, self.limiter, job_type)
-        return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
+        schedule = self.settings.schedule(
+            poll_interval, job_type=job_type, mode=mode, clip_seconds=clip_seconds, renders=self.renders
+        )
+        return self._run(
+            flows.wait(job_id, deadline=deadline, schedule=schedule, limiter=self.limiter, **how)
+        )
 
     async def account(self, *, once: bool = False) -> wire.Account:
         """See ``MagicHourClient.account``."""
@@ -146,31 +165,26 @@ class AsyncMagicHourClient:
             raise RuntimeError("This client has been closed; use it inside its async with")
         # The path is quoted already, and yarl would quote it in another way.
         url = URL(self._base_url + call.path, encoded=True)
-        body = b""
         failure: Exception | None = None
         try:
             async with self._gate, self._session.get(url, allow_redirects=False) as response:
-                while len(body) <= MAX_ANSWER_BYTES and (chunk := await response.content.readany()):
-                    body += chunk
+                body = AnswerBody(response.headers)
+                while (chunk := await response.content.readany()) and body.feed(chunk):
+                    pass
         except (TimeoutError, aiohttp.ClientError) as error:
             failure = error
         if failure is not None:  # raised here, so that it is not in the new error's context
             self._not_answered(call, failure)
-        if len(body) > MAX_ANSWER_BYTES:
-            call.no_answer(f"an answer above {MAX_ANSWER_BYTES:,} bytes", status=response.status)
-        return call.answer(response.status, response.headers, body, self._settings.redact)
+        return self._api.answer(call, response.status, response.headers, body)
 
     def _not_answered(self, call: wire.Call[Any], failure: Exception) -> NoReturn:
         # An error of aiohttp may hold the request's headers, a proxy's password or text from the server, so
-        # only the operating system's error below it is kept.
-        cause = failure.__cause__ if isinstance(failure.__cause__, OSError) else None
-        sent, reason = True, describe_error(cause) if cause else type(failure).__name__
-        if isinstance(failure, aiohttp.ClientConnectorError):
-            sent, reason = False, f"{failure.host}:{failure.port}: {reason}"
-        elif isinstance(failure, aiohttp.ClientHttpProxyError):
-            sent, reason = False, f"the proxy answered HTTP {failure.status}"
-        elif isinstance(failure, TimeoutError):
-            sent = not isinstance(failure, aiohttp.ConnectionTimeoutError)
-            reason = f"timed out after {self._settings.timeout:g} s"
-        what = "no whole answer from" if sent else "could not be sent to"
-        call.no_answer(f"{what} {self._host}: {reason}", sent=sent, cause=cause)
+        # only the operating system's error below it is kept, without the frames: a wait keeps the last error.
+        if isinstance(failure, aiohttp.ClientHttpProxyError):
+            error: Exception = ConnectionError(f"the proxy answered HTTP {failure.status}")
+        elif isinstance(failure.__cause__, OSError):
+            error = failure.__cause__.with_traceback(None)
+        else:
+            error = ConnectionError(type(failure).__name__)
+        sent = not isinstance(failure, _NOT_SENT)
+        self._api.no_answer(call, error, sent=sent, timed_out=isinstance(failure, TimeoutError))

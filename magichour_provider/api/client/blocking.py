@@ -31,7 +31,7 @@ from magichour_provider.api.client.tracking import SendTracker
 from magichour_provider.api.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
 from magichour_provider.api.integrity import BadDownload, DownloadValidator, download_failed
 from magichour_provider.api.jobs import JobType, job_spec
-from magichour_provider.api.polling import PollLimiter
+from magichour_provider.api.polling import RateLimiter
 from magichour_provider.exceptions import DownloadFailed, MagicHourError
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class MagicHourClient:
         with proxy_errors():
             self._api = ApiTransport(settings, tls)
             self._storage = httpx.Client(**settings.for_storage(tls))
-        self.limiter = PollLimiter(settings.requests_per_second)
+        self._limiter = RateLimiter(settings.requests_per_second)
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +98,8 @@ class MagicHourClient:
         *,
         deadline: float,
         poll_interval: float | None = None,
+        mode: str | None = None,
+        clip_seconds: float | None = None,
         **how: Any,
     ) -> wire.Job:
         """
@@ -105,11 +107,19 @@ class MagicHourClient:
 
         :param deadline: seconds since the epoch.
         :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
+        :param mode: the generation mode, if it is known: the schedule learns render times by it.
+        :param clip_seconds: likewise, how long the clip is.
         :param how: see ``flows.wait``.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
+        :raises NotFound: the account does not know the job.
+        :raises Unauthorized: the key is not accepted.
         """
-        schedule = self._settings.schedule(poll_interval, self.limiter, job_type)
-        return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
+        schedule = self._settings.schedule(
+            poll_interval, job_type=job_type, mode=mode, clip_seconds=clip_seconds
+        )
+        return self._run(
+            flows.wait(job_id, deadline=deadline, schedule=schedule, limiter=self._limiter, **how)
+        )
 
     def upload(
         self, sources: Sequence[Source], *, retry_429_seconds: float = flows.RETRY_429_SECONDS

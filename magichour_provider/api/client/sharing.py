@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from magichour_provider.api.client.api import Settings
 from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
-from magichour_provider.api.polling import PollLimiter
+from magichour_provider.api.polling import RateLimiter, RenderTimes
 
 KEEP_SETTINGS = 300.0  # seconds for which new waits join a client that is open
 
@@ -37,7 +37,7 @@ class SharedClient:
     async def __aenter__(self) -> AsyncMagicHourClient:
         clients = _clients.setdefault(asyncio.get_running_loop(), {})
         shared = clients.get(self._conn_id)
-        if shared is None or time.monotonic() - shared.opened_at > KEEP_SETTINGS:
+        if shared is None or shared.is_outdated():
             opening = asyncio.ensure_future(self._open())
             shared = clients[self._conn_id] = _Shared(opening, time.monotonic())
         self._shared = shared
@@ -61,9 +61,12 @@ class SharedClient:
 
     async def _open(self) -> AsyncMagicHourClient:
         settings = await self._read_settings(self._conn_id)
-        limiter = _limiters.setdefault((self._conn_id, settings.base_url), PollLimiter())
+        limiter, renders = _learned.setdefault(
+            (self._conn_id, settings.base_url), (RateLimiter(), RenderTimes())
+        )
         limiter.requests_per_second = settings.requests_per_second
-        return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context), limiter)
+        tls = await asyncio.to_thread(settings.ssl_context)
+        return AsyncMagicHourClient(settings, tls, limiter=limiter, renders=renders)
 
 
 @dataclass
@@ -71,6 +74,12 @@ class _Shared:
     opening: asyncio.Future[AsyncMagicHourClient]
     opened_at: float
     users: int = 0
+
+    def is_outdated(self) -> bool:
+        opened = self.opening.done() and not self.opening.cancelled() and not self.opening.exception()
+        return time.monotonic() - self.opened_at > KEEP_SETTINGS or (
+            opened and self.opening.result().outdated
+        )
 
     async def close(self) -> None:
         if self.opening.cancel():
@@ -81,5 +90,5 @@ class _Shared:
 
 # Keyed by loop: dag.test() makes a new one for each trigger.
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
-# Outlive the clients: the render times that were learned, and a pause that the API asked for.
-_limiters: dict[tuple[str, str], PollLimiter] = {}
+# Outlives the clients: how often a connection may be polled, and how long its renders take.
+_learned: dict[tuple[str, str], tuple[RateLimiter, RenderTimes]] = {}

@@ -1,4 +1,4 @@
-"""How often a schedule looks, and how late it sees the end: simulated, no clock and no socket."""
+"""How often a schedule polls, and how late it sees the end: simulated, without clock or socket."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from magichour_provider.api.polling import MEDIAN_RENDER_SECONDS, PollLimiter, PollSchedule
+from magichour_provider.api.jobs import JOBS as JOB_TYPES
+from magichour_provider.api.polling import PollSchedule, RenderTimes
 
+from . import nights
 from .harness import Goal, Options, Sample, goal_table
 from .table import Table
 
-MEDIANS = (20, 60, 120, MEDIAN_RENDER_SECONDS, 400, 700, 1200)  # seconds
+PUBLISHED = JOB_TYPES["video"].usual_render_seconds
+MEDIANS = (20, 60, 120, PUBLISHED, 400, 700, 1200)  # seconds
 JOBS = 4000
 STREAMS = 30  # of jobs one after another, from which a process learns
-MEASURES = ("looks", "mean lag", "p95 lag")
+MEASURES = ("polls", "mean lag", "p95 lag")
 AT_MOST = 0.85
 
-Ages = Iterator[float]  # at which a job is looked at, in seconds since it was submitted
+Ages = Iterator[float]  # at which a job is polled, in seconds since it was submitted
 Policy = Callable[[float], Ages]  # given the usual render time
 
 
@@ -41,17 +44,24 @@ def vendors_advice() -> Ages:
         wait = min(wait * 1.5, 30.0)
 
 
-def ours(limiter: PollLimiter) -> Ages:
-    schedule = PollSchedule(limiter=limiter)
+def ours(renders: RenderTimes) -> Ages:
+    schedule = PollSchedule(renders=renders)
     age = schedule.first_poll(0)
     while True:
         yield age
         age += schedule.next_poll(age)
 
 
-US, ADVICE = "this provider", "the vendor's advice"
+def knowing(median: float) -> RenderTimes:
+    renders = RenderTimes()
+    renders.record_end("video", None, None, after=median, before=median)
+    return renders
+
+
+US, BEGINNER, ADVICE = "this provider", "while it knows nothing", "the vendor's advice"
 POLICIES: dict[str, Policy] = {
-    US: lambda median: ours(PollLimiter(median_seconds=median)),
+    US: lambda median: ours(knowing(median)),
+    BEGINNER: lambda _: ours(RenderTimes()),
     ADVICE: lambda _: vendors_advice(),
     "every 5 s": lambda _: every(5),
     "the SDK, every 0.5 s": lambda _: every(0.5),
@@ -85,11 +95,11 @@ def render_times(shape: str, median: float, jobs: int, seed: int) -> list[float]
 
 @dataclass(frozen=True)
 class Watched:
-    """A job that was looked at until it had ended; ages in seconds."""
+    """A job that was polled until it had ended; ages in seconds."""
 
-    looks: int
+    polls: int
     ended: float
-    last_but_one: float  # look, at which it still went on
+    last_but_one: float  # poll, at which it still went on
     last: float
 
     @classmethod
@@ -99,14 +109,14 @@ class Watched:
             if age >= ended:
                 return cls(number, ended, before, age)
             before = age
-        raise AssertionError("nobody looked any more")
+        raise AssertionError("nobody polled any more")
 
 
 def summary(watched: Iterable[Watched]) -> dict[str, float]:
     found = list(watched)
     lags = [one.last - one.ended for one in found]
     return {
-        "looks": statistics.fmean(one.looks for one in found),
+        "polls": statistics.fmean(one.polls for one in found),
         "mean lag": statistics.fmean(lags),
         "p95 lag": statistics.quantiles(lags, n=20)[-1],
     }
@@ -114,8 +124,8 @@ def summary(watched: Iterable[Watched]) -> dict[str, float]:
 
 def least_product(times: Sequence[float]) -> float:
     """
-    Looks times mean lag, in seconds, of the best schedule that there can be, which knows how render times are
-    distributed: with density f and survival S it looks at a rate of √(f/S), which makes ½ (∫ √(f S) dt)².
+    Polls times mean lag, in seconds, of the best schedule that there can be, which knows how render times are
+    distributed: with density f and survival S it polls at a rate of √(f/S), which makes ½ (∫ √(f S) dt)².
     """
     sorted_times, bins = sorted(times), 100
     step = (sorted_times[-1] - sorted_times[0]) / bins
@@ -128,11 +138,11 @@ def least_product(times: Sequence[float]) -> float:
 
 
 def learning(times: Iterable[float]) -> Iterator[Watched]:
-    """Jobs one after another in a process that knows only the vendor's median at first."""
-    limiter = PollLimiter()
+    """Jobs one after another in a process that knows nothing at first."""
+    renders = RenderTimes()
     for ended in times:
-        watched = Watched.until(ended, ours(limiter))
-        limiter.renders["video"].record_end(after=watched.last_but_one, before=watched.last)
+        watched = Watched.until(ended, ours(renders))
+        renders.record_end("video", None, None, after=watched.last_but_one, before=watched.last)
         yield watched
 
 
@@ -145,13 +155,21 @@ def run(options: Options) -> list[Table]:
     found: Found = {}
     for shape, median in product(SHAPES, MEDIANS):
         drawn = [render_times(shape, median, JOBS, seed) for seed in seeds]
-        for name in POLICIES if shape == USUAL else (US, ADVICE):
+        for name in POLICIES if shape == USUAL else (US, BEGINNER, ADVICE):
             policy = POLICIES[name]
             rounds = [summary(Watched.until(ended, policy(median)) for ended in times) for times in drawn]
             found[shape, median, name] = {
                 what: Sample(tuple(one[what] for one in rounds)) for what in MEASURES
             }
-    return [costs(found), ratios(found), limits(found), lessons(found), goals(found)]
+    tables = [
+        costs(found),
+        ratios(found, US),
+        ratios(found, BEGINNER),
+        limits(found),
+        lessons(found),
+        goals(found),
+    ]
+    return [*tables, *nights.run(options)]
 
 
 def costs(found: Found) -> Table:
@@ -159,28 +177,30 @@ def costs(found: Found) -> Table:
         return " / ".join(f"{found[USUAL, median, policy][what].median:.1f}" for what in MEASURES)
 
     rows = [(f"{median:g} s", *(cell(median, policy) for policy in POLICIES)) for median in MEDIANS]
-    return Table(f"Looks / mean lag / p95 lag in s, {USUAL}", ["median", *POLICIES], rows)
+    return Table(f"Polls / mean lag / p95 lag in s, {USUAL}", ["median", *POLICIES], rows)
 
 
-def ratios(found: Found) -> Table:
+def ratios(found: Found, policy: str) -> Table:
     def cell(shape: str, median: float) -> str:
-        over = [found[shape, median, US][what].over(found[shape, median, ADVICE][what]) for what in MEASURES]
+        over = [
+            found[shape, median, policy][what].over(found[shape, median, ADVICE][what]) for what in MEASURES
+        ]
         return " / ".join(f"{ratio.median:.2f}" for ratio in over)
 
     rows = [(shape, *(cell(shape, median) for median in MEDIANS)) for shape in SHAPES]
     columns = ["", *(f"median {median:g} s" for median in MEDIANS)]
-    return Table("Looks / mean lag / p95 lag, × the vendor's advice", columns, rows)
+    return Table(f"Polls / mean lag / p95 lag, × the vendor's advice: {policy}", columns, rows)
 
 
 def limits(found: Found) -> Table:
     def cell(shape: str, median: float) -> str:
         advice = {what: found[shape, median, ADVICE][what].median for what in MEASURES}
         least = least_product(render_times(shape, median, 5 * JOBS, seed=0))
-        return f"{math.sqrt(least / (advice['looks'] * advice['mean lag'])):.2f}"
+        return f"{math.sqrt(least / (advice['polls'] * advice['mean lag'])):.2f}"
 
     rows = [(shape, *(cell(shape, median) for median in MEDIANS)) for shape in SHAPES]
     columns = ["", *(f"median {median:g} s" for median in MEDIANS)]
-    return Table("The least that looks and mean lag can both be, × the vendor's advice", columns, rows)
+    return Table("The least that polls and mean lag can both be, × the vendor's advice", columns, rows)
 
 
 LESSONS = (range(5), range(5, 10), range(10, 20), range(20, 50))  # jobs that have ended before
@@ -198,9 +218,7 @@ def lessons(found: Found) -> Table:
 
     rows = [(f"{median:g} s", *cells(median)) for median in MEDIANS]
     columns = ["median", *(f"jobs {jobs.start + 1} to {jobs.stop}" for jobs in LESSONS)]
-    return Table(
-        f"While a process learns, starting from the vendor's median: the same, {USUAL}", columns, rows
-    )
+    return Table(f"While a process learns: the same, {USUAL}", columns, rows)
 
 
 def goals(found: Found) -> Table:

@@ -1,0 +1,152 @@
+"""Is the wait for a job over? Decided from what each poll has seen, without clock or sockets."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+from magichour_provider.api.polling import MAX_RETRY_AFTER
+from magichour_provider.api.wire import Job
+from magichour_provider.exceptions import RequestFailed, WaitTimeout
+
+
+class Listener:
+    """Is told what a wait sees. This one ignores it."""
+
+    __slots__ = ()
+
+    def on_poll(self, seen: Job | RequestFailed) -> None:
+        """What each poll has seen, or why it failed: for counting, so it should be quick."""
+
+    def on_change(self, job: Job) -> None:
+        """The status is another than at the last poll."""
+
+    def on_failed_poll(self, why: RequestFailed) -> None:
+        """Once for each kind of failure in a row."""
+
+
+class JobWatcher:
+    """
+    Decides after each poll whether a wait is over: the same for operators and sensors, in all modes.
+
+    A failed poll is not a failed job: the wait goes on. It ends early when the vendor does not know the job
+    or does not accept the key, and says so at several polls for a minute.
+
+    :param deadline: seconds since the epoch.
+    :param submitted_at: likewise; None if it is not known. A job that was just submitted may be unknown for a
+        while.
+    :ivar problem: why the last poll failed; None if it did not.
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_failures",
+        "_failures_since",
+        "_job_id",
+        "_listener",
+        "_polls_for_a_url",
+        "_status",
+        "_submitted_at",
+        "problem",
+    )
+
+    POLLS_FOR_A_URL = 3  # more, once a job is complete but has no download URL yet
+    REFUSALS = 3  # and
+    REFUSED_FOR = 60.0  # seconds end the wait
+    LONGEST_PAUSE = 30.0  # seconds, between polls that count towards an end
+    MAY_BE_UNKNOWN = 600.0  # seconds, for a job that was just submitted
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        deadline: float,
+        submitted_at: float | None = None,
+        listener: Listener = Listener(),  # noqa: B008 (it has no state)
+    ) -> None:
+        self._job_id = job_id
+        self._deadline = deadline
+        self._submitted_at = submitted_at
+        self._listener = listener
+        self._status: str | None = None
+        self._polls_for_a_url = self.POLLS_FOR_A_URL
+        self.problem: RequestFailed | None = None
+        self._failures = 0  # of the same kind, in a row
+        self._failures_since = 0.0
+
+    def saw(self, seen: Job | RequestFailed, now: float) -> Job | None:
+        """
+        What a poll has seen.
+
+        :returns: the job if the wait is over, None if it goes on.
+        :raises NotFound: the account does not know the job; permanent.
+        :raises Unauthorized: the key is not accepted; permanent.
+        """
+        self._listener.on_poll(seen)
+        if isinstance(seen, RequestFailed):
+            self._failed(seen, now)
+            return None
+        self.problem = None
+        if seen.status != self._status:
+            self._status = seen.status
+            self._listener.on_change(seen)
+        if seen.awaits_download and self._polls_for_a_url and now < self._deadline:
+            self._polls_for_a_url -= 1
+            return None
+        return seen if seen.ended else None
+
+    @property
+    def counts(self) -> bool:
+        """Do the last polls count towards an end? Then a process that polls only now and then stays on."""
+        return self._is_refused() or self._polls_for_a_url < self.POLLS_FOR_A_URL
+
+    def pause(self, scheduled: float) -> float:
+        """Seconds until the next poll, of which so many are scheduled."""
+        if self.counts:
+            scheduled = min(scheduled, self.LONGEST_PAUSE)
+        return max(scheduled, min((self.problem and self.problem.retry_after) or 0.0, MAX_RETRY_AFTER))
+
+    def out_of_time(self, now: float) -> RequestFailed | WaitTimeout:
+        """The error of a wait that did not end by its deadline."""
+        failed = f", and the last poll failed ({self.problem})" if self.problem else ""
+        return self._refusal(now) or WaitTimeout(
+            f"job {self._job_id} has not ended in time; its last known status is "
+            f"{self._status or 'not known'}{failed}. It goes on at Magic Hour and may still finish: a retry, "
+            "or a sensor with this job id, picks it up free of charge",
+            job_id=self._job_id,
+        )
+
+    def _failed(self, failed: RequestFailed, now: float) -> None:
+        before = self.problem
+        self.problem = failed.with_traceback(None)  # its frames would stay while the wait goes on
+        if before is None or (type(failed), failed.status_code) != (type(before), before.status_code):
+            self._failures, self._failures_since = 0, now
+            self._listener.on_failed_poll(failed)
+        self._failures += 1
+        lasting = self._failures >= self.REFUSALS and now - self._failures_since >= self.REFUSED_FOR
+        if lasting and (refusal := self._refusal(now)):
+            raise refusal
+
+    def _is_refused(self) -> bool:
+        """By the vendor, and not by something in between: it does not know the job, or the key."""
+        return self.problem is not None and self.problem.by_vendor and self.problem.status_code in (401, 404)
+
+    def _refusal(self, now: float) -> RequestFailed | None:
+        """What the last polls say, if it can end the wait."""
+        if self.problem is None or not self._is_refused():
+            return None
+        age = math.inf if self._submitted_at is None else now - self._submitted_at
+        if self.problem.status_code == 404 and age < self.MAY_BE_UNKNOWN:
+            return None
+        seconds = now - self._failures_since
+        polls = f"{self._failures} polls in {seconds:.0f} s" if self._failures > 1 else "the last poll"
+        return self.problem.copied(f"{self.problem} ({polls} had this answer)", job_id=self._job_id)
+
+
+def submission_time(job: Job) -> float | None:
+    """When the vendor made the job, in seconds since the epoch; None if it does not say."""
+    try:
+        made = datetime.fromisoformat(job.created_at or "")
+    except ValueError:
+        return None
+    return (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp()
