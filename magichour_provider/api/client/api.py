@@ -36,6 +36,7 @@ class Settings:
     :param verify: check TLS certificates: True, False, or the path of a CA bundle.
     :param poll_interval: seconds between two looks at a job; without it the schedule decides.
     :param requests_per_second: at most so many looks, by all who share an async client.
+    :param webhooks: the vendor sends events of the jobs.
     """
 
     api_key: str = field(repr=False)
@@ -45,6 +46,7 @@ class Settings:
     verify: bool | str = True
     poll_interval: float | None = None
     requests_per_second: float | None = None
+    webhooks: bool = False
 
     def ssl_context(self) -> ssl.SSLContext:
         """
