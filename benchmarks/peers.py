@@ -44,7 +44,8 @@ class Seen(BaseModel):
 
 @asynccontextmanager
 async def ours(url: str) -> AsyncIterator[SendTracker]:
-    from magichour_provider.api.client import AsyncMagicHourClient, Settings
+    from magichour_provider.api.client import Settings
+    from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 
     settings = Settings(api_key="key", base_url=url)
     async with AsyncMagicHourClient(settings, settings.ssl_context()) as client:

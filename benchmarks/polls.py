@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 
 from .harness import Goal, Options, Sample, fresh, goal_table, interleaved
-from .peers import ANTHROPIC, HTTP, PEERS, SDK_ASYNC, SDK_THREADS, US
+from .peers import AIOHTTP, ANTHROPIC, HTTP, PEERS, SDK_ASYNC, SDK_THREADS, US
 from .standin import standin
 from .table import Table
 
@@ -77,10 +77,11 @@ def goals(cost: Cost) -> Table:
 
     return goal_table(
         [
-            Goal("100 in flight, × the SDK's async get", 0.25, ratio(SDK_ASYNC)),
-            Goal("100 in flight, × the anthropic provider", 0.45, ratio(ANTHROPIC)),
-            Goal("100 in flight, × HttpTrigger", 1.0, ratio(HTTP)),
-            Goal("100 in flight, TLS, × HttpTrigger", 0.7, ratio(HTTP, TLS)),
+            Goal("100 in flight, × aiohttp", 3, ratio(AIOHTTP)),
+            Goal("100 in flight, × the SDK's async get", 0.12, ratio(SDK_ASYNC)),
+            Goal("100 in flight, × the anthropic provider", 0.30, ratio(ANTHROPIC)),
+            Goal("100 in flight, × HttpTrigger", 0.55, ratio(HTTP)),
+            Goal("100 in flight, TLS, × HttpTrigger", 0.55, ratio(HTTP, TLS)),
             *(
                 Goal(f"5,000 in flight, × 100, {name_of(place)}", 1.2, growth(place))
                 for place in (PLAIN, TLS, FAR)

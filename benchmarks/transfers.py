@@ -34,20 +34,6 @@ def ours(url: str, file: Path, up: bool) -> Transfer:
     return lambda: client.upload([source]) if up else client.download("job", target)
 
 
-def ours_async(url: str, file: Path, up: bool) -> Transfer:
-    from magichour_provider.api.client import AsyncMagicHourClient, Settings
-
-    settings = Settings(api_key="key", base_url=url)
-    tls = settings.ssl_context()
-    source, target = checked(file, up)
-
-    async def transfer() -> None:
-        async with AsyncMagicHourClient(settings, tls) as client:
-            await (client.upload([source]) if up else client.download("job", target))
-
-    return lambda: asyncio.run(transfer())
-
-
 def checked(file: Path, up: bool) -> tuple[Any, Any]:
     """Source or target, after the first look at a file, for which Airflow imports its file systems."""
     from magichour_provider.files.storage import Source, Target
@@ -120,10 +106,9 @@ def raw(url: str, file: Path, up: bool) -> Transfer:
     return transfer
 
 
-US, US_ASYNC, SDK, RAW = "this provider", "this provider, async", "Magic Hour SDK", "raw socket"
+US, SDK, RAW = "this provider", "Magic Hour SDK", "raw socket"
 PEERS: dict[str, Callable[[str, Path, bool], Transfer]] = {
     US: ours,
-    US_ASYNC: ours_async,
     SDK: sdk,
     "curl": curl,
     "aiohttp": plain_aiohttp,
@@ -155,13 +140,13 @@ def run(options: Options) -> list[Table]:
 
 def goals(found: dict[tuple[str, str], dict[str, Sample]]) -> Table:
     asked = []
-    for us, direction in product((US, US_ASYNC), DIRECTIONS):
-        cpu = found[us, direction]["cpu"]
+    for direction in DIRECTIONS:
+        cpu = found[US, direction]["cpu"]
         of_raw = 1.2 if direction == "upload" else 2.2
         asked += [
-            Goal(f"{us}, {direction}: CPU × the SDK's", 0.5, cpu.over(found[SDK, direction]["cpu"])),
-            Goal(f"{us}, {direction}: CPU × a raw socket's", of_raw, cpu.over(found[RAW, direction]["cpu"])),
-            Goal(f"{us}, {direction}: peak MB", 8, found[us, direction]["megabytes"], digits=1),
+            Goal(f"{direction}: CPU × the SDK's", 0.5, cpu.over(found[SDK, direction]["cpu"])),
+            Goal(f"{direction}: CPU × a raw socket's", of_raw, cpu.over(found[RAW, direction]["cpu"])),
+            Goal(f"{direction}: peak MB", 8, found[US, direction]["megabytes"], digits=1),
         ]
     return goal_table(asked)
 

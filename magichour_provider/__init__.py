@@ -53,6 +53,11 @@ def get_provider_info() -> dict[str, Any]:
                         ["number", "null"],
                         "At most so many looks at jobs a second from one triggerer. Empty: no limit.",
                     ),
+                    "strict": _field(
+                        "Strict",
+                        ["boolean", "null"],
+                        "true: a 502 or 503 of the API does not prove that no job was made. Empty: false.",
+                    ),
                     "proxy": _field(
                         "Proxy",
                         ["string", "null"],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import logging
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -16,8 +16,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from magichour_provider import get_provider_info
 from magichour_provider.api import wire
-from magichour_provider.api.client import AsyncMagicHourClient, MagicHourClient, Settings
-from magichour_provider.api.client.sharing import SharedClient
+from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.diagnosis import diagnosis
 from magichour_provider.api.inputs import (
     ASSET_FIELDS,
@@ -28,10 +27,14 @@ from magichour_provider.api.inputs import (
     is_remote,
 )
 from magichour_provider.api.jobs import JobType
-from magichour_provider.api.polling import PollLimiter
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
+
+if TYPE_CHECKING:
+    from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
+
+log = logging.getLogger(__name__)
 
 LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
 
@@ -246,14 +249,16 @@ class MagicHourHook(BaseHook):
 
     def async_client(self) -> AbstractAsyncContextManager[AsyncMagicHourClient]:
         """
-        The async client that everybody on this event loop and connection shares; closed after the last user.
+        The async client that this event loop shares for this connection; it only polls.
 
-        Whoever comes more than five minutes after it was opened gets a new one, so that a changed connection
-        (a key that was rotated, say) is noticed.
+        The last user closes it. Five minutes after it was opened, the next user gets a new one, so that a
+        changed connection (a rotated key, for example) is noticed.
 
         :raises InvalidConnection: names what is wrong with the connection, and the remedy.
         """
-        return SharedClient(self.magichour_conn_id, _open)
+        from magichour_provider.api.client.sharing import SharedClient
+
+        return SharedClient(self.magichour_conn_id, _read_settings)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -289,13 +294,23 @@ def settings_from_connection(connection: Connection) -> Settings:
         raise bad("password", "***", "holds what cannot be an API key (a space or a special character)")
 
     host = (connection.host or "").strip().rstrip("/") or wire.BASE_URL
-    if "://" not in host and connection.schema in ("http", "https"):
-        host = f"{connection.schema}://{host}"
+    schema = (connection.schema or "").strip().lower()
+    if "://" not in host and schema in ("http", "https"):
+        host = f"{schema}://{host}"
     address = _address(host)
     if address is None or address.scheme not in ("http", "https"):
-        raise bad("host", connection.host, f"is no http(s) URL; write https://{host.rpartition('://')[2]}")
+        raise bad("host", _shown(host), f"is not an http(s) URL; write https://{host.rpartition('://')[2]}")
+    if "@" in address.netloc or address.query or address.fragment:
+        # It would be kept in every task's record, in plain text.
+        raise bad(
+            "host",
+            _shown(host),
+            "holds a user, a password or a query, which identify nobody to this API; leave them out, and put "
+            "the API key into the password",
+        )
     if connection.port and address.port is None:
-        host = address._replace(netloc=f"{address.netloc}:{connection.port}").geturl()
+        address = address._replace(netloc=f"{address.netloc}:{connection.port}")
+    host = address._replace(netloc=address.netloc.lower()).geturl()
 
     try:
         extra = _extra(connection)
@@ -314,6 +329,19 @@ def settings_from_connection(connection: Connection) -> Settings:
             raise bad(field, value, f"must be a number of {unit} above 0")
         return found
 
+    def flag(field: str) -> bool:
+        value = extra.get(field)
+        if isinstance(value, str):
+            value = {"true": True, "false": False, "": False}.get(value.strip().lower(), value)
+        if value is not None and not isinstance(value, bool):
+            raise bad(field, value, "must be true or false")
+        return bool(value)
+
+    for field in extra.keys() - _connection_type()["conn-fields"].keys():
+        log.warning(
+            "Connection %r: the extra field %r is not known and has no effect; there are %s",
+            *(conn_id, field, ", ".join(_connection_type()["conn-fields"])),
+        )
     verify = extra.get("verify")
     if isinstance(verify, str):
         verify = {"true": True, "false": False, "": None}.get(verify.strip().lower(), verify)
@@ -331,6 +359,7 @@ def settings_from_connection(connection: Connection) -> Settings:
         verify=True if verify is None else verify,
         poll_interval=number("poll_interval", "seconds"),
         requests_per_second=number("requests_per_second", "requests a second"),
+        strict=flag("strict"),
         webhooks=bool(webhook_secrets(connection)),
     )
 
@@ -356,6 +385,12 @@ def _extra(connection: Connection) -> dict[str, Any]:
     return extra
 
 
+def _shown(url: str) -> str:
+    """A URL for a message, without the user, password and query that it may hold."""
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if scheme else rest.rpartition("@")[2]
+
+
 def _address(url: object) -> SplitResult | None:
     """The parts of a URL that names a host, or None."""
     try:
@@ -365,22 +400,15 @@ def _address(url: object) -> SplitResult | None:
         return None
 
 
-# Outlive the clients: what is learned of render times, and a pause that the API has asked everybody for.
-_limiters: dict[tuple[str, str], PollLimiter] = {}
-
-
-async def _open(conn_id: str) -> AsyncMagicHourClient:
+async def _read_settings(conn_id: str) -> Settings:
     try:
-        settings = settings_from_connection(await get_async_connection(conn_id))
+        return settings_from_connection(await get_async_connection(conn_id))
     except AirflowNotFoundException as error:
         # To Airflow, a secrets backend that does not answer has "no such connection" either; and a job is
         # being waited for with it.
         missing = _no_such_connection(conn_id)
         missing.retryable = True
         raise missing from error
-    limiter = _limiters.setdefault((conn_id, settings.base_url), PollLimiter())
-    limiter.requests_per_second = settings.requests_per_second
-    return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context), limiter)
 
 
 def _no_such_connection(conn_id: str) -> InvalidConnection:

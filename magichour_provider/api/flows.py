@@ -34,7 +34,6 @@ MAX_RETRY_AFTER_POLLING = 300.0  # seconds; what a Retry-After may add to a wait
 POLLS_FOR_A_DOWNLOAD = 3  # at a job that is complete, but whose download URL is still to come
 
 T = TypeVar("T")
-Flow = Generator[Any, Any, T]
 
 
 class Source(Protocol):
@@ -83,6 +82,10 @@ class Together:
 @dataclass(frozen=True, slots=True)
 class Sleep:
     seconds: float
+
+
+Step = wire.Call[Any] | Sleep
+Flow = Generator[Any, Any, T]
 
 
 class Listener:

@@ -49,13 +49,18 @@ class Buckets:
             process.stdin.close()
             process.wait()
 
-    def connection(self, **extra: object) -> str:
+    def connection(
+        self,
+        login: str = KEY["aws_access_key_id"],
+        password: str = KEY["aws_secret_access_key"],
+        **extra: object,
+    ) -> str:
         """JSON of an Airflow connection that leads here."""
         return json.dumps(
             {
                 "conn_type": "aws",
-                "login": KEY["aws_access_key_id"],
-                "password": KEY["aws_secret_access_key"],
+                "login": login,
+                "password": password,
                 "extra": {"endpoint_url": self.url, "region_name": "us-east-1", **extra},
             }
         )
@@ -86,6 +91,22 @@ class Buckets:
             yield
         finally:
             self._moto("reset-auth", b"inf")
+
+    @contextmanager
+    def allowing(self, *actions: str) -> Iterator[str]:
+        """A connection with a key of somebody who may do these actions only: ``s3:GetObject``."""
+        import boto3
+
+        iam: Any = boto3.client("iam", endpoint_url=self.url, region_name="us-east-1", **KEY)
+        iam.create_user(UserName="somebody")
+        policy = {
+            "Version": "2012-10-17",
+            "Statement": {"Effect": "Allow", "Action": actions, "Resource": "*"},
+        }
+        iam.put_user_policy(UserName="somebody", PolicyName="p", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName="somebody")["AccessKey"]
+        with self.knowing_no_key():
+            yield self.connection(login=key["AccessKeyId"], password=key["SecretAccessKey"])
 
     def reset(self) -> None:
         self._moto("reset")

@@ -42,6 +42,13 @@ def api_server() -> Any:
 both_modes = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
 
 
+def in_words(error: BaseException) -> str:
+    decides = ("AirflowFailException", "AirflowSensorTimeout", "AirflowException")
+    names = [cls.__name__ for cls in type(error).__mro__]
+    airflow_cls = next((name for name in decides if name in names[1:]), None)
+    return f"{f'{airflow_cls}: ' if airflow_cls else ''}{names[0]}: {error}"
+
+
 class Run:
     """One DAG run, and what its tasks did."""
 
@@ -69,8 +76,8 @@ class Run:
         return [step.error for step in self.steps if step.error is not None and step.ti.task_id == task_id]
 
     def errors(self, task_id: str = "video") -> list[str]:
-        """The same in words: ``Type: message``."""
-        return [f"{type(error).__name__}: {error}" for error in self.raised(task_id)]
+        """The same in words: ``Type: message``, behind the Airflow type that decides on a retry."""
+        return [in_words(error) for error in self.raised(task_id)]
 
     def instances(self, task_id: str = "video") -> list[TaskInstance]:
         found = [ti for ti in self._dag_run.get_task_instances() if ti.task_id == task_id]

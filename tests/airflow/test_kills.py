@@ -56,7 +56,7 @@ STEPS_BEFORE_PAYING = [
     (MagicHourClient, "upload"),
 ]
 STEPS_WITH_A_JOB = [
-    (Journal, "paid"),
+    (Journal, "record_job"),
     (TalkingPhotoOperator, "_submit"),
     (TalkingPhotoOperator, "push_link"),
     (Journal, "delivering"),
@@ -93,7 +93,7 @@ VOICE_STEPS = [
     (VoiceGeneratorOperator, "_inputs"),
     (VoiceGeneratorOperator, "_take_up"),
     (VoiceGeneratorOperator, "_prepare"),
-    (Journal, "paid"),
+    (Journal, "record_job"),
     (VoiceGeneratorOperator, "_submit"),
     (VoiceGeneratorOperator, "push_link"),
     (Journal, "delivering"),
@@ -128,7 +128,7 @@ def test_one_charge_and_the_voice_is_delivered(
 @both_modes
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(media, "fill_end_seconds"), (media, "of_file"), (MagicHourClient, "upload"), (Journal, "paid")],
+    [(media, "fill_end_seconds"), (media, "of_file"), (MagicHourClient, "upload"), (Journal, "record_job")],
 )
 def test_one_charge_and_one_end_when_the_end_is_measured(
     airflow: Airflow,
@@ -161,7 +161,7 @@ def test_one_charge_when_killed_after_the_wait(
 @both_modes
 @pytest.mark.parametrize("task", ["video", "voice"])
 @pytest.mark.parametrize(
-    ("owner", "step", "charges"), [(Journal, "intend", 0), (MagicHourClient, "submit", 1)]
+    ("owner", "step", "charges"), [(Journal, "record_intent", 0), (MagicHourClient, "submit", 1)]
 )
 def test_around_the_paid_call_it_stops_and_says_what_is_unknown(
     airflow: Airflow,

@@ -1,4 +1,4 @@
-"""One thing done through the blocking and the async client, and a server that misbehaves on purpose."""
+"""A call through the blocking or the async client, and a server that misbehaves on purpose."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from magichour_provider.api.client import AsyncMagicHourClient, MagicHourClient, Settings
+from magichour_provider.api.client import MagicHourClient, Settings
+from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 from magichour_provider.emulator import Emulator
 from magichour_provider.exceptions import MagicHourError
 
 MODES = ("sync", "async")
+BLOCKING = ("sync",)  # what pays, moves files or deletes; the async client only polls
 KEY = "mhk_test_emulator"
 
 
@@ -92,6 +94,7 @@ class StandIn(socketserver.ThreadingTCPServer):
         self.answer = answer
         self.tls = tls
         self.requests = 0
+        self.heads: list[bytes] = []
         self.connections = 0
         self.server_bind()
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_address[1]}"
@@ -106,24 +109,25 @@ class StandIn(socketserver.ThreadingTCPServer):
         self.connections += 1
         with suppress(OSError):
             connection = self.tls.wrap_socket(request, server_side=True) if self.tls else request
-            while heard(connection):
+            while head := heard(connection):
                 self.requests += 1
+                self.heads.append(head)
                 self.answer(connection)
 
 
-def heard(connection: socket.socket) -> bool:
-    """Read one whole request, if there comes one."""
+def heard(connection: socket.socket) -> bytes:
+    """Read a whole request, and return its head; nothing when the client closed the connection."""
     request = b""
     while b"\r\n\r\n" not in request:
         if not (more := connection.recv(65536)):
-            return False
+            return b""
         request += more
     head, _, body = request.partition(b"\r\n\r\n")
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
     missing = int(fields.get(b"content-length", 0)) - len(body)
     while missing > 0 and (more := connection.recv(missing)):
         missing -= len(more)
-    return missing == 0
+    return head if missing == 0 else b""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The async client's connections: kept, shared, given back, and as good as the stock client's."""
+"""Connections: which are kept, how many there are, through which proxy, and what an error says of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from both import MODES, accepts, says, settings_for, stand_in, through
+from both import MODES, says, settings_for, stand_in, through
 
-from magichour_provider.api.client import MOST_CONNECTIONS, AsyncMagicHourClient, MagicHourClient, Settings
-from magichour_provider.api.wire import create_talking_photo
-from magichour_provider.exceptions import MagicHourError, Unavailable
+from magichour_provider.api.client import MagicHourClient, Settings
+from magichour_provider.api.client.api import MAX_ANSWER_BYTES
+from magichour_provider.api.client.asynchronous import MAX_CONNECTIONS, AsyncMagicHourClient
+from magichour_provider.exceptions import InvalidConnection, Unavailable
 
 if TYPE_CHECKING:
     from both import StandIn
@@ -24,7 +25,7 @@ JOB = b'{"id": "job-1", "status": "queued"}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(JOB), JOB)
 
 
-def looks(connection: socket.socket) -> None:
+def answers(connection: socket.socket) -> None:
     connection.sendall(ANSWER)
 
 
@@ -33,23 +34,23 @@ def client_for(server: StandIn, **more: object) -> AsyncMagicHourClient:
     return AsyncMagicHourClient(settings, settings.ssl_context())
 
 
-async def test_one_look_after_the_other_needs_one_connection() -> None:
-    with stand_in(looks) as server:
+async def test_polls_one_after_another_use_one_connection() -> None:
+    with stand_in(answers) as server:
         async with client_for(server) as api:
             for _ in range(5):
                 assert (await api.get("job-1")).status == "queued"
         assert (server.requests, server.connections) == (5, 1)
 
 
-async def test_a_burst_is_held_to_a_few_connections() -> None:
-    with stand_in(looks) as server:
+async def test_a_burst_of_polls_uses_few_connections() -> None:
+    with stand_in(answers) as server:
         async with client_for(server) as api:
-            await asyncio.gather(*(api.get("job-1") for _ in range(10 * MOST_CONNECTIONS)))
-        assert server.requests == 10 * MOST_CONNECTIONS
-        assert server.connections <= MOST_CONNECTIONS
+            await asyncio.gather(*(api.get("job-1") for _ in range(10 * MAX_CONNECTIONS)))
+        assert server.requests == 10 * MAX_CONNECTIONS
+        assert server.connections <= MAX_CONNECTIONS
 
 
-async def test_a_look_that_is_canceled_takes_no_connection_with_it() -> None:
+async def test_canceled_polls_leave_connections_to_the_next_ones() -> None:
     silent, heard = threading.Event(), threading.Event()
 
     def answer(connection: socket.socket) -> None:
@@ -60,18 +61,18 @@ async def test_a_look_that_is_canceled_takes_no_connection_with_it() -> None:
 
     with stand_in(answer) as server:
         async with client_for(server) as api:
-            waiting = [asyncio.create_task(api.get("job-1")) for _ in range(MOST_CONNECTIONS)]
+            waiting = [asyncio.create_task(api.get("job-1")) for _ in range(MAX_CONNECTIONS)]
             await asyncio.to_thread(heard.wait, 20)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
             silent.set()
             # The late answers to the canceled ones must not be taken for answers to these.
-            jobs = await asyncio.gather(*(api.get("job-1") for _ in range(MOST_CONNECTIONS)))
+            jobs = await asyncio.gather(*(api.get("job-1") for _ in range(MAX_CONNECTIONS)))
         assert {job.status for job in jobs} == {"queued"}
 
 
-async def test_a_kept_connection_that_the_server_has_closed_is_made_anew() -> None:
+async def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
     with stand_in(says(ANSWER.decode())) as server:  # and closes, without having said so
         async with client_for(server) as api:
             for _ in range(3):
@@ -79,30 +80,12 @@ async def test_a_kept_connection_that_the_server_has_closed_is_made_anew() -> No
         assert server.connections >= 3
 
 
-async def test_a_call_that_pays_has_a_connection_of_its_own() -> None:
-    from magichour_provider.api.inputs import TalkingPhotoInputs
-
-    inputs = TalkingPhotoInputs(image_file_path="https://a.example/b.png", end_seconds=1)
-    with stand_in(accepts) as server:
-        async with client_for(server) as api:
-            with suppress(MagicHourError):  # what it answers is no job
-                await api.get("job-1")
-            await api.submit(
-                create_talking_photo(inputs, image="api-assets/a.png", audio="api-assets/a.mp3", name="n")
-            )
-            before = server.connections
-            await api.submit(
-                create_talking_photo(inputs, image="api-assets/a.png", audio="api-assets/a.mp3", name="n")
-            )
-        assert server.connections == before + 1
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "the connection's"])
-async def test_a_proxy_is_asked(mode: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_is_used(mode: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with stand_in(looks) as proxy:
+    with stand_in(answers) as proxy:
         address = proxy.url if variable != "ALL_PROXY" else proxy.url.removeprefix("http://")
         own = {"proxy": address} if variable == "the connection's" else {}
         if not own:
@@ -120,14 +103,14 @@ async def test_a_proxy_is_asked(mode: str, variable: str, monkeypatch: pytest.Mo
 async def test_a_host_that_needs_no_proxy_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with stand_in(looks) as server:
+    with stand_in(answers) as server:
         async with client_for(server) as api:
             await api.get("job-1")
         assert server.requests == 1
 
 
 async def test_tls_connections_are_kept_too(tls: ssl.SSLContext) -> None:
-    with stand_in(looks, tls=tls) as server:
+    with stand_in(answers, tls=tls) as server:
         async with client_for(server) as api:
             for _ in range(3):
                 await api.get("job-1")
@@ -136,10 +119,61 @@ async def test_tls_connections_are_kept_too(tls: ssl.SSLContext) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("listening", [True, False])
-def test_whether_a_free_call_was_sent_is_told_too(mode: str, listening: bool, pauses: list[float]) -> None:
+def test_an_error_says_whether_the_call_was_sent_and_names_the_host(
+    mode: str, listening: bool, pauses: list[float]
+) -> None:
     with stand_in(lambda connection: connection.shutdown(socket.SHUT_RDWR)) as server:
         url = server.url if listening else "http://127.0.0.1:9"
         with pytest.raises(Unavailable) as failed:
             through(mode, replace(settings_for(server), base_url=url), lambda api: api.get("job-1"))
     assert failed.value.sent is listening
     assert ("could not be sent" in str(failed.value)) is not listening
+    assert mode == "sync" or url.removeprefix("http://") in str(failed.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "the connection's"])
+def test_a_socks_proxy_is_refused_before_anything_is_sent(
+    mode: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    own = {"proxy": "socks5://127.0.0.1:9"} if variable == "the connection's" else {}
+    if not own:
+        monkeypatch.setenv(variable, "socks5://127.0.0.1:9")
+    settings = Settings(api_key="key", base_url="http://magichour.example", verify=False, **own)
+    with pytest.raises(InvalidConnection, match="SOCKS proxy, which is not supported"):
+        through(mode, settings, lambda api: api.get("job-1"))
+
+
+async def test_a_proxys_user_and_password_are_sent_to_it_and_are_in_no_error() -> None:
+    refuses = says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+    with stand_in(refuses) as proxy:
+        address = proxy.url.replace("://", "://me:s3cret%21@")
+        settings = Settings(api_key="key", base_url="https://magichour.example", verify=False, proxy=address)
+        async with AsyncMagicHourClient(settings, settings.ssl_context()) as api:
+            with pytest.raises(Unavailable, match="the proxy answered HTTP 407") as failed:
+                await api.account(once=True)
+        assert b"Proxy-Authorization: Basic bWU6czNjcmV0IQ==" in proxy.heads[0]
+        assert b"Bearer" not in proxy.heads[0]
+    error: BaseException | None = failed.value
+    while error is not None:
+        assert "s3cret" not in f"{error!r} {vars(error)}"
+        error = error.__cause__ or error.__context__
+
+
+async def test_an_answer_without_end_is_cut_off_at_its_limit() -> None:
+    gone = threading.Event()
+
+    def answers_for_ever(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with suppress(OSError):
+            while True:
+                connection.sendall(b" " * 65_536)
+        gone.set()
+
+    with stand_in(answers_for_ever) as server:
+        async with client_for(server) as api:
+            with pytest.raises(Unavailable, match=f"an answer above {MAX_ANSWER_BYTES:,} bytes"):
+                await api.account(once=True)
+        assert await asyncio.to_thread(gone.wait, 20)  # nothing reads on

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from both import KEY, MODES, Row, row, settings_for, through
+from both import BLOCKING, KEY, Row, row, settings_for, through
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.inputs import TalkingPhotoInputs
@@ -56,7 +56,7 @@ def uploaded(emulator: Emulator, mode: str, sources: list[Source], **settings: A
     return paths
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_two_files_need_one_call_for_their_urls_and_can_then_be_used(
     emulator: Emulator, sources: list[Source], mode: str
 ) -> None:
@@ -109,7 +109,7 @@ UPLOAD_FAULTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize("fault", UPLOAD_FAULTS, ids=str)
 def test_a_file_that_did_not_get_through_is_sent_again_and_it_alone(
     emulator: Emulator, sources: list[Source], pauses: list[float], fault: dict[str, Any], mode: str
@@ -129,7 +129,7 @@ def test_a_file_that_did_not_get_through_is_sent_again_and_it_alone(
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("call", "fault", "expected"),
     [
@@ -163,14 +163,14 @@ def test_an_upload_that_always_fails_has_charged_nothing(
     assert ending == expected
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_file_that_is_gone_meanwhile_is_named(emulator: Emulator, sources: list[Source], mode: str) -> None:
     Path(sources[0].uri).unlink()
     with pytest.raises(errors.InvalidInput, match="image_file_path"):
         uploaded(emulator, mode, sources)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_file_that_became_shorter_is_not_uploaded(
     emulator: Emulator, sources: list[Source], pauses: list[float], mode: str
 ) -> None:
@@ -205,7 +205,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_video_comes_whole_with_what_is_known_of_its_job(
     emulator: Emulator, job_id: str, tmp_path: Path, mode: str
 ) -> None:
@@ -233,7 +233,7 @@ DOWNLOAD_FAULTS: list[tuple[dict[str, Any], int | None]] = [
 ]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize("fault", [fault for fault, _ in DOWNLOAD_FAULTS], ids=str)
 def test_a_video_that_did_not_arrive_is_asked_for_again_with_a_fresh_url(
     emulator: Emulator,
@@ -253,7 +253,7 @@ def test_a_video_that_did_not_arrive_is_asked_for_again_with_a_fresh_url(
     assert first != second
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize("before", [None, b"the old one"], ids=["new", "replace"])
 @pytest.mark.parametrize(("fault", "status"), DOWNLOAD_FAULTS, ids=str)
 def test_a_video_that_never_arrives_leaves_the_target_as_it_was(
@@ -281,7 +281,7 @@ def test_a_video_that_never_arrives_leaves_the_target_as_it_was(
     assert files(tmp_path) == ({"me.mp4": before} if before else {})
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_storage_host_that_falls_silent_is_left_after_a_while(
     emulator: Emulator, job_id: str, video: bytes, tmp_path: Path, pauses: list[float], mode: str
 ) -> None:
@@ -291,7 +291,7 @@ def test_a_storage_host_that_falls_silent_is_left_after_a_while(
     assert files(tmp_path) == {"me.mp4": video}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
@@ -318,14 +318,14 @@ def test_a_video_whose_url_cannot_be_had_is_paid_for_and_safe(
     assert files(tmp_path) == {}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_job_without_a_video_is_not_asked_for_twice(emulator: Emulator, tmp_path: Path, mode: str) -> None:
     emulator.fault("get_video", body={"id": "x", "status": "error", "error": {"code": "no_source_face"}})
     with pytest.raises(errors.JobFailed, match="no_source_face"):
         through(mode, settings_for(emulator), lambda api: api.download("x", Target(f"{tmp_path}/me.mp4")))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_target_that_is_taken_meanwhile_is_not_overwritten(
     emulator: Emulator, job_id: str, tmp_path: Path, mode: str
 ) -> None:
@@ -338,7 +338,7 @@ def test_a_target_that_is_taken_meanwhile_is_not_overwritten(
 # --- the key ---
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_the_storage_host_never_sees_the_key(
     emulator: Emulator, sources: list[Source], job_id: str, tmp_path: Path, mode: str
 ) -> None:
@@ -350,7 +350,7 @@ def test_the_storage_host_never_sees_the_key(
     assert not any("authorization" in request["headers"] for request in received)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("call", "fault"),
     [

@@ -1,4 +1,4 @@
-"""The calls that cost nothing, through both clients: made again, up to a point; nothing is ever charged."""
+"""Free calls through both clients: which are repeated, how often, and that nothing is charged."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from both import KEY, MODES, Row, accepts, heard, row, settings_for, stand_in, through
+from both import BLOCKING, KEY, MODES, Row, accepts, heard, row, settings_for, stand_in, through
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api.client import AsyncMagicHourClient, Settings
+from magichour_provider.api.client import Settings
+from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 from magichour_provider.api.flows import Listener
 from magichour_provider.api.inputs import TalkingPhotoInputs
 from magichour_provider.api.wire import Job, create_talking_photo
@@ -66,14 +67,22 @@ SPOILED: list[dict[str, Any]] = [
     {"truncate": 9},
     {"cut": 9},
 ]
-FAULTS = [
-    *((call, fault) for call in CALLS for fault in PASSING),
-    *((call, fault) for call in ("get_video", "account") for fault in SPOILED),
+POLLED = ("get_video", "account")  # what both clients can call
+BOTH_CALLS = [
+    *((mode, call) for mode in MODES for call in POLLED),
+    *((mode, "delete_video") for mode in BLOCKING),
 ]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("call", "fault"), FAULTS, ids=str)
+@pytest.mark.parametrize(
+    ("mode", "call", "fault"),
+    [
+        (mode, call, fault)
+        for mode, call in BOTH_CALLS
+        for fault in (PASSING + SPOILED if call in POLLED else PASSING)
+    ],
+    ids=str,
+)
 def test_a_call_that_fails_once_is_made_again(
     emulator: Emulator, job_id: str, pauses: list[float], call: str, fault: dict[str, Any], mode: str
 ) -> None:
@@ -98,7 +107,6 @@ def test_a_call_that_fails_once_is_made_again(
         ({"status": 429, "headers": {"Retry-After": "3600"}}, Row("RateLimited", 429, True, "no")),
         ({"status": 503, "headers": {"Retry-After": "3600"}}, Row("Unavailable", 503, True, "no")),
         ({"truncate": 9}, Row("Unavailable", 200, True, "no", requests=4)),
-        ({"reset": "before"}, Row("Unavailable", None, True, "no", requests=4)),
         ({"status": 400}, Row("InvalidRequest", 400, False, "no")),
         ({"status": 401}, Row("Unauthorized", 401, False, "no")),
         ({"status": 403, "html": True}, Row("Forbidden", 403, False, "no")),
@@ -118,6 +126,21 @@ def test_a_call_that_always_fails_says_why_after_a_few_times(
         requests=lambda: len(emulator.requests("get_video")),
     )
     assert ending == expected
+
+
+@pytest.mark.parametrize(("mode", "requests"), [("sync", 4), ("async", 8)])
+def test_a_call_whose_connection_is_always_reset_fails_after_a_few_times(
+    emulator: Emulator, job_id: str, pauses: list[float], mode: str, requests: int
+) -> None:
+    """aiohttp sends each of them twice."""
+    emulator.fault("get_video", times=None, reset="before")
+    ending = row(
+        mode,
+        settings_for(emulator),
+        lambda client: client.get(job_id),
+        requests=lambda: len(emulator.requests("get_video")),
+    )
+    assert ending == Row("Unavailable", None, True, "no", requests=requests)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -150,8 +173,7 @@ def test_a_kept_connection_that_the_server_has_closed_is_no_problem(mode: str, p
     assert [account.account_id for account in accounts] == ["job-1", "job-1"]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("mode", "call"), BOTH_CALLS)
 def test_a_wrong_key_is_named(emulator: Emulator, call: str, mode: str) -> None:
     settings = Settings(api_key="wrong", base_url=emulator.url, verify=False)
     with pytest.raises(errors.Unauthorized, match="check the API key"):
@@ -166,7 +188,7 @@ def test_the_account_tells_its_credits(emulator: Emulator, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_deleted_job_is_known_as_deleted(emulator: Emulator, job_id: str, mode: str) -> None:
-    through(mode, settings_for(emulator), lambda client: client.delete(job_id))
+    through("sync", settings_for(emulator), lambda client: client.delete(job_id))
     job = through(mode, settings_for(emulator), lambda client: client.get(job_id))
     with pytest.raises(errors.JobDeleted):
         job.raise_unless_complete()

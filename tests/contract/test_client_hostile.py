@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from both import KEY, MODES, says, settings_for, stand_in, through
+from both import BLOCKING, KEY, MODES, says, settings_for, stand_in, through
 
 from magichour_provider.emulator import Emulator
 from magichour_provider.exceptions import MagicHourError, UploadFailed
@@ -39,7 +39,7 @@ def test_a_key_that_is_thrown_back_is_not_passed_on(
     assert KEY not in "".join(traceback.format_exception(failed.value)) + caplog.text
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_an_upload_that_is_sent_elsewhere_has_not_arrived(
     emulator: Emulator, mode: str, status: int, tmp_path: Path, pauses: list[float]

@@ -1,4 +1,4 @@
-"""Every ending of the paid call, through both clients: was a job made, and what is the caller told?"""
+"""Every ending of the paid call, through the blocking client: was a job made, and what is the caller told?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from both import DRIPS, MODES, Row, StandIn, accepts, drips, row, says, settings_for, stand_in, through
+from both import BLOCKING, DRIPS, Row, StandIn, accepts, drips, row, says, settings_for, stand_in, through
 
 from magichour_provider.api.client import Settings
 from magichour_provider.api.inputs import TalkingPhotoInputs
@@ -120,7 +120,7 @@ ANSWERS: list[tuple[dict[str, Any], Row]] = [
 ]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(("fault", "expected"), ANSWERS, ids=brief)
 def test_an_answer_to_the_paid_call(
     submitted: Callable[..., Row], pauses: list[float], fault: dict[str, Any], expected: Row, mode: str
@@ -128,7 +128,7 @@ def test_an_answer_to_the_paid_call(
     assert submitted(mode, fault) == expected
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -144,7 +144,7 @@ def test_an_answer_that_takes_too_long(
     assert submitted(mode, fault, timeout=SHORT) == expected
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_pause_that_the_vendor_asks_for_is_kept(
     submitted: Callable[..., Row], pauses: list[float], mode: str
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_pause_that_the_vendor_asks_for_is_kept(
     assert pauses == [9]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(("said", "least"), [("3600", 3600), ("Wed, 21 Oct 2099 07:28:00 GMT", 1e9)])
 def test_a_pause_that_is_too_long_is_left_to_the_caller(
     emulator: Emulator, assets: dict[str, str], pauses: list[float], said: str, least: float, mode: str
@@ -169,7 +169,7 @@ def test_a_pause_that_is_too_long_is_left_to_the_caller(
     assert pauses == []
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_the_vendors_reason_reaches_the_caller(emulator: Emulator, assets: dict[str, str], mode: str) -> None:
     emulator.fault("create", status=422, body={"message": "end_seconds is beyond the audio"})
     with pytest.raises(Exception, match="end_seconds is beyond the audio"):
@@ -194,7 +194,7 @@ def posted(mode: str, server: StandIn, **settings: Any) -> Row:
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -226,7 +226,7 @@ DRIPPING = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize("part", DRIPPING)
 def test_an_answer_that_drips_is_not_waited_for(part: str, mode: str) -> None:
     with stand_in(drips(*DRIPPING[part])) as server:
@@ -234,7 +234,7 @@ def test_an_answer_that_drips_is_not_waited_for(part: str, mode: str) -> None:
     assert (ending.ending, ending.charged, ending.requests) == ("SubmissionUncertain", "unknown", 1)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_an_answer_that_drips_through_tls_is_not_waited_for(
     mode: str, tls: ssl.SSLContext, pem: Path
 ) -> None:
@@ -242,7 +242,7 @@ def test_an_answer_that_drips_through_tls_is_not_waited_for(
         assert posted(mode, server, timeout=SHORT, verify=str(pem)) == uncertain()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_nobody_listens(mode: str, pauses: list[float]) -> None:
     with ExitStack() as closing:
         server = StandIn(accepts, listening=False)
@@ -251,7 +251,7 @@ def test_nobody_listens(mode: str, pauses: list[float]) -> None:
     assert len(pauses) == 4  # attempts
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_nobody_listens_at_first(mode: str, pauses: Any) -> None:
     server = StandIn(accepts, listening=False)
     pauses.on_pause = server.listen
@@ -263,7 +263,7 @@ def test_nobody_listens_at_first(mode: str, pauses: Any) -> None:
     assert len(pauses) == 1
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_name_that_does_not_resolve(
     mode: str, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
@@ -281,7 +281,7 @@ def test_a_name_that_does_not_resolve(
     assert expected == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_name_that_resolves_too_late_sends_nothing(
     mode: str, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
@@ -297,7 +297,7 @@ def test_a_name_that_resolves_too_late_sends_nothing(
         assert posted(mode, server, timeout=HARDLY) == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_host_that_does_not_take_connections(mode: str, pauses: list[float]) -> None:
     with ExitStack() as closing:
         server = StandIn(accepts, listening=False)
@@ -311,13 +311,13 @@ def test_a_host_that_does_not_take_connections(mode: str, pauses: list[float]) -
         assert posted(mode, server, timeout=HARDLY) == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_certificate_that_is_not_trusted(mode: str, tls: ssl.SSLContext, pauses: list[float]) -> None:
     with stand_in(accepts, tls=tls) as server:
         assert posted(mode, server, verify=True) == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize("trusted", [True, False])
 def test_a_certificate_that_the_connection_trusts_or_ignores(
     mode: str, tls: ssl.SSLContext, pem: Path, trusted: bool
@@ -326,7 +326,7 @@ def test_a_certificate_that_the_connection_trusts_or_ignores(
         assert posted(mode, server, verify=str(pem) if trusted else False) == Row("ok")
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_server_that_does_not_speak_tls(mode: str, emulator: Emulator, pauses: list[float]) -> None:
     ending = row(
         mode,
@@ -337,7 +337,7 @@ def test_a_server_that_does_not_speak_tls(mode: str, emulator: Emulator, pauses:
     assert ending == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_the_paid_call_goes_out_on_a_connection_of_its_own(mode: str) -> None:
     """A kept-alive one that the server closes just then would look like a lost answer."""
     with stand_in(accepts) as server:
@@ -354,7 +354,7 @@ def test_the_paid_call_goes_out_on_a_connection_of_its_own(mode: str) -> None:
         assert (server.connections, server.requests) == (2, 2)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_the_key_is_in_no_error(mode: str, submitted: Callable[..., Row]) -> None:
     with pytest.raises(SubmissionUncertain) as lost, stand_in(says("no http")) as server:
         through(

@@ -1,4 +1,4 @@
-"""Voices, through both clients: the same rules as for videos, on the routes of audio."""
+"""Voices, through the blocking client: the same rules as for videos, on the routes of audio."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from both import MODES, Row, row, settings_for, through
+from both import BLOCKING, Row, row, settings_for, through
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.inputs import VoiceInputs
@@ -40,7 +40,7 @@ def job_id(emulator: Emulator) -> str:
     return str(submit(emulator, "sync").job_id)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_from_a_text_to_a_file(emulator: Emulator, tmp_path: Path, mode: str) -> None:
     submission = submit(emulator, mode)
     assert submission.credits_charged == 3  # 24 characters
@@ -59,13 +59,13 @@ def test_from_a_text_to_a_file(emulator: Emulator, tmp_path: Path, mode: str) ->
     assert through(mode, settings_for(emulator), lambda api: api.get(job_id, "audio")).enabled is False
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_voice_is_no_video(emulator: Emulator, job_id: str, mode: str) -> None:
     with pytest.raises(errors.NotFound):
         through(mode, settings_for(emulator), lambda api: api.get(job_id))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -97,7 +97,7 @@ def test_an_answer_to_the_paid_call(
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("fault", "status"),
     [

@@ -16,11 +16,9 @@ from blockbuster import blockbuster_ctx
 
 from magichour_provider import exceptions as errors
 from magichour_provider import get_provider_info
-from magichour_provider.api.client import AsyncMagicHourClient, Settings
-from magichour_provider.api.inputs import TalkingPhotoInputs
-from magichour_provider.api.wire import create_talking_photo
+from magichour_provider.api.client import Settings
+from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 from magichour_provider.emulator import Emulator
-from magichour_provider.files.storage import Source
 from magichour_provider.hooks import MagicHourHook, settings_from_connection
 
 KEY = "mhk_test_emulator"
@@ -392,16 +390,12 @@ def test_each_event_loop_has_its_own_client(hook: MagicHourHook) -> None:
 
 
 def test_nothing_blocks_the_event_loop(hook: MagicHourHook, photo_and_voice: tuple[str, str]) -> None:
-    sources = [
-        Source.find("image_file_path", "image", photo_and_voice[0]),
-        Source.find("audio_file_path", "audio", photo_and_voice[1]),
-    ]
-    inputs = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.wav", end_seconds=1)
+    image, audio = hook.upload(*photo_and_voice)
+    job = hook.submit(image_file_path=image, audio_file_path=audio, end_seconds=1)
 
     async def use() -> str:
         async with hook.async_client() as client:
-            image, audio = await client.upload(sources)
-            job = await client.submit(create_talking_photo(inputs, image=image, audio=audio, name="n"))
+            await client.account()
             return (await client.wait(job.job_id, deadline=time.time() + 60)).status
 
     with blockbuster_ctx("magichour_provider"):

@@ -1,18 +1,19 @@
 """
-The API over httpx: the flows of ``flows.py``, run by two thin drivers. No Airflow here.
+Clients of the API: a blocking one over httpx, and an async one over aiohttp that only polls. No Airflow here.
 
-Three rules stand above all others:
+Three rules hold for both:
 
-- A call that pays goes out on a connection of its own (a kept-alive one that the server has closed looks
-  like a lost answer) and is repeated only when no byte of it was sent, or after HTTP 429, which makes no job.
-- Every API call ends within ``timeout`` seconds in all, however slowly an answer drips.
-- The key goes to the API's host alone: signed URLs are used through a second httpx client that holds no key.
+- A paid call goes out on a connection of its own (a kept one that the server has closed looks like a lost
+  answer). It is repeated only when no byte of it was sent, or after HTTP 429, which makes no job.
+- Every API call ends within ``timeout`` seconds in all, however slowly an answer arrives.
+- The key goes to the API's host only: signed URLs are used through a second httpx client that holds no key.
+
+The async client is imported from ``asynchronous``, since aiohttp is 70 modules that a worker does not need.
 """
 
 from __future__ import annotations
 
 from magichour_provider.api.client.api import Settings
-from magichour_provider.api.client.asynchronous import MOST_CONNECTIONS, AsyncMagicHourClient
 from magichour_provider.api.client.blocking import MagicHourClient
 
-__all__ = ["MOST_CONNECTIONS", "AsyncMagicHourClient", "MagicHourClient", "Settings"]
+__all__ = ["MagicHourClient", "Settings"]

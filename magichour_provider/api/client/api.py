@@ -21,6 +21,7 @@ from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollLimiter, PollSchedule
 from magichour_provider.exceptions import InvalidConnection
 
+MAX_ANSWER_BYTES = 1 << 20  # of the body of an answer from the API
 CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 IDENTITY = {"Accept-Encoding": "identity"}  # so that Content-Length is the file's
@@ -35,7 +36,8 @@ class Settings:
     :param proxy: URL of a proxy for everything; without it the usual environment variables count.
     :param verify: check TLS certificates: True, False, or the path of a CA bundle.
     :param poll_interval: seconds between two looks at a job; without it the schedule decides.
-    :param requests_per_second: at most so many looks, by all who share an async client.
+    :param requests_per_second: at most so many polls, by all who share an async client.
+    :param strict: a 502 or 503 in the vendor's JSON does not prove that a paid call made no job.
     :param webhooks: the vendor sends events of the jobs.
     """
 
@@ -46,6 +48,7 @@ class Settings:
     verify: bool | str = True
     poll_interval: float | None = None
     requests_per_second: float | None = None
+    strict: bool = False
     webhooks: bool = False
 
     def ssl_context(self) -> ssl.SSLContext:
@@ -87,55 +90,60 @@ class Settings:
         }
 
 
+def api_headers(settings: Settings) -> dict[str, str]:
+    """Headers of every request to the API; they hold the key."""
+    return {
+        "Authorization": f"Bearer {settings.api_key}",
+        "User-Agent": f"airflow-provider-magichour/{__version__}",
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        **IDENTITY,
+    }
+
+
+def api_proxy(settings: Settings) -> str | None:
+    """
+    URL of the proxy for requests to the API: the connection's, or the environment's.
+
+    :raises InvalidConnection: it is a SOCKS proxy. aiohttp has no SOCKS, and a wait must not fail for that
+        once the job is paid for: so neither client takes one.
+    """
+    url = urlsplit(settings.base_url)
+    proxy = settings.proxy
+    if proxy is None and not proxy_bypass(url.netloc):
+        proxy = getproxies().get(url.scheme) or getproxies().get("all")
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if proxy and urlsplit(proxy).scheme.startswith("socks"):
+        raise InvalidConnection(
+            "the proxy is a SOCKS proxy, which is not supported; give the connection an HTTP proxy, or "
+            "exclude the API's host from ALL_PROXY with NO_PROXY"
+        )
+    return proxy or None
+
+
 class ApiTransport:
     """What goes to the API's host, and nowhere else: it holds the key."""
 
     def __init__(self, settings: Settings, tls: ssl.SSLContext) -> None:
         self._base_url = settings.base_url.rstrip("/")
-        self._headers = httpx.Headers(
-            {
-                "Authorization": f"Bearer {settings.api_key}",
-                "User-Agent": f"airflow-provider-magichour/{__version__}",
-                "Content-Type": "application/json",
-                "Accept": "application/json",
-                **IDENTITY,
-            }
-        )
-        url = urlsplit(self._base_url)
-        proxy = settings.proxy
-        if proxy is None and not proxy_bypass(url.netloc):  # only whole clients ask the environment
-            proxy = getproxies().get(url.scheme) or getproxies().get("all")
-        if proxy and "://" not in proxy:
-            proxy = f"http://{proxy}"
+        self._headers = httpx.Headers(api_headers(settings))
+        proxy = api_proxy(settings)
         self._how: dict[str, Any] = {"verify": tls, "proxy": httpx.Proxy(proxy) if proxy else None}
         self._timeouts = settings.for_storage(tls)["timeout"].as_dict()
         self.connection().close()
 
-    def request(
-        self, call: wire.Call[Any], trace: Callable[..., Any] | None, *, bounded: bool = False
-    ) -> httpx.Request:
-        """
-        :param bounded: whoever sends it ends it in time; to time each read and write of it too costs a
-            twentieth of the call.
-        """
-        timeouts = {"connect": self._timeouts["connect"]} if bounded else self._timeouts
-        extensions: dict[str, Any] = {"timeout": timeouts}
-        if trace:
-            extensions["trace"] = trace
+    def request(self, call: wire.Call[Any], trace: Callable[..., Any]) -> httpx.Request:
         return httpx.Request(
             call.method,
             self._base_url + call.path,
             headers=self._headers,
             content=call.body,
-            extensions=extensions,
+            extensions={"timeout": self._timeouts, "trace": trace},
         )
 
     def connection(self) -> httpx.HTTPTransport:
         return httpx.HTTPTransport(**self._how, limits=httpx.Limits(max_connections=1))
-
-    def async_connection(self) -> httpx.AsyncHTTPTransport:
-        kept = httpx.Limits(max_connections=1, keepalive_expiry=60)
-        return httpx.AsyncHTTPTransport(**self._how, limits=kept)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Self, TypeVar, cast
 
 import httpx
@@ -70,6 +71,7 @@ class MagicHourClient:
 
         Source: POST /v1/ai-talking-photo, POST /v1/ai-voice-generator.
         """
+        call = replace(call, strict=self._settings.strict)
         return self._perform(lambda: flows.just(call), flows.RETRY_SUBMIT)
 
     def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:

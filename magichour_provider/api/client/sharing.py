@@ -1,4 +1,4 @@
-"""One async client for all who wait on the same event loop with the same connection."""
+"""One async client for all waits of an event loop that use the same connection."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from magichour_provider.api.client.api import Settings
 from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
+from magichour_provider.api.polling import PollLimiter
 
-KEEP_SETTINGS = 300.0  # seconds for which a client is given to newcomers
+KEEP_SETTINGS = 300.0  # seconds for which new waits join a client that is open
 
-Open = Callable[[str], Coroutine[Any, Any, AsyncMagicHourClient]]
+ReadSettings = Callable[[str], Coroutine[Any, Any, Settings]]
 
 
 class SharedClient:
     """
-    Its block has the client of this name; the first one opens it, the last one closes it.
+    Async context manager of the client for a connection: the first user opens it, the last one closes it.
 
-    There may be ten thousand, and a generator would take more memory than this class.
+    It is a class and not a generator because ten thousand may be open, and this takes less memory.
 
-    :param opens: by the name.
+    :param conn_id: of the connection.
+    :param read_settings: reads the connection by its id, when a client is opened.
     """
 
-    __slots__ = ("_name", "_opens", "_shared")
+    __slots__ = ("_conn_id", "_read_settings", "_shared")
 
-    def __init__(self, name: str, opens: Open) -> None:
-        self._name = name
-        self._opens = opens
+    def __init__(self, conn_id: str, read_settings: ReadSettings) -> None:
+        self._conn_id = conn_id
+        self._read_settings = read_settings
 
     async def __aenter__(self) -> AsyncMagicHourClient:
         clients = _clients.setdefault(asyncio.get_running_loop(), {})
-        shared = clients.get(self._name)
+        shared = clients.get(self._conn_id)
         if shared is None or time.monotonic() - shared.opened_at > KEEP_SETTINGS:
-            opening = asyncio.ensure_future(self._opens(self._name))
-            shared = clients[self._name] = _Shared(opening, time.monotonic())
+            opening = asyncio.ensure_future(self._open())
+            shared = clients[self._conn_id] = _Shared(opening, time.monotonic())
         self._shared = shared
         shared.users += 1
         try:
             if not shared.opening.done():
-                # Shielded: the one who began to open it may be canceled, the others still wait for it.
+                # Shielded: the user that began to open it may be canceled, the others still wait for it.
                 await asyncio.shield(shared.opening)
             return shared.opening.result()
         except BaseException:
@@ -52,9 +55,15 @@ class SharedClient:
         self._shared.users -= 1
         if not self._shared.users:
             clients = _clients[asyncio.get_running_loop()]
-            if clients.get(self._name) is self._shared:
-                del clients[self._name]
+            if clients.get(self._conn_id) is self._shared:
+                del clients[self._conn_id]
             await self._shared.close()
+
+    async def _open(self) -> AsyncMagicHourClient:
+        settings = await self._read_settings(self._conn_id)
+        limiter = _limiters.setdefault((self._conn_id, settings.base_url), PollLimiter())
+        limiter.requests_per_second = settings.requests_per_second
+        return AsyncMagicHourClient(settings, await asyncio.to_thread(settings.ssl_context), limiter)
 
 
 @dataclass
@@ -72,3 +81,5 @@ class _Shared:
 
 # Keyed by loop: dag.test() makes a new one for each trigger.
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
+# Outlive the clients: the render times that were learned, and a pause that the API asked for.
+_limiters: dict[tuple[str, str], PollLimiter] = {}

@@ -25,9 +25,6 @@ class SendTracker:
                 raise TimeoutError
             self.sent = True
 
-    async def atrace(self, event: str, info: dict[str, Any]) -> None:
-        self.trace(event, info)
-
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
         """End the call after so long in all, by closing its socket; for those without an event loop."""
