@@ -7,9 +7,10 @@ worker slot and without a trigger. The answer resumes the same try.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import Param
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from magichour_provider.task.arguments import Notifier
     from magichour_provider.task.journal import Intent
+
+log = logging.getLogger(__name__)
 
 ADOPT, PAY_AGAIN = "adopt", "pay again"
 RESUMED = "execute_answered"  # the operator's method
@@ -52,26 +55,37 @@ def ask(
     timeout: float,
     notifiers: Iterable[Notifier],
     assigned_users: list[dict[str, str]],
-) -> NoReturn:
+) -> None:
     """
-    Park the task until a person has answered.
+    Park the task until a person has answered. Returns if this cannot be asked.
+
+    Airflow keeps one question for each task instance, and shows its first text also after a Clear. So a
+    question that is about another intent, or for other users, is not asked.
 
     :param balance: of the account now, in credits.
     :param timeout: seconds that the person has.
     :param notifiers: called when the question is there: a parked task fires no callback.
     :param assigned_users: who may answer; empty is everybody who may edit task instances.
     """
-    from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
     ti = context["ti"]
-    upsert_hitl_detail(
-        ti.id,
+    question = CreateHITLDetailPayload(
+        ti_id=ti.id,
         options=[ADOPT, PAY_AGAIN],
         subject=f"Magic Hour: the answer to a paid call of {ti.task_id} was lost. Adopt its job?",
         body=_body(intent, balance, timeout),
         params={name: param.serialize() for name, param in _form(intent).items()},
-        assigned_users=[HITLUser(id=user["id"], name=user["name"]) for user in assigned_users],
+        assigned_users=assigned_users,
     )
+    shown: Any = task_runner.SUPERVISOR_COMMS.send(question)
+    if intent.mark not in shown.body or shown.assigned_users != question.assigned_users:
+        log.warning(
+            "A person cannot be asked: Airflow shows the first question of a task instance, and this one "
+            "is about another paid call, or for other users"
+        )
+        return
     for notify in notifiers:
         with telemetry.best_effort("A notifier of the question failed"):
             notify(context)
@@ -96,7 +110,8 @@ def _body(intent: Intent, balance: object, timeout: float) -> str:
     return (
         f"Try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC, and its answer "
         "was lost. A job may have been made and charged.\n\n"
-        f"- At stake: about **{at_stake} credits**. The account has {balance} credits now.\n"
+        f"- At stake: about **{at_stake} credits**. The account had {balance} credits at "
+        f"{datetime.now(UTC):%H:%M} UTC.\n"
         f"- Connection: `{intent.conn_id}`.\n"
         f"- The name of such a job ends in `{intent.mark}`. Search "
         f"[the library of Magic Hour]({wire.LIBRARY_URL}) for it.\n\n"

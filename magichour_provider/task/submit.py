@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+from time import sleep as pause
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
@@ -274,7 +275,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         )
         deadline = time.monotonic() + left
         while journal.record.lost and time.monotonic() < deadline:
-            time.sleep(REPORT_INTERVAL)
+            pause(REPORT_INTERVAL)
             try:
                 self._adopt_reported(journal)
             except runtime.exceptions.MagicHourError as error:
@@ -282,7 +283,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                     raise
         return journal.record.lost is None
 
-    def _ask_a_person(self, context: Context, lost: Intent) -> NoReturn:
+    def _ask_a_person(self, context: Context, lost: Intent) -> None:
         self.log.warning(
             "The answer to the paid call of %s is lost, and the task was cleared. A person is asked: see "
             "Required Actions in Airflow's UI",
