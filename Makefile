@@ -81,8 +81,7 @@ lock: $(VENV)/bin/python
 
 # Airflows of before break on dependencies of after, so their pins are of their time; but for what we need newer.
 lock-old: $(VENV)/dev-ready
-	$(call as_of,3.0,2025-09-10,--exclude-newer-package apache-airflow-providers-common-compat=2026-03-20 \
-		--exclude-newer-package tinytag=2026-03-20)
+	$(call as_of,3.0,2025-09-10,--exclude-newer-package apache-airflow-providers-common-compat=2026-03-20)
 	$(call as_of,3.1,2026-03-20)
 	$(call as_of,3.2,2026-06-15)
 

@@ -24,6 +24,9 @@ MEDIA = Path(__file__).parent / "media"
 
 with DAG(
     "magichour_nightly_batch",
+    description="A video for each person in a manifest, every night",
+    tags=["magichour", "example", "batch"],
+    doc_md=__doc__,
     schedule="0 2 * * *",
     start_date=datetime(2026, 1, 1),
     catchup=False,

@@ -12,6 +12,9 @@ MEDIA = Path(__file__).parent / "media"
 
 with DAG(
     "magichour_one_photo",
+    description="One photo and one voice become one video",
+    tags=["magichour", "example"],
+    doc_md=__doc__,
     schedule=None,
     params={
         "photo": str(MEDIA / "ada.jpg"),

@@ -13,6 +13,9 @@ MEDIA = Path(__file__).parent / "media"
 
 with DAG(
     "magichour_submit_then_wait",
+    description="Submit a video now, download it later with the sensor",
+    tags=["magichour", "example"],
+    doc_md=__doc__,
     schedule=None,
     params={"output_path": "/tmp/magichour_videos/"},  # noqa: S108 (an example)
 ) as dag:
@@ -35,6 +38,7 @@ with DAG(
         job_id=submit.output["job_id"],
         output_path="{{ params.output_path }}",
         deferrable=True,
+        retries=3,
     )
 
     @task

@@ -19,6 +19,9 @@ MEDIA = Path(__file__).parent / "media"
 
 with DAG(
     "magichour_text_to_video",
+    description="A text becomes a voice, and the voice speaks from a photo",
+    tags=["magichour", "example"],
+    doc_md=__doc__,
     schedule=None,
     params={
         "name": "Ada",
@@ -31,8 +34,8 @@ with DAG(
 
     @task
     def write_text(params: dict[str, Any]) -> str:
-        """Runs once: what it has written is the same for each retry of the tasks that are paid for."""
-        return f"Good morning. My name is {params['name']}, and this is what I have to say today."
+        """Runs once: its text is the same for each retry of the tasks that are paid for."""
+        return f"Good morning. My name is {params['name']}, and I have something to say today."
 
     voice = VoiceGeneratorOperator(
         task_id="voice",

@@ -25,7 +25,10 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": _modules("sensors"),
         "hooks": _modules("hooks"),
         "triggers": _modules("triggers"),
-        "extra-links": ["magichour_provider.links.MagicHourJobLink"],
+        "extra-links": [
+            "magichour_provider.links.MagicHourJobLink",
+            "magichour_provider.links.MagicHourWatchLink",
+        ],
         "connection-types": [
             {
                 "connection-type": "magichour",

@@ -29,7 +29,7 @@ from magichour_provider.api.inputs import (
 from magichour_provider.api.jobs import JobType
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.files import media
-from magichour_provider.files.storage import Source, Target
+from magichour_provider.files.storage import Source, Target, uri_of
 
 if TYPE_CHECKING:
     from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
@@ -188,7 +188,7 @@ class MagicHourHook(BaseHook):
         :raises StorageFailed: the place did not take it; it is paid for and stays at Magic Hour; retryable.
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         """
-        target = self.target(job_id, Target(str(output_path), replace), job_type)
+        target = self.target(job_id, Target(uri_of(output_path), replace), job_type)
         target.check()
         self.client.download(job_id, target, job_type)
         return target.uri

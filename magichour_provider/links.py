@@ -1,14 +1,25 @@
-"""The button on a task that opens its job in the vendor's library."""
+"""The buttons on a task: its videos inside Airflow, and its job in the vendor's library."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
+
+    class TaskInstance(Protocol):
+        """What a URL needs of a task instance; the context's ``ti`` has it."""
+
+        dag_id: str
+        run_id: str
+        task_id: str
+        map_index: int | None
 
 
 class MagicHourJobLink(BaseOperatorLink):
@@ -23,3 +34,29 @@ class MagicHourJobLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+
+
+class MagicHourWatchLink(BaseOperatorLink):
+    """
+    The task's jobs on the plugin's page. The URL (``watch_url``) is pushed before the paid call: a task whose
+    answer was lost needs the page most.
+    """
+
+    @property
+    def name(self) -> str:
+        return "Watch"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+
+
+def watch_url(ti: TaskInstance) -> str:
+    """
+    Leads to the plugin's page of one task instance.
+
+    It is relative, without a leading slash: Airflow's UI has a ``<base href>`` with the path of
+    ``[api] base_url``, which a worker need not know. The plugin knows how its page opens inside Airflow's.
+    """
+    run = f"magichour/watch/dags/{quote(ti.dag_id, safe='')}/runs/{quote(ti.run_id, safe='')}"
+    mapped = "" if ti.map_index is None or ti.map_index < 0 else f"{ti.map_index}/"
+    return f"{run}/tasks/{quote(ti.task_id, safe='')}/{mapped}"

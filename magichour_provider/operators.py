@@ -32,7 +32,7 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     :param audio_file_path: the voice, likewise.
     :param start_seconds: where the clip starts in the audio, in seconds.
     :param end_seconds: where the clip ends in the audio, likewise; default: with the audio, which is measured
-        if it is a file (mp3, wav, flac, m4a, opus, ogg, oga, aiff) or a voice in the vendor's library.
+        if it is a file or a voice in the vendor's library. That needs the extra ``media``.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :param generation_mode: ``realistic`` (the vendor's default), ``prompted``, or an older name of these:
         ``pro``, ``standard``, ``stable``, ``expressive``.
@@ -93,9 +93,12 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
         return runtime.inputs.TalkingPhotoInputs.checked(values, unknown=unknown)
 
     def complete(self, inputs: TalkingPhotoInputs) -> TalkingPhotoInputs:
+        if inputs.end_seconds is not None:
+            if warning := runtime.media.check_clip(inputs):
+                self.log.warning(warning)
+            return inputs
         complete = runtime.media.fill_end_seconds(inputs, self.hook.client)
-        if inputs.end_seconds is None:
-            self.log.info("The clip ends with the audio: end_seconds=%s", complete.end_seconds)
+        self.log.info("The clip ends with the audio: end_seconds=%s", complete.end_seconds)
         return complete
 
     def paid_call(

@@ -118,6 +118,7 @@ class JobSensor(JobMixin, BaseSensorOperator):
         with self.as_airflow_errors():
             if self._job_id is None:
                 self.check_arguments()
+                self.push_watch_link(context)
                 self.push_link(context, self.job_id)
             try:
                 job = self.hook.get(self.job_id, job_type=self.job_type)

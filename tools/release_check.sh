@@ -13,10 +13,13 @@ rm -rf dist
 
 room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
-git ls-files magichour_provider | sort >"$room/ours"
+{
+    git ls-files magichour_provider airflow_provider_magichour.py
+    git ls-files example_dags | sed 's#^#magichour_provider/#'
+} | sort >"$room/ours"
 "$bin/python" -m zipfile -l dist/*.whl | awk 'NR > 1 {print $1}' | grep -v '\.dist-info/' | sort >"$room/wheel"
 diff "$room/ours" "$room/wheel" || { echo "< is missing in the wheel, > has no business there"; exit 1; }
-git ls-files README.md LICENSE CHANGELOG.md docs tests example_dags magichour_provider | sort >"$room/ours"
+git ls-files README.md LICENSE CHANGELOG.md docs tests example_dags magichour_provider airflow_provider_magichour.py | sort >"$room/ours"
 tar -tzf dist/*.tar.gz | cut -d/ -f2- | sort >"$room/sdist"
 comm -23 "$room/ours" "$room/sdist" | grep . && echo "… is missing in the sdist" && exit 1
 echo "The wheel holds the package and nothing else; the sdist has its tests and docs."
@@ -26,11 +29,15 @@ pip="$room/venv/bin/python -m pip install -q --disable-pip-version-check -c $her
 wheel=$(ls "$here"/dist/*.whl)
 $pip apache-airflow
 $pip "$wheel"
-export AIRFLOW_HOME="$room/airflow" AIRFLOW__CORE__LOAD_EXAMPLES=False
+export AIRFLOW_HOME="$room/airflow"
 cd "$room"
 airflow() { "$room/venv/bin/airflow" "$@" 2>/dev/null; }
 airflow db migrate >/dev/null
 airflow providers list -o plain | grep magichour
+# [core] load_examples is on: Airflow finds ours, and has nothing to complain about.
+"$room/venv/bin/airflow" dags reserialize >"$room/log" 2>&1 || true
+grep -i "airflow_provider_magichour\|magichour.*error" "$room/log" && exit 1
+airflow dags list -o plain | grep magichour_one_photo
 airflow providers hooks -o plain | grep magichour
 airflow providers links -o plain | grep magichour
 emulator="$room/venv/bin/python -m magichour_provider.emulator"

@@ -7,20 +7,25 @@ its outcome, or has its error thrown in. No sockets here; ``client`` runs the st
 
 from __future__ import annotations
 
+import logging
+import random
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 import tenacity
 
 from magichour_provider.api import wire
-from magichour_provider.api.inputs import MediaType
-from magichour_provider.api.integrity import download_failed
-from magichour_provider.api.jobs import JobType
+from magichour_provider.api.inputs import MediaType, extension_of
+from magichour_provider.api.integrity import BadDownload, download_failed
+from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.api.polling import PollLimiter, PollSchedule
 from magichour_provider.exceptions import (
+    DownloadFailed,
     MagicHourError,
     RateLimited,
     RequestFailed,
@@ -32,6 +37,17 @@ from magichour_provider.exceptions import (
 
 MAX_RETRY_AFTER_POLLING = 300.0  # seconds; what a Retry-After may add to a wait
 POLLS_FOR_A_DOWNLOAD = 3  # at a job that is complete, but whose download URL is still to come
+
+# Extensions that the vendor may exchange for each other in a path.
+_ALIASES = (
+    {"jpg", "jpeg", "jfif"},
+    {"tif", "tiff"},
+    {"heic", "heif"},
+    {"ogg", "oga", "opus"},
+    {"webm", "weba"},
+)
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -64,7 +80,7 @@ class Put:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Bring what a job made from a signed URL."""
+    """Download the file of a job from a signed URL."""
 
     url: str = field(repr=False)
     target: Target
@@ -110,11 +126,12 @@ def just(call: wire.Call[T]) -> Flow[T]:
 
 
 def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
-    """One call for all upload URLs, then the files, side by side. What is ``done`` is not sent again."""
+    """One call for all upload URLs, then the files side by side. A file in ``done`` is not sent again."""
     missing = [number for number in range(len(sources)) if number not in done]
     slots: list[wire.UploadSlot] = yield wire.create_upload_slots(
         [(sources[number].media_type, sources[number].extension) for number in missing]
     )
+    _check_slots([sources[number] for number in missing], slots, done.values())
     puts = [Put(slot.upload_url, sources[number]) for number, slot in zip(missing, slots, strict=True)]
     problems: list[MagicHourError | None] = yield Together(puts)
     for number, slot, problem in zip(missing, slots, problems, strict=True):
@@ -125,25 +142,75 @@ def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
     return [done[number] for number in range(len(sources))]
 
 
+def _check_slots(sources: Sequence[Source], slots: Sequence[wire.UploadSlot], taken: Collection[str]) -> None:
+    """
+    Each file has a place of its own, of its own type. Otherwise a photo could be paid for as the voice.
+
+    :raises UploadFailed: nothing was sent.
+    """
+    seen = {"file_path": set(taken), "upload_url": set[str]()}
+    for source, slot in zip(sources, slots, strict=True):
+        for name, places in seen.items():
+            place = getattr(slot, name)
+            if place in places:
+                raise upload_failed(source, f"the API gave it the {name} of another file")
+            places.add(place)
+        extension = PurePosixPath(slot.file_path).suffix[1:].lower()
+        if extension and not _is_alias(extension, source.extension):
+            raise upload_failed(
+                source,
+                f"it ends in .{source.extension}, and the API gave it a file_path that ends in .{extension}",
+            )
+
+
+def _is_alias(extension: str, other: str) -> bool:
+    return extension == other or any({extension, other} <= aliases for aliases in _ALIASES)
+
+
 def completed(job_id: str, job_type: JobType) -> Flow[tuple[wire.Job, wire.Download]]:
-    """A job that has ended, with a URL that has not expired. It is paid for, so no failed look is final."""
+    """A job that has ended, and a fresh URL of its file. The job is paid for, so no failed poll is final."""
     try:
         job: wire.Job = yield wire.get_job(job_id, job_type)
     except RequestFailed as error:
         why = f"the API did not say where it is ({error})"
         raise download_failed(job_id, why, error.status_code, job_type) from error
     job.raise_unless_complete()
-    if job.download is None:
+    downloads = _downloads(job, job_type)
+    if not downloads:
         why = f"the job is {job.status}, but the API gives no download URL (yet)"
         raise download_failed(job_id, why, job_type=job_type)
-    return job, job.download
+    return job, downloads[0]
+
+
+def _downloads(job: wire.Job, job_type: JobType) -> list[wire.Download]:
+    """The downloads of a job; those with an extension of its type come first, a thumbnail comes later."""
+
+    def is_other(download: wire.Download) -> bool:
+        try:
+            return extension_of(download.url) not in job_spec(job_type).extensions
+        except ValueError:  # not a URL
+            return True
+
+    return sorted(job.downloads or (), key=is_other)
 
 
 def download(job_id: str, target: Target, job_type: JobType) -> Flow[wire.Job]:
-    """Ask where the file is, each time anew, and bring it."""
-    job, source = yield from completed(job_id, job_type)
-    yield Fetch(source.url, target, job_id, job_type)
-    return job
+    """
+    Ask where the file is, as signed URLs expire, and download it.
+
+    If a URL does not lead to a file of this type, the next one is tried. If a transfer breaks, it is not: the
+    next one may be a smaller copy.
+    """
+    job, _ = yield from completed(job_id, job_type)
+    problems: list[BadDownload] = []
+    for source in _downloads(job, job_type):
+        try:
+            yield Fetch(source.url, target, job_id, job_type)
+        except BadDownload as error:
+            problems.append(error)
+        else:
+            return job
+    raise DownloadFailed(str(problems[0]), status_code=problems[0].status_code, job_id=job_id)
 
 
 def wait(
@@ -227,38 +294,62 @@ def upload_failed(source: Source, why: str, status_code: int | None = None) -> U
     )
 
 
-# --- what may be done again at once, by us; the rest is left to Airflow's retries ---
+# --- what this package repeats itself; the rest is left to Airflow's retries ---
 
-MAX_RETRY_AFTER_CALL = 60.0  # seconds; a longer Retry-After is left to whoever called
+MAX_RETRY_AFTER_CALL = 60.0  # seconds; after a longer Retry-After the caller decides
+RETRY_429_SECONDS = 300.0  # of one paid call, upload or download
+
+_short_backoff = tenacity.wait_exponential(multiplier=0.5, max=8) + tenacity.wait_random(0, 0.5)
+
+
+def _is_429(error: BaseException | None) -> bool:
+    return getattr(error, "status_code", None) == 429
+
+
+def _retry_after(error: BaseException | None) -> float:
+    """Seconds that the server asked for: by this error, or by the one that caused it."""
+    own = getattr(error, "retry_after", None)
+    return own or getattr(error and error.__cause__, "retry_after", None) or 0.0
+
+
+def backoff(state: tenacity.RetryCallState) -> float:
+    """
+    Our own pause before the next attempt, in seconds.
+
+    After a 429 it is fully random, since the other callers were refused in the same moment. Its range grows
+    with the time waited, not with the attempts: a range that doubles leaves much of the rate limit unused. So
+    64 callers against 4, 2 and 1 calls a second use 80 % of the limit or more: ``tests/unit/test_herd.py``.
+    """
+    if _is_429(_error(state)):
+        return random.uniform(0, max(1.5, (state.seconds_since_start or 0.0) / 30))  # noqa: S311 - no secret
+    return _short_backoff(state)
+
+
+def pause(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next attempt: those that the server asked for, and then our own."""
+    return _retry_after(_error(state)) + backoff(state)
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def _may_repeat(error: BaseException) -> bool:
     return (
         isinstance(error, RequestFailed | TransferFailed)
         and error.retryable
-        and (getattr(error, "retry_after", None) or 0.0) <= MAX_RETRY_AFTER_CALL
+        and _retry_after(error) <= MAX_RETRY_AFTER_CALL
     )
 
 
-def _may_pay_again(error: BaseException) -> bool:
-    """Only when it is certain that no job was made: not even after a 502 or 503."""
-    certain = isinstance(error, RateLimited) or (isinstance(error, Unavailable) and not error.sent)
-    return certain and _may_repeat(error)
+def _was_not_sent(error: BaseException) -> bool:
+    return isinstance(error, Unavailable) and not error.sent and _may_repeat(error)
 
 
-backoff = tenacity.wait_exponential(multiplier=0.5, max=8) + tenacity.wait_random(0, 0.5)
-
-
-def pause(state: tenacity.RetryCallState) -> float:
-    """Seconds before the next attempt: what the server asked for, and no less than our own back-off."""
-    error = state.outcome.exception() if state.outcome else None
-    return max(backoff(state), getattr(error, "retry_after", None) or 0.0)
-
-
-def _policy(may_repeat: Callable[[BaseException], bool]) -> dict[str, Any]:
+def _policy(may_repeat: Callable[[BaseException], bool], stop: Any = None) -> dict[str, Any]:
     return {
         "retry": tenacity.retry_if_exception(may_repeat),
-        "stop": tenacity.stop_after_attempt(4),
+        "stop": stop or tenacity.stop_after_attempt(4),
         "wait": pause,
         "reraise": True,
     }
@@ -266,5 +357,22 @@ def _policy(may_repeat: Callable[[BaseException], bool]) -> dict[str, Any]:
 
 # Arguments for tenacity's blocking and async drivers.
 RETRY_SAFE = _policy(_may_repeat)
-RETRY_SUBMIT = _policy(_may_pay_again)
+RETRY_TRANSFER = _policy(lambda error: _may_repeat(error) and not _is_429(error))
+RETRY_SUBMIT = _policy(_was_not_sent)  # the paid call: not even after a 502 or 503
 NO_RETRY = {"stop": tenacity.stop_after_attempt(1), "reraise": True}
+
+
+def retry_429(seconds: float) -> dict[str, Any]:
+    """
+    Likewise, around one of the policies above: repeat after HTTP 429, which makes no job, for this long.
+
+    A burst of tasks, each in a process of its own, then spends none of Airflow's retries on the rate limit.
+    """
+    attempts = 10 + round(seconds)  # more than there is time for, unless the pauses are switched off
+    stop = tenacity.stop_before_delay(seconds) | tenacity.stop_after_attempt(attempts)
+    return _policy(_is_429, stop) | {"before_sleep": partial(_log_429, seconds)}
+
+
+def _log_429(seconds: float, state: tenacity.RetryCallState) -> None:
+    if state.attempt_number == 1:
+        log.info("The API is busy (HTTP 429): this call is repeated for up to %g s", seconds)

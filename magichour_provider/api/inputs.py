@@ -36,8 +36,6 @@ EXTENSIONS: dict[MediaType, tuple[str, ...]] = {
     ),
 }
 # fmt: on
-# What the length of can be measured: see ``media.py``.
-MEASURABLE = ("mp3", "wav", "flac", "m4a", "opus", "ogg", "oga", "aiff")
 PROMPTED_MODES = ("prompted", "standard", "expressive")
 # Vendor's SDK 0.90.0, 2026-10. Longest clip in seconds.
 MAX_CLIP_SECONDS = {"realistic": 300, "prompted": 45}
@@ -356,13 +354,6 @@ def _check_measurable(audio: str) -> None:
             None,
             "is needed, since audio_file_path is not a file that can be measured here; give the second at "
             "which the clip ends in the audio",
-        )
-    if not is_remote(audio) and extension_of(audio) not in MEASURABLE:
-        raise InvalidInput.of(
-            "end_seconds",
-            None,
-            f"is needed, since the length of a .{extension_of(audio)} file is not measured (that of "
-            f".{', .'.join(MEASURABLE)} is); give the second at which the clip ends in the audio",
         )
 
 

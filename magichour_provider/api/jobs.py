@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from magichour_provider.api.integrity import IntegrityCheck, Mp4Check, SoundCheck
 from magichour_provider.exceptions import InvalidInput
 
 JobType = Literal["video", "audio"]
@@ -19,6 +20,7 @@ class JobSpec:
     :param route: of the vendor's API; the job id follows.
     :param library_parameter: names a job in a URL of the vendor's library.
     :param extensions: of the files that such a job makes; the first is the usual one.
+    :param integrity: checks that such a file has arrived whole.
     :param usual_render_seconds: queueing included, until this process has seen some end.
     :param has_clip: the vendor says which clip it is, how large, and its frames a second.
     """
@@ -27,6 +29,7 @@ class JobSpec:
     route: str
     library_parameter: str
     extensions: tuple[str, ...]
+    integrity: type[IntegrityCheck]
     usual_render_seconds: float
     has_clip: bool = False
 
@@ -37,6 +40,7 @@ JOBS: dict[JobType, JobSpec] = {
         route="/v1/video-projects",
         library_parameter="videoId",
         extensions=("mp4",),
+        integrity=Mp4Check,
         # Vendor, talking photos, queueing included, 30 days to 2026-07-20.
         usual_render_seconds=174.0,
         has_clip=True,
@@ -46,6 +50,7 @@ JOBS: dict[JobType, JobSpec] = {
         route="/v1/audio-projects",
         library_parameter="audioId",
         extensions=("wav", "mp3", "m4a", "aac", "flac", "ogg", "oga", "opus", "aiff", "webm"),
+        integrity=SoundCheck,
         # The vendor says nothing of voices: a guess, with which polls are 6 to 9 s apart, as it advises.
         usual_render_seconds=10.0,
     ),

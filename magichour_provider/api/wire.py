@@ -28,7 +28,6 @@ from pydantic import (
     ConfigDict,
     Field,
     WrapValidator,
-    field_validator,
     model_validator,
 )
 
@@ -41,6 +40,8 @@ Redact = Callable[[str], str]
 
 BASE_URL = "https://api.magichour.ai"
 LIBRARY_URL = "https://magichour.ai/my-library"
+# Bounds for the Retry-After of an accepted job, in seconds.
+MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 1.0, 60.0
 LONGEST_TEXT = 500  # characters of the vendor's words in a message
 
 # Job errors that the same input would meet again. The vendor's list is open: a code that is not here may be
@@ -97,10 +98,17 @@ class _Answer(BaseModel):
 
 
 class Submission(_Answer):
-    """An accepted, paid job: ``job_id``; ``credits_charged`` is an estimate until the job is complete."""
+    """
+    An accepted, paid job.
+
+    :ivar job_id: the vendor's id of it.
+    :ivar credits_charged: an estimate until the job is complete.
+    :ivar poll_interval: seconds; the answer's ``Retry-After``, which the emulator sends.
+    """
 
     job_id: JobId = Field(alias="id")
     credits_charged: Lenient[Number] = None
+    poll_interval: Lenient[Number] = None
 
 
 class Download(_Answer):
@@ -152,21 +160,16 @@ class Job(_Answer):
 
     @model_validator(mode="before")
     @classmethod
-    def _legacy_download(cls, answer: object) -> object:
-        """Before ``downloads`` there was one ``download``; it serves where the list is missing or empty."""
-        if isinstance(answer, dict) and not answer.get("downloads") and answer.get("download"):
-            return {**answer, "downloads": [answer["download"]]}
-        return answer
-
-    @field_validator("downloads", mode="before")
-    @classmethod
-    def _readable_downloads(cls, entries: object) -> tuple[Download, ...]:
-        found = (
-            [_or_none(entry, Download.model_validate) for entry in entries]
-            if isinstance(entries, list)
-            else []
-        )
-        return tuple(entry for entry in found if isinstance(entry, Download))
+    def _readable_downloads(cls, answer: object) -> object:
+        """Entries that cannot be read are left out. The older, single ``download`` serves if none is left."""
+        if not isinstance(answer, dict):
+            return answer
+        listed = answer.get("downloads")
+        entries = listed if isinstance(listed, list) else []
+        found = [_or_none(entry, Download.model_validate) for entry in entries]
+        if not any(found):
+            found = [_or_none(answer.get("download"), Download.model_validate)]
+        return {**answer, "downloads": tuple(filter(None, found))}
 
     @property
     def ended(self) -> bool:
@@ -208,7 +211,6 @@ class Job(_Answer):
             raise errors.JobCanceled(
                 f"job {self.job_id} was canceled in the vendor's web app",
                 job_id=self.job_id,
-                credits=self.credits_charged,
             )
         if self.status == "error":
             reason = self.error or JobError()
@@ -220,7 +222,6 @@ class Job(_Answer):
                 job_id=self.job_id,
                 retryable=not permanent,
                 code=code,
-                credits=self.credits_charged,
             )
 
 
@@ -288,6 +289,10 @@ class Call(Generic[T]):
         except ValueError as error:
             what = f"HTTP {status} with {_describe(body)}{_hint_of_id(content)}"
             self.no_answer(what, status=status, page=_is_page(body), cause=error)
+        if isinstance(answer, Submission):
+            wait = _retry_after(headers)
+            poll_interval = min(max(wait, MIN_POLL_INTERVAL), MAX_POLL_INTERVAL) if wait else None
+            return answer.model_copy(update={"poll_interval": poll_interval})
         if isinstance(answer, Job) and answer.job_id != self.job_id:
             self.no_answer(f"the answer is about another job, {clean(answer.job_id)}", status=status)
         return answer
@@ -479,8 +484,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decoded(body: bytes, redact: Redact) -> Any:
     """The JSON with each of its texts redacted, or None if it is none."""
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        return _redacted(json.loads(body.removeprefix(codecs.BOM_UTF8)), redact)
+        text = body.decode(json.detect_encoding(body))
+        content = json.loads(text)
+        # Nearly always there is nothing to redact, and without escapes the text as a whole shows that.
+        return content if "\\" not in text and redact(text) == text else _redacted(content, redact)
     except (ValueError, RecursionError):
         return None
 

@@ -6,6 +6,7 @@ import hmac
 import json
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -114,8 +115,9 @@ async def names_of(request: web.Request, emulation: Emulation, record: dict[str,
             record["json"] = body
         name = body.get("name") if isinstance(body, dict) else None
         return [name] if isinstance(name, str) else []
-    path = request.match_info.get("id") or request.match_info.get("name", "")
-    job = emulation.jobs.all.get(path) or emulation.jobs.all.get(path.rpartition("/")[0])
+    path = request.match_info.get("name", "")
+    job_id = request.match_info.get("id") or unquote(path.partition("/")[0])
+    job = emulation.jobs.all.get(job_id)
     return [job.name] if job else [path]
 
 
@@ -146,21 +148,23 @@ async def create(request: web.Request) -> web.Response:
     body = validation.parse(await request.read())
     checked = validation.check_talking_photo(body, emulation.settings.tier)
     job = emulation.submit_talking_photo(checked, body, RULE.get())
-    return web.json_response(
-        {
-            "id": job.shown_id,
-            "credits_charged": job.credits_charged,
-            # The vendor has deprecated this, but its own SDK requires it.
-            "estimated_frame_cost": job.credits_charged,
-        }
-    )
+    # The vendor has deprecated estimated_frame_cost, but its own SDK requires it.
+    return accepted(request, job, estimated_frame_cost=job.credits_charged)
 
 
 async def create_voice(request: web.Request) -> web.Response:
     emulation = request.app[EMULATION]
     body = validation.parse(await request.read())
-    job = emulation.submit_voice(validation.check_voice(body), body, RULE.get())
-    return web.json_response({"id": job.shown_id, "credits_charged": job.credits_charged})
+    return accepted(request, emulation.submit_voice(validation.check_voice(body), body, RULE.get()))
+
+
+def accepted(request: web.Request, job: Job, **more: Any) -> web.Response:
+    """The answer to a paid call. Its ``Retry-After`` says that jobs end sooner here than at the vendor."""
+    realistic = request.app[EMULATION].jobs.progression.mode == "realistic"
+    return web.json_response(
+        {"id": job.shown_id, "credits_charged": job.credits_charged} | more,
+        headers={} if realistic else {"Retry-After": "1"},
+    )
 
 
 async def upload_urls(request: web.Request) -> web.Response:

@@ -116,8 +116,7 @@ class Emulation:
         """
         downloads = []
         if job.status == "complete" and job.enabled and job.output:
-            name = f"{job.id}/output{job.output.path.suffix}"
-            url, expires_at = self.storage.sign(base_url or self.base_url, "GET", name)
+            url, expires_at = self.storage.sign(base_url or self.base_url, "GET", job.file_name)
             downloads.append({"url": url, "expires_at": expires_at})
         common = {
             "id": job.shown_id,

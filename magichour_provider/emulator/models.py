@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from .exceptions import RenderError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 JobType = Literal["video", "audio"]
 Status = Literal["queued", "rendering", "complete", "error", "canceled"]
+SUFFIXES: dict[JobType, str] = {"video": ".mp4", "audio": ".wav"}
 ACTIVE: tuple[Status, ...] = ("queued", "rendering")
 
 MAX_LEDGER_ENTRIES = 20_000
@@ -157,6 +159,11 @@ class Job:
     @property
     def active(self) -> bool:
         return self.status in ACTIVE
+
+    @property
+    def file_name(self) -> str:
+        """The path of its result at the storage host."""
+        return f"{quote(self.id, safe='')}/output{SUFFIXES[self.job_type]}"
 
 
 @dataclass

@@ -1,9 +1,8 @@
 """
-Makes the files: the MP4 of a talking photo and the WAV of a generated voice.
+Renders the MP4 of a talking photo and the WAV of a generated voice.
 
-Runs in worker processes of its own (``workers.py`` starts them), so that encoding never delays a
-status look and the server itself never loads a codec. What cannot be rendered ends as
-:class:`RenderError` with the code the vendor would give.
+This runs in render processes: encoding must not delay the server's answers, and the server itself loads no
+codec. A file that cannot be rendered raises :class:`RenderError` with the vendor's code.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import av
 import numpy as np
 import pillow_heif
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageFilter, ImageOps
 
 from .exceptions import RenderError
 
@@ -38,16 +37,20 @@ FFT_WINDOW = 2048
 BARS_EACH_SIDE = 14
 ZOOM_LEVELS = 17
 ZOOM_DEPTH = 0.022
-# A longer picture than this, as a ratio, is made smaller instead of ever longer.
+# A photo with a larger ratio of its sides is made smaller, so that no video becomes ever longer.
 LONGEST_RATIO = 3
 SMALLEST_SIDE = 16
 ORIENTATION = 0x0112
+# The largest sensors of phones have 200 megapixels. In memory a pixel takes up to 4 bytes.
+MAX_PIXELS = 220_000_000
+# The shorter side of a photo that is large enough for every video.
+ENOUGH_PIXELS = 2160
 
 pillow_heif.register_heif_opener()
 
 
 def render_video(spec: dict[str, Any]) -> dict[str, Any]:
-    """Write the MP4 that ``spec`` asks for; answer what became of it."""
+    """Write the MP4 that ``spec`` describes; return its size in pixels, frame rate and length in seconds."""
     photo = load_photo(spec["photo"])
     width, height = frame_size(photo.width, photo.height, spec["short"], spec["long"])
     start, end = float(spec["start"]), float(spec["end"])
@@ -60,10 +63,10 @@ def render_video(spec: dict[str, Any]) -> dict[str, Any]:
 
 def frame_size(width: int, height: int, short: int, long: int | None) -> tuple[int, int]:
     """
-    Fit a photo's shape to a preset.
+    The size of a video, in pixels, for the size of its photo.
 
-    :param short: the smaller side to reach.
-    :param long: the larger side not to exceed; none: three times the smaller one.
+    :param short: the target for the smaller side.
+    :param long: the limit of the larger side; None: three times the smaller one.
     """
     longest = short * LONGEST_RATIO if long is None else long
     scale = min(short / min(width, height), longest / max(width, height))
@@ -76,26 +79,49 @@ def frame_size(width: int, height: int, short: int, long: int | None) -> tuple[i
 
 
 def load_photo(path: str | None) -> Image.Image:
-    """Open a photo upright, or draw the stand-in when there is none to open."""
+    """
+    Open a photo upright and in RGB, or draw a stand-in if there is none.
+
+    A photo much larger than a video needs is made smaller while it is decoded (JPEG) or right after.
+    """
     if path is None:
         return stand_in_photo()
+    # Pillow's own limit refuses the photos of 200-megapixel phones. The settings may change for good: this
+    # process only renders.
+    Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (2160, 2160))
+            if image.width * image.height > MAX_PIXELS:
+                raise RenderError("file_too_large", f"The image has more than {MAX_PIXELS:,} pixels")
+            # Like FFmpeg, show what there is of a truncated JPEG; a truncated file of another format fails.
+            ImageFile.LOAD_TRUNCATED_IMAGES = image.format in ("JPEG", "MPO")
+            image.draft("RGB", (ENOUGH_PIXELS, ENOUGH_PIXELS))
+            image.load()
+            shorter, longer = sorted(image.size)
+            factor = max(1, shorter // ENOUGH_PIXELS, longer // (ENOUGH_PIXELS * LONGEST_RATIO))
+            size = (image.width // factor, image.height // factor)
+            photo = image.resize(size, Image.Resampling.BOX)
+            # After load(): Pillow turns a TIFF itself, and then drops its tag.
+            orientation = image.getexif().get(ORIENTATION, 1)
             turned = image.info.get("original_orientation")
             if turned and not turned_by_container(path):
-                image.getexif()[ORIENTATION] = turned
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                orientation = turned
+    except (OSError, ValueError, SyntaxError) as error:
         raise RenderError("invalid_file_format", f"The image could not be read: {plain(error)}") from error
+    if photo.mode.startswith(("I", "F")):
+        # Grey of 16 bits, or of 0 to 1: convert() would clip it to white or black.
+        white = 1 if photo.mode == "F" else 65_535
+        photo = Image.fromarray((np.asarray(photo) * (255 / white)).clip(0, 255).astype(np.uint8))
+    photo.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(photo).convert("RGB")
 
 
 def turned_by_container(path: str) -> bool:
     """
-    Whether a HEIC says itself how it is turned, as those of phones do.
+    Whether the container of a HEIC has a rotation, as those of phones have.
 
-    Its decoder obeys that and ignores the EXIF tag, which is then a mere copy. Files that were
-    converted may have the tag alone.
+    Its decoder applies that rotation, and the EXIF tag is only a copy of it. A converted file may have only
+    the tag.
     """
     with Path(path).open("rb") as file:
         while len(head := file.read(8)) == 8:
@@ -110,7 +136,7 @@ def turned_by_container(path: str) -> bool:
 
 
 def stand_in_photo() -> Image.Image:
-    """Draw a friendly face for a library photo that only the vendor has."""
+    """Draw a face for a library photo, which only the vendor has."""
     size = 720
     warm = Image.linear_gradient("L").resize((size, size))
     image = ImageOps.colorize(warm, "#27406b", "#e79a6b").convert("RGB")
@@ -125,7 +151,7 @@ def stand_in_photo() -> Image.Image:
 
 
 def load_sound(path: str | None, start: float, end: float) -> Floats:
-    """Decode the clip from ``start`` to ``end`` as two channels; less when the file ends before."""
+    """Decode the clip from ``start`` to ``end`` as two channels; it is shorter if the sound ends before."""
     if path is None:
         return np.stack([babble(end - start, pitch=150.0)] * 2)
     first, last = round(start * RATE), round(end * RATE)
@@ -139,11 +165,11 @@ def load_sound(path: str | None, start: float, end: float) -> Floats:
             position += chunk.shape[1]
             if position >= last:
                 break
-    except (av.FFmpegError, OSError, ValueError, StopIteration) as error:
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise RenderError("invalid_file_format", f"The audio could not be read: {plain(error)}") from error
     if position == 0:
         raise RenderError("invalid_file_format", "The audio file holds no sound")
-    # A frame's worth is the shortest clip that makes a video.
+    # A hundredth of a second: the shortest clip that makes a video.
     if position - first < RATE // 100:
         raise RenderError(
             "invalid_parameters",
@@ -153,19 +179,45 @@ def load_sound(path: str | None, start: float, end: float) -> Floats:
 
 
 def decoded(path: str) -> Iterator[Floats]:
+    """
+    The samples of the first audio stream, as two channels at one rate.
+
+    Like the ``ffmpeg`` program, it skips packets that cannot be decoded, and ends at a container's error.
+    """
+    # Joined files may change their rate and channels in the middle.
+    for (channels, *_), frames in itertools.groupby(audio_frames(path), key=sample_layout):
+        # A mono sound is doubled below: FFmpeg's own upmix would lower its level to 0.7.
+        layout = "mono" if channels == 1 else "stereo"
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=RATE)
+        for frame in frames:
+            # With its time stamps, the resampler would fill gaps between packets with silence.
+            frame.pts = None
+            yield from map(both_channels, resampler.resample(frame))
+        yield from map(both_channels, resampler.resample(None))
+
+
+def sample_layout(frame: av.AudioFrame) -> tuple[int, str, str, int]:
+    return frame.layout.nb_channels, frame.layout.name, frame.format.name, frame.sample_rate
+
+
+def audio_frames(path: str) -> Iterator[av.AudioFrame]:
+    failure: av.FFmpegError | None = None
+    found = False
     with av.open(path) as source:
         if not source.streams.audio:
             raise RenderError("invalid_file_format", "The audio file has no audio stream")
-        # One channel is doubled here: FFmpeg would do it at seven tenths of the loudness.
-        layout = "mono" if source.streams.audio[0].codec_context.channels == 1 else "stereo"
-        resampler = av.AudioResampler(format="fltp", layout=layout, rate=RATE)
-        for frame in source.decode(audio=0):
-            # Some containers give time stamps that the resampler would fill up with silence.
-            frame.pts = None
-            for part in resampler.resample(frame):
-                yield both_channels(part)
-        for part in resampler.resample(None):
-            yield both_channels(part)
+        try:
+            for packet in source.demux(audio=0):
+                try:
+                    for frame in packet.decode():
+                        found = True
+                        yield frame
+                except av.FFmpegError as error:
+                    failure = error
+        except av.FFmpegError as error:
+            failure = error
+    if failure and not found:
+        raise failure
 
 
 def both_channels(frame: av.AudioFrame) -> Floats:
@@ -174,7 +226,7 @@ def both_channels(frame: av.AudioFrame) -> Floats:
 
 
 def plain(error: BaseException) -> str:
-    """The reason without the path: a message that leaves the machine names no local file."""
+    """The reason without the path: an answer must not name a local file."""
     return getattr(error, "strerror", None) or type(error).__name__
 
 
@@ -186,8 +238,9 @@ def encode(out: str, photo: Image.Image, size: tuple[int, int], sound: Floats, f
         video = file.add_stream("libx264", rate=fps)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.options = {"preset": "veryfast", "crf": "22", "g": str(round(fps * 2)), "bf": "0"}
-        # Two leave a status look on a small machine its turn; the colours are those of HD video.
+        # On a small machine, more threads would delay the answers to polls.
         video.codec_context.thread_count = 2
+        # The colours of HD video (BT.709), with limited range.
         video.codec_context.color_range = 1
         video.codec_context.colorspace = 1
         video.codec_context.color_primaries = 1
@@ -214,27 +267,27 @@ def encode(out: str, photo: Image.Image, size: tuple[int, int], sound: Floats, f
 def pictures(
     photo: Image.Image, size: tuple[int, int], sound: Floats, fps: Fraction, frames: int
 ) -> Iterator[Bytes]:
-    """The photo, leaning in a little with the voice, above a row of level bars."""
+    """The photo, zoomed in a little while the voice is loud, with a row of level bars."""
     layers = zoomed(photo, size)
     bars = LevelBars(*size)
     mono = np.pad(sound.mean(axis=0), FFT_WINDOW // 2)
     step = RATE / float(fps)
-    lean = 0.0
+    zoom = 0.0
     heights: Floats = np.zeros(BARS_EACH_SIDE, np.float32)
     for index in range(frames):
         at = min(int((index + 0.5) * step), sound.shape[1])
         level, bands = loudness(mono[at : at + FFT_WINDOW])
-        # Quick to rise, slow to fall: what a level meter does, and easy on the eye.
+        # Like a level meter: quick to rise, slow to fall.
         rise = np.where(bands > heights, 0.65, 0.28).astype(np.float32)
         heights = heights + (bands - heights) * rise
-        lean += (level - lean) * (0.35 if level > lean else 0.15)
-        picture = layers[round(lean * (ZOOM_LEVELS - 1))].copy()
+        zoom += (level - zoom) * (0.35 if level > zoom else 0.15)
+        picture = layers[round(zoom * (ZOOM_LEVELS - 1))].copy()
         bars.draw(picture, heights)
         yield picture
 
 
 def loudness(window: Floats) -> tuple[float, Floats]:
-    """How loud a moment is (0 to 1), and how that is spread over the bars."""
+    """The loudness of a moment (0 to 1), and of each bar's frequency band."""
     rms = float(np.sqrt(np.mean(np.square(window)) + 1e-12))
     level = min(1.0, max(0.0, (20 * math.log10(rms) + 52) / 40))
     spectrum = np.abs(np.fft.rfft(window * np.hanning(FFT_WINDOW)))
@@ -246,18 +299,18 @@ def loudness(window: Floats) -> tuple[float, Floats]:
 
 
 def zoomed(photo: Image.Image, size: tuple[int, int]) -> list[Bytes]:
-    """The photo at each degree of leaning in, ready to be encoded."""
+    """The photo at each zoom level, ready to be encoded."""
     width, height = size
-    # Shrunk once, with room for the closest look, so that each degree is a cheap resize.
-    room = (math.ceil(width * (1 + ZOOM_DEPTH)), math.ceil(height * (1 + ZOOM_DEPTH)))
-    close = photo.resize(room, Image.Resampling.LANCZOS)
+    # Shrunk once, to the size that the closest zoom needs, so that each level is a cheap resize.
+    large = (math.ceil(width * (1 + ZOOM_DEPTH)), math.ceil(height * (1 + ZOOM_DEPTH)))
+    close = photo.resize(large, Image.Resampling.LANCZOS)
     shade = shading(size)
     layers = []
-    for degree in range(ZOOM_LEVELS):
-        factor = 1 + ZOOM_DEPTH * degree / (ZOOM_LEVELS - 1)
-        wide, high = room[0] / factor, room[1] / factor
-        # Towards the face, which in a portrait is above the middle.
-        left, top = (room[0] - wide) * 0.5, (room[1] - high) * 0.42
+    for level in range(ZOOM_LEVELS):
+        factor = 1 + ZOOM_DEPTH * level / (ZOOM_LEVELS - 1)
+        wide, high = large[0] / factor, large[1] / factor
+        # Towards the face, which is above the middle in a portrait.
+        left, top = (large[0] - wide) * 0.5, (large[1] - high) * 0.42
         view = close.resize(size, Image.Resampling.BICUBIC, (left, top, left + wide, top + high))
         pixels = (np.asarray(view, np.float32) * shade).astype(np.uint8)
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -266,7 +319,7 @@ def zoomed(photo: Image.Image, size: tuple[int, int]) -> list[Bytes]:
 
 
 def shading(size: tuple[int, int]) -> Floats:
-    """A soft shadow along the bottom, on which white bars can be seen on any photo."""
+    """A soft shadow along the bottom, so that the white bars are visible on every photo."""
     width, height = size
     depth = np.clip((np.arange(height) / height - 0.74) / 0.26, 0, 1)
     column = 1 - 0.5 * depth * depth * (3 - 2 * depth)
@@ -274,7 +327,7 @@ def shading(size: tuple[int, int]) -> Floats:
 
 
 class LevelBars:
-    """White rounded bars, mirrored about the middle, drawn into the planes of a YUV picture."""
+    """White rounded bars, symmetric about the middle, drawn into the planes of a YUV picture."""
 
     WHITE = 232.0
     OPACITY = 0.92
@@ -297,7 +350,7 @@ class LevelBars:
         self.bar = np.abs(nearest).astype(int)
         self.across = np.abs(columns - width / 2 - nearest * pitch)[None, :]
         self.away = np.abs(np.arange(self.top, self.bottom) + 0.5 - middle)[:, None]
-        # Shorter towards the sides: the row reads as one voice, not as a fence.
+        # Shorter towards the sides, so that the row looks like one voice.
         self.taper = np.cos(np.linspace(0, 1.25, BARS_EACH_SIDE)).astype(np.float32)
 
     def draw(self, picture: Bytes, heights: Floats) -> None:
@@ -316,7 +369,7 @@ class LevelBars:
 def render_voice(spec: dict[str, Any]) -> dict[str, Any]:
     """Speak a text into a WAV: with espeak-ng where it is installed, otherwise in tones."""
     text, name = str(spec["text"]), str(spec["voice"])
-    # One name, one voice: the same each time, and different from most others.
+    # Each name has its own voice, the same every time.
     seed = hashlib.sha256(name.encode()).digest()
     program = shutil.which("espeak-ng") if spec["engine"] == "espeak-ng" else None
     if program:

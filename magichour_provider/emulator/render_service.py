@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from .exceptions import RenderError
-from .models import Output
+from .models import SUFFIXES, Output
 from .storage_host import delete_file
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ FETCH_SECONDS = 30
 STUB_VIDEO = Path(__file__).with_name("stub.mp4")
 STUB_VIDEO_SIDE = 64
 STUB_VOICE = Path(__file__).with_name("stub.wav")
-FILE_NAMES = {"video": "output.mp4", "audio": "output.wav"}
 # Stands for the digest of a library asset, which the emulator does not have.
 NO_DIGEST = "stand-in"
 
@@ -102,7 +101,7 @@ class RenderService:
 
     def release(self, job: Job) -> None:
         """Take a job's file from it; the last job's release deletes the file."""
-        path = self.storage.results.pop(f"{job.id}/{FILE_NAMES[job.job_type]}", None)
+        path = self.storage.results.pop(job.file_name, None)
         cached = self._cache.get(path) if path else None
         if path is None or cached is None:
             return
@@ -113,7 +112,7 @@ class RenderService:
             delete_file(path)
 
     def _publish(self, job: Job, output: Output) -> Output:
-        self.storage.results[f"{job.id}/{FILE_NAMES[job.job_type]}"] = output.path
+        self.storage.results[job.file_name] = output.path
         if output.path in self._cache:
             self._cache[output.path].job_ids.add(job.id)
             self._drop_oldest(newest=job)
@@ -137,7 +136,7 @@ class RenderService:
         return await asyncio.shield(task)
 
     async def _render(self, key: str, job: Job, spec: dict[str, Any]) -> Output:
-        path = self.folder / f"{secrets.token_hex(12)}{Path(FILE_NAMES[job.job_type]).suffix}"
+        path = self.folder / f"{secrets.token_hex(12)}{SUFFIXES[job.job_type]}"
         rendered = await self.workers.run(spec | {"out": str(path)})
         self._cache[path] = CachedRender(key, (await asyncio.to_thread(path.stat)).st_size)
         return Output(

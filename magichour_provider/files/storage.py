@@ -65,7 +65,7 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _PASSWORD = re.compile(r"(?<=://)[^/@]*:[^/@]*(?=@)")
 _SIGNATURE = re.compile(r"(?<=[?&])([\w-]*(?:signature|credential|token)|sig)=[^&]*", re.IGNORECASE)
 
-# A retry meets these again. Most have a class of their own; an object store gives the class without a number.
+# Errors that a retry meets again. Object stores raise some of them without a number.
 _BAD_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ValueError)
 _BAD_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
 
@@ -139,7 +139,9 @@ def _translate_errors(field: str, uri: str) -> Iterator[None]:
     except MagicHourError:
         raise
     except AirflowNotFoundException as error:
-        remedy = f"{error}; the part before the @ is an Airflow connection id: create that connection"
+        remedy = (
+            f"{clean(str(error))}; the part before the @ is an Airflow connection id: create that connection"
+        )
         raise _unusable(field, uri, remedy) from error
     except Exception as error:
         text = clean(getattr(error, "strerror", None) or str(error))
@@ -201,7 +203,7 @@ class _Place:
             fs = attach(scheme, conn_id).fs
         except (ImportError, ValueError) as error:
             remedy = (
-                f"{error}; check the path, and install the Airflow provider for this kind of storage: "
+                f"{clean(str(error))}; check the path, and install the Airflow provider for this storage: "
                 "apache-airflow-providers-amazon[s3fs] for s3, apache-airflow-providers-google for gs, "
                 "apache-airflow-providers-microsoft-azure for abfs"
             )
@@ -256,7 +258,7 @@ class _Place:
                 else:
                     self.fs.info(bucket)
             except FileNotFoundError as error:
-                text = f"there is no bucket {bucket!r}; create it, or check the path"
+                text = f"there is no bucket {shortened(bucket)}; create it, or check the path"
                 raise self.error(InvalidInput, text) from error
         return None
 
@@ -277,14 +279,16 @@ class _Place:
 
     def try_temporary_file(self) -> None:
         """Missing folders are made only later, so this goes into the nearest one that exists."""
+        if self.path.endswith(("/.", "/..")):
+            raise self.error(InvalidInput, "is a folder; let it end in '/'")
         folders = (self.folder, *self.folder.parents)
-        nearest = next(folder for folder in folders if self.fs.lexists(str(folder)))
+        nearest = next((folder for folder in folders if self.fs.lexists(str(folder))), folders[-1])
         if not self.fs.isdir(str(nearest)):
-            raise self.error(InvalidInput, f"{nearest} is not a folder; choose another path")
+            raise self.error(InvalidInput, f"{shortened(str(nearest))} is not a folder; choose another path")
         if self.is_local:
             longest = os.pathconf(nearest, "PC_NAME_MAX")
             names = PurePosixPath(self.path).relative_to(nearest).parts
-            if any(len(os.fsencode(name)) > longest for name in names):
+            if 0 < longest < max(len(os.fsencode(name)) for name in names):
                 raise self.error(InvalidInput, f"a file's name has at most {longest} bytes here; shorten it")
         temporary = str(nearest / self.temporary_name())
         try:
@@ -452,7 +456,7 @@ class Target:
                         text = (
                             f"{clean(holder) or 'another task'} has been making this file since "
                             f"{datetime.fromtimestamp(since, UTC):%F %T} UTC; choose another path, or delete "
-                            f"{reservation} if that task is gone"
+                            f"{reservation.name} beside it if that task is gone"
                         )
                         raise place.error(TargetExists, text)
                     reservation.unlink()
@@ -512,6 +516,9 @@ def _create(path: Path, text: str) -> bool:
             file.write(text)
     except FileExistsError:
         return False
+    except OSError:
+        path.unlink(missing_ok=True)  # a full disk has taken the file, but not the text
+        raise
     return True
 
 

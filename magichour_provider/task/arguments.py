@@ -8,7 +8,6 @@ the default. So nothing after the paid call can fail because of an argument.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any
@@ -29,7 +28,9 @@ def text(field: str, value: Any) -> str:
 
 def path(field: str, value: Any) -> str:
     """Text, or an object that stands for a path."""
-    return text(field, str(value) if isinstance(value, os.PathLike) or hasattr(value, "fs") else value)
+    from magichour_provider.files.storage import uri_of  # a DAG file without output_path does not need it
+
+    return uri_of(text(field, value) if isinstance(value, str) else value)
 
 
 def job_id(field: str, value: Any) -> str:

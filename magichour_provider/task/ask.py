@@ -77,7 +77,7 @@ def ask(
         subject=f"Magic Hour: the answer to a paid call of {ti.task_id} was lost. Adopt its job?",
         body=_body(intent, balance, timeout),
         params={name: param.serialize() for name, param in _form(intent).items()},
-        assigned_users=assigned_users,
+        assigned_users=assigned_users,  # type: ignore[arg-type] # pydantic takes dicts
     )
     shown: Any = task_runner.SUPERVISOR_COMMS.send(question)
     if intent.mark not in shown.body or shown.assigned_users != question.assigned_users:

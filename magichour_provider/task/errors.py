@@ -46,20 +46,23 @@ _define(Fail, AirflowFailException)
 _define(Timeout, AirflowSensorTimeout)
 
 
-def surfaced(error: MagicHourError, namespace: type | None = None) -> MagicHourError:
+def surfaced(
+    error: MagicHourError, namespace: type | None = None, *, recorded: bool = True
+) -> MagicHourError:
     """
     The error to raise in a task: its last line says whether money was spent.
 
     :param namespace: ``Retry``, ``Fail`` or ``Timeout``; default: as the error says.
+    :param recorded: the next try knows the job.
     """
     namespace = namespace or (Retry if error.retryable else Fail)
     name = next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == exceptions.__name__)
-    other: MagicHourError = getattr(namespace, name)(f"{error}\n{charge(error)}")
+    other: MagicHourError = getattr(namespace, name)(f"{error}\n{charge(error, recorded=recorded)}")
     vars(other).update(vars(error))
     return other
 
 
-def charge(error: MagicHourError) -> str:
+def charge(error: MagicHourError, *, recorded: bool = True) -> str:
     """Was money spent? One sentence for a person."""
     amount = "" if error.credits is None else f" {error.credits:g} credits"
     match error.charged:
@@ -70,6 +73,6 @@ def charge(error: MagicHourError) -> str:
         case "unknown":
             at_stake = f": about{amount} are at stake" if amount else ""
             return f"Whether it was charged is not known{at_stake}."
-    if isinstance(error, JobDeleted | JobMismatch) or error.job_id is None:
+    if isinstance(error, JobDeleted | JobMismatch) or error.job_id is None or not recorded:
         return f"Paid{amount}."
     return f"Paid{amount}. A retry or a Clear of this task continues with job {error.job_id}, free of charge."

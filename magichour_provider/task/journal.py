@@ -47,7 +47,9 @@ REPORTED_KEY = "magichour_reported"
 JUST_CREATED = 600.0  # seconds in which the API may not know a job yet that it has just made
 CLOCK_SKEW = 600.0  # seconds by which the vendor's clock may be behind ours
 KEPT = 20  # jobs, and intents that are settled
-PATIENCE = 300.0  # seconds for which a write is repeated, unless the task says how long it may take
+# Seconds for which a write is repeated while Airflow's API server is away, before and after the paid call.
+INTENT_PATIENCE = 60.0
+LONGEST_PATIENCE = 1800.0
 
 # What became of an intent. "refused" is the vendor's own word that no job was made, which only the next try
 # believes; "adopted" and "paid_again" settle an intent whose answer was lost.
@@ -434,10 +436,12 @@ class Journal:
     """
     The record of one task instance: read once, then written through.
 
-    :param patience: seconds for which a write is repeated while Airflow's API server does not answer.
+    :param patience: seconds for which a job is written again while Airflow's API server does not answer.
     """
 
-    def __init__(self, store: Store, *, try_number: int, max_tries: int, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, store: Store, *, try_number: int, max_tries: int, patience: float = LONGEST_PATIENCE
+    ) -> None:
         """
         :raises JournalUnavailable: could not be read; nothing was sent.
         """
@@ -455,7 +459,7 @@ class Journal:
         self.record = Record.of(written)
 
     @classmethod
-    def of(cls, context: Any, *, patience: float = PATIENCE) -> Self:
+    def of(cls, context: Any, *, patience: float = LONGEST_PATIENCE) -> Self:
         """The journal of the task instance that is running."""
         ti = context["ti"]
         if "task_state_store" in context:
@@ -508,7 +512,7 @@ class Journal:
             **details,
         )
         try:
-            self._write(self.record.with_intent(intent))
+            self._write(self.record.with_intent(intent), patience=INTENT_PATIENCE)
         except Exception as error:
             raise JournalUnavailable(
                 f"that this task is about to pay could not be recorded ({_briefly(error)}); "
@@ -586,10 +590,10 @@ class Journal:
         """How a person records a job that this task could not record."""
         return self._store.adopt_command(job.short_id or "", job.job_id)
 
-    def _write(self, record: Record) -> None:
-        """Until it is written, for as long as there is patience: Airflow's API server may be restarted."""
+    def _write(self, record: Record, patience: float = LONGEST_PATIENCE) -> None:
+        """Write until it is written: Airflow's API server may be restarting."""
         tenacity.Retrying(
-            stop=tenacity.stop_after_delay(self._patience),
+            stop=tenacity.stop_after_delay(min(patience, self._patience, LONGEST_PATIENCE)),
             wait=tenacity.wait_exponential(0.2, max=15) + tenacity.wait_random(0, 0.5),
             retry=tenacity.retry_if_exception(_may_pass),
             reraise=True,

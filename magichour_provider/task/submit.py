@@ -81,6 +81,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     question_timeout: float
     question_notifiers: list[Notifier]
     assigned_users: list[dict[str, str]]
+    _disbelieved: str | None = None  # why the last report was not taken
     ui_color = "#efe7fb"
 
     def __init__(
@@ -176,6 +177,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         with self.as_airflow_errors():
             inputs = self._check_all()
             journal = runtime.Journal.of(context, patience=self.timeout)
+            self.push_watch_link(context)
             self._adopt_reported(journal)
             if lost := journal.record.lost:
                 if lost.is_cleared_since(journal.max_tries) and runtime.ask.is_possible(context):
@@ -204,7 +206,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     def _pay_and_wait(self, context: Context, journal: Journal, inputs: InputsT) -> dict[str, Any]:
         resumed = self._resumable(journal, inputs)
         try:
-            job = resumed or self._submit(journal, inputs)
+            job = resumed or self._submit(context, journal, inputs)
         except runtime.exceptions.SubmissionUncertain:
             if (lost := journal.record.lost) and self._await_report(journal, lost):
                 return self._pay_and_wait(context, journal, inputs)
@@ -225,9 +227,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 why_not = self._settle(journal, intent, report)
                 if why_not is None:
                     break
-                self.log.warning(
-                    "What %s reported of %s is not used: %s", report.source, intent.mark, why_not
-                )
+                self._disbelieve(f"{report.source} of {intent.mark}: {why_not}")
 
     def _settle(self, journal: Journal, intent: Intent, report: Report) -> str | None:
         """
@@ -314,6 +314,11 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         if why_not is not None:
             raise runtime.ask.not_usable(lost, why_not)
 
+    def _disbelieve(self, why: str) -> None:
+        if why != self._disbelieved:
+            self.log.warning("A report is not believed: %s", why)
+        self._disbelieved = why
+
     def _resumable(self, journal: Journal, inputs: InputsT) -> PaidJob | None:
         """The job that was paid for already. The input files are not touched: they may be gone by now."""
         fingerprint = inputs.fingerprint()
@@ -333,7 +338,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.exceptions.JobDeleted,
             runtime.exceptions.JobMismatch,
         ) as error:
-            raise journal.with_instructions(error) from error
+            why = f". What was reported is not believed: {self._disbelieved}" if self._disbelieved else ""
+            raise journal.with_instructions(error.copied(f"{error}{why}")) from error
         if job is None:
             return None
         self.log.info("Job %s was paid for by an earlier try: it is picked up, nothing is paid", job.job_id)
@@ -360,8 +366,11 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     # --- paying ---
 
-    def _submit(self, journal: Journal, inputs: InputsT) -> PaidJob:
+    def _submit(self, context: Context, journal: Journal, inputs: InputsT) -> PaidJob:
+        self._refuse_shared_target(context)
         whole, uploaded = self._prepare(inputs)
+        if self.output_path is not None:
+            runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
         client = self.hook.client  # what can fail before the paid call, fails before the intent
         intent = journal.record_intent(
             name=inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME],
@@ -382,12 +391,15 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             ) from error
         except runtime.exceptions.MagicHourError as error:
             self._charged = "no"
+            self._release_target(context)
             # The vendor's own word, which a gateway can write too: only the next try believes it.
             refused = isinstance(error, runtime.exceptions.Unavailable) and error.by_vendor
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
             raise
+        if self.poll_interval is None and self.hook.settings.poll_interval is None:
+            self.poll_interval = submission.poll_interval
         job = runtime.PaidJob(
             job_id=submission.job_id,
             short_id=intent.short_id,
@@ -429,6 +441,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.Source.find(field, media_type, getattr(inputs, field))
             for field, media_type in inputs.uploads().items()
         ]
+        for source in sources:
+            runtime.media.check_media_type(source)
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
             self.log.warning(warning)
@@ -445,6 +459,28 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
         paths = self.hook.client.upload(sources)
         return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
+
+    def _refuse_shared_target(self, context: Context) -> None:
+        """One file for all mapped instances: all but one would pay for a video that they cannot deliver."""
+        if (
+            (-1 if context["ti"].map_index is None else context["ti"].map_index) < 0
+            or self.replace
+            or (self.output_path or "/").endswith("/")
+        ):
+            return
+        task = self.get_dag().get_task(self.task_id)
+        written = getattr(task, "partial_kwargs", vars(task)).get("output_path")
+        if isinstance(written, str) and not self.is_known_later(written):
+            raise runtime.exceptions.InvalidInput.of(
+                "output_path",
+                self.output_path,
+                "is one file for all mapped tasks; end it with '/', or put {{ ti.map_index }} into it",
+            )
+
+    def _release_target(self, context: Context) -> None:
+        """No job of this task makes the file: another task may."""
+        if self.output_path is not None:
+            runtime.Target(self.output_path, self.replace).release(_owner(context))
 
     def _with_balance(self, error: InsufficientCredits, inputs: InputsT) -> MagicHourError:
         return error.copied(
@@ -481,9 +517,22 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             self._charged, self._credits = "yes", job.credits_charged if job else None
         return super().execute_complete(context, event)
 
+    def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
+        try:
+            return super().collect_result(context, job_id)
+        except runtime.exceptions.JobEnded:
+            self._release_target(context)
+            raise
+
     def job_name(self, context: Context) -> str:
         try:
             jobs = runtime.Journal.of(context).record.jobs
         except runtime.exceptions.MagicHourError:
             return "its job"
         return f"job {jobs[-1].job_id}" if jobs else "its job"
+
+
+def _owner(context: Context) -> str:
+    """The task instance in words; its tries share it."""
+    ti = context["ti"]
+    return f"task {ti.task_id} of DAG {ti.dag_id}, run {ti.run_id}, map index {ti.map_index}"

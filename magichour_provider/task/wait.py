@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -22,7 +22,7 @@ try:
 except ImportError:  # Airflow 3.0
     from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef]
 
-from magichour_provider.links import MagicHourJobLink
+from magichour_provider.links import MagicHourJobLink, MagicHourWatchLink, watch_url
 from magichour_provider.task import runtime
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class JobMixin:
 
     # See _show_what_was_sent. Airflow 3.0 answers 404 to it after a try that is to be retried.
     overwrite_rtif_after_execution = AIRFLOW_V_3_1_PLUS
-    operator_extra_links: Any = (MagicHourJobLink(),)
+    operator_extra_links: Any = (MagicHourWatchLink(), MagicHourJobLink())
     _job_id: str | None = None
     _charged: Charged = "no"  # has this task instance paid, as far as it knows?
     _credits: float | None = None
@@ -109,25 +109,22 @@ class JobMixin:
         for name, value in runtime.arguments.checked(arguments, values, unknown=unknown).items():
             setattr(self, name, value)
 
-    def known_later(self, names: Any) -> set[str]:
-        """Which of them hold a template, or what Airflow resolves at run time: an XCom, a DAG's param."""
-        dag = self.get_dag()
-        jinja = (dag and dag.jinja_environment_kwargs) or {}
-        starts = [
-            jinja.get(f"{name}_start_string", default)
-            for name, default in (("variable", "{{"), ("block", "{%"))
-        ]
-
-        def is_known_later(value: object) -> bool:
-            return hasattr(value, "iter_references") or (
-                isinstance(value, str) and any(start in value for start in starts)
-            )
-
+    def known_later(self, names: Iterable[str]) -> set[str]:
+        """Which of them hold a value that is only known at run time."""
         return {
             name
             for name in names
-            if name in self.template_fields and is_known_later(getattr(self, name, None))
+            if name in self.template_fields and self.is_known_later(getattr(self, name, None))
         }
+
+    def is_known_later(self, value: object) -> bool:
+        """A template, or what Airflow resolves at run time: an XCom, a DAG's param."""
+        dag = self.get_dag()
+        jinja = (dag and dag.jinja_environment_kwargs) or {}
+        starts = (jinja.get("variable_start_string", "{{"), jinja.get("block_start_string", "{%"))
+        return hasattr(value, "iter_references") or (
+            isinstance(value, str) and any(start in value for start in starts)
+        )
 
     # --- errors ---
 
@@ -165,7 +162,8 @@ class JobMixin:
 
     def surfaced(self, error: MagicHourError) -> MagicHourError:
 
-        return runtime.errors.surfaced(self._with_charge(error))
+        recorded = self._adopt_instructions is None
+        return runtime.errors.surfaced(self._with_charge(error), recorded=recorded)
 
     def _with_charge(self, error: MagicHourError) -> MagicHourError:
         """After the paid call, an error of any other call does not mean that nothing was charged."""
@@ -188,6 +186,12 @@ class JobMixin:
         return runtime.errors.charge(self._with_charge(runtime.exceptions.MagicHourError("", charged="no")))
 
     # --- links ---
+
+    def push_watch_link(self, context: Context) -> None:
+        """Before the paid call: a task whose answer was lost needs its page most."""
+        with runtime.telemetry.best_effort("The link to the task's page was not stored"):
+            ti = context["ti"]
+            ti.xcom_push(key=MagicHourWatchLink().xcom_key, value=watch_url(ti))
 
     def push_link(self, context: Context, job_id: str) -> None:
         """From now on the UI has its button, and ``on_kill`` knows the job."""

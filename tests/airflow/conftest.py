@@ -15,8 +15,9 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from buckets import Buckets
 from harness import Airflow
@@ -24,7 +25,7 @@ from harness import Airflow
 from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,11 @@ def dags() -> Path:
     """Airflow's DAGs folder, with a migrated database behind it."""
     from airflow.configuration import conf
     from airflow.utils.db import initdb
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def write_without_waiting_for_the_disk(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
 
     initdb()
     return Path(conf.get("core", "dags_folder"))
@@ -45,10 +51,35 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
         yield emulator
 
 
+@pytest.fixture
+def submit(emulator: Emulator) -> Callable[[], str]:
+    """Pays for a video as somebody else would, without Airflow, and returns the id of the job."""
+
+    def submit() -> str:
+        assets = {
+            "image_file_path": emulator.put_asset(b"a photo", "jpg"),
+            "audio_file_path": emulator.put_asset(b"a voice", "mp3"),
+        }
+        answer = httpx.post(
+            f"{emulator.url}/v1/ai-talking-photo",
+            json={"assets": assets, "start_seconds": 0, "end_seconds": 1},
+            headers={"Authorization": f"Bearer {emulator.api_key}"},
+        )
+        return str(answer.json()["id"])
+
+    return submit
+
+
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client's own retries follow at once; a Retry-After is still honoured."""
     monkeypatch.setattr("magichour_provider.api.flows.backoff", lambda _: 0.0)
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that cannot be written is not written again for minutes."""
+    monkeypatch.setattr("magichour_provider.task.journal.LONGEST_PATIENCE", 0.5)
 
 
 @pytest.fixture

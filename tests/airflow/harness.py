@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import textwrap
+import wave
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from airflow.sdk import DAG
@@ -35,8 +38,37 @@ from magichour_provider.sensors import TalkingPhotoSensor, VoiceGeneratorSensor
 def api_server() -> Any:
     """One for all tasks, as in a real Airflow: ``dag.test()`` takes seconds to make one for each."""
     from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
+    from fastapi.dependencies import utils
 
-    return InProcessExecutionAPI()
+    server = InProcessExecutionAPI()
+    _ = server.app
+    # As this app overrides dependencies, FastAPI would inspect them all again at each request.
+    utils.get_dependant = remembered(utils.get_dependant)
+    return server
+
+
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls it once for the same keyword arguments, which may be lists."""
+    results: dict[Any, Any] = {}
+
+    def call(**given: Any) -> Any:
+        key = tuple(
+            (name, tuple(value) if isinstance(value, list) else value) for name, value in given.items()
+        )
+        if key not in results:
+            results[key] = function(**given)
+        return results[key]
+
+    return call
+
+
+PHOTO = b"\xff\xd8\xff a photo"  # begins like a JPEG, which is all that is checked
+
+
+def write_silence(path: Path, seconds: float) -> None:
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(2 * round(8000 * seconds)))
 
 
 both_modes = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
@@ -135,8 +167,8 @@ class Airflow:
     def __init__(self, folder: Path, dags: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.photo, self.voice = folder / "photo.jpg", folder / "voice.mp3"
-        self.photo.write_bytes(b"a photo")
-        self.voice.write_bytes(b"a voice")
+        self.photo.write_bytes(PHOTO)
+        write_silence(self.voice, 4)
         self.dags = dags
         self._monkeypatch = monkeypatch
 

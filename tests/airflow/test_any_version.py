@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import wave
 from typing import TYPE_CHECKING
 
 import pytest
@@ -97,8 +98,10 @@ def emulator() -> Iterator[Emulator]:
 def runs(dags: Path, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What Airflow logged, by DAG; the last line is the task's state."""
     folder = tmp_path_factory.mktemp("any_version")
-    (folder / "photo.jpg").write_bytes(b"a photo")
-    (folder / "voice.mp3").write_bytes(b"a voice")
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff a photo")
+    with wave.open(str(folder / "voice.mp3"), "wb") as voice:
+        voice.setparams((1, 1, 8000, 0, "NONE", ""))
+        voice.writeframes(bytes(8000))
     own_dags = folder / "dags"
     own_dags.mkdir()
     file = own_dags / "any_version.py"

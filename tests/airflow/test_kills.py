@@ -59,9 +59,9 @@ STEPS_WITH_A_JOB = [
     (Journal, "record_job"),
     (TalkingPhotoOperator, "_submit"),
     (TalkingPhotoOperator, "push_link"),
-    (Journal, "delivering"),
-    (DownloadValidator, "check"),  # a part of the video is on disk
-    (DownloadValidator, "finish"),
+    (Journal, "record_delivery"),
+    (DownloadValidator, "feed"),  # the file is begun
+    (DownloadValidator, "close"),  # the file is on disk, under its temporary name
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),
     (TalkingPhotoOperator, "collect_result"),
@@ -96,8 +96,8 @@ VOICE_STEPS = [
     (Journal, "record_job"),
     (VoiceGeneratorOperator, "_submit"),
     (VoiceGeneratorOperator, "push_link"),
-    (Journal, "delivering"),
-    (DownloadValidator, "check"),
+    (Journal, "record_delivery"),
+    (DownloadValidator, "feed"),
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),
     (media, "of_file"),

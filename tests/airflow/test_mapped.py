@@ -82,3 +82,15 @@ def test_a_submitted_batch_is_waited_for_by_mapped_sensors(airflow: Airflow, emu
         job["id"] for job in emulator.jobs()
     )
     assert emulator.charges() == 2
+
+
+def test_one_file_for_all_mapped_tasks_is_refused_before_any_of_them_pays(
+    airflow: Airflow, emulator: Emulator
+) -> None:
+    run = airflow.run(
+        f"TalkingPhotoOperator.partial(task_id='video', output_path='{airflow.folder}/v.mp4', **VIDEO)"
+        ".expand(name=['ada', 'grace'])"
+    )
+    assert run.state() == "failed,failed"
+    assert all("is one file for all mapped tasks" in error for error in run.errors())
+    assert emulator.charges() == 0

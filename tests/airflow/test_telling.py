@@ -295,7 +295,7 @@ def names(datasets: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def test_openlineage_hears_what_became_of_what(
     airflow: Airflow, emulator: Emulator, dags: Path, s3: Buckets
 ) -> None:
-    s3.put("people/ada.jpg", b"a photo")
+    s3.put("people/ada.jpg", airflow.photo.read_bytes())
 
     event = lineage(
         airflow,

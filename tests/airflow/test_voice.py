@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import both_modes
+from harness import both_modes, write_silence
 
 from magichour_provider.emulator import Emulator
 
@@ -211,15 +211,9 @@ def test_the_library_url_and_the_download_url_both_stay_the_same_input_when_a_si
 # --- an end that is left out ---
 
 
-def write_voice(path: Path, seconds: float) -> None:
-    with wave.open(str(path), "wb") as sound:
-        sound.setparams((1, 2, 8000, 0, "NONE", ""))
-        sound.writeframes(bytes(round(16_000 * seconds)))
-
-
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_the_clip_ends_with_the_file(airflow: Airflow, emulator: Emulator, scheme: str) -> None:
-    write_voice(voice := airflow.folder / "voice.wav", 2.5)
+    write_silence(voice := airflow.folder / "voice.wav", 2.5)
     run = airflow.video(audio_file_path=f"{scheme}{voice}", start_seconds=0.5, end_seconds=None)
     assert run.state() == "success", run.errors()
     assert emulator.jobs()[0]["request"]["end_seconds"] == 2.5
@@ -230,7 +224,7 @@ def test_the_clip_ends_with_the_file(airflow: Airflow, emulator: Emulator, schem
 def test_what_was_measured_is_not_measured_again_when_a_job_is_taken_up(
     airflow: Airflow, emulator: Emulator, deferrable: bool
 ) -> None:
-    write_voice(voice := airflow.folder / "voice.wav", 1)
+    write_silence(voice := airflow.folder / "voice.wav", 1)
     target = airflow.folder / "video.mp4"
     run = airflow.video(
         audio_file_path=str(voice), end_seconds=None, output_path=str(target), deferrable=deferrable
@@ -246,13 +240,13 @@ def test_what_was_measured_is_not_measured_again_when_a_job_is_taken_up(
 def test_a_voice_that_grew_between_two_tries_is_still_the_same_input(
     airflow: Airflow, emulator: Emulator
 ) -> None:
-    write_voice(voice := airflow.folder / "voice.wav", 1)
+    write_silence(voice := airflow.folder / "voice.wav", 1)
     emulator.fault("create", status=503)
     emulator.fault("download", status=403, times=4)
     run = airflow.video(
         audio_file_path=str(voice), end_seconds=None, retries=2, output_path=f"{airflow.folder}/out/"
     )
-    write_voice(voice, 2)
+    write_silence(voice, 2)
     run.clear()
     assert run.state() == "success", run.errors()
     assert emulator.charges() == 1
@@ -261,15 +255,16 @@ def test_a_voice_that_grew_between_two_tries_is_still_the_same_input(
 @pytest.mark.parametrize(
     ("audio", "words"),
     [
-        ("voice.mp3", "voice.mp3 cannot be measured"),  # it holds the words "a voice"
+        ("broken.mp3", "broken.mp3 cannot be measured"),
         ("{{ 'https://x.example/voice.mp3' }}", "is not a file that can be measured here"),
-        ("https://magichour.ai/my-library?audioId=nobodys", "the audio of job nobodys cannot be measured"),
+        ("https://magichour.ai/my-library?audioId=nobodys", "the sound of job nobodys cannot be measured"),
     ],
 )
 def test_what_cannot_be_measured_asks_for_the_end_before_anything_is_paid_or_uploaded(
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, audio: str, words: str
 ) -> None:
     monkeypatch.chdir(airflow.folder)
+    (airflow.folder / "broken.mp3").write_bytes(b"\xff\xfb broken")
     run = airflow.video(audio_file_path=audio, end_seconds=None, retries=1)
     (error,) = run.errors()
     assert error.startswith("AirflowFailException: InvalidInput: end_seconds=None: is needed")
@@ -278,7 +273,7 @@ def test_what_cannot_be_measured_asks_for_the_end_before_anything_is_paid_or_upl
     assert emulator.requests("put") == []
 
 
-@pytest.mark.parametrize("audio", ["https://x.example/voice.mp3", "api-assets/voice.mp3", "voice.webm"])
+@pytest.mark.parametrize("audio", ["https://x.example/voice.mp3", "api-assets/voice.mp3"])
 def test_where_that_is_known_at_parse_the_dag_does_not_parse(airflow: Airflow, audio: str) -> None:
     with pytest.raises(ValueError, match=r"^end_seconds=None: is needed"):
         airflow.video(audio_file_path=audio, end_seconds=None)
@@ -287,7 +282,7 @@ def test_where_that_is_known_at_parse_the_dag_does_not_parse(airflow: Airflow, a
 def test_a_measured_clip_is_held_against_limits_and_credits(
     airflow: Airflow, emulator: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_voice(voice := airflow.folder / "voice.wav", 46)
+    write_silence(voice := airflow.folder / "voice.wav", 46)
     measured = {"audio_file_path": str(voice), "end_seconds": None}
     run = airflow.video(**measured, max_credits=2000)
     assert "max_credits=2000: the clip of 46 s is estimated at 2208 credits" in run.errors()[0]
@@ -298,8 +293,18 @@ def test_a_measured_clip_is_held_against_limits_and_credits(
     assert run.errors()[0].startswith("AirflowFailException: InvalidRequest:")  # the vendor's refusal is free
 
     run = airflow.video(**measured, start_seconds=46)
-    assert "end_seconds=46.0: must be greater than start_seconds=46.0" in run.errors()[0]
+    assert "start_seconds=46.0: must be less than 46, the length of" in run.errors()[0]
     assert emulator.charges() == 0
+
+
+def test_a_clip_longer_than_its_voice_is_bought_with_a_warning(
+    airflow: Airflow, emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = airflow.video(end_seconds=60)
+    assert run.state() == "success", run.errors()
+    log = capsys.readouterr().out
+    assert "is 4 s long: the clip is estimated at 2880 credits, and at 192 (2688 fewer)" in log
+    assert emulator.charges() == 1
 
 
 @both_modes

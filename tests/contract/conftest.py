@@ -42,18 +42,24 @@ class Pauses(list[float]):
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
-    """Has the clients repeat without waiting, and tells how long they would have waited at least."""
+    """Makes the clients repeat without a wait, and collects the pauses that the server has asked for."""
     made = Pauses()
+    retry_429 = flows.retry_429
 
-    def at_once(state: Any) -> float:
-        made.append(flows.pause(state))
+    def pause(seconds: float) -> None:
+        made.append(seconds)
         if made.on_pause:
             made.on_pause()
+
+    def at_once(state: Any) -> float:
+        pause(flows.pause(state))
         return 0.0
 
     monkeypatch.setattr(flows, "backoff", lambda _: 0.0)
-    for policy in (flows.RETRY_SAFE, flows.RETRY_SUBMIT):
+    for policy in (flows.RETRY_SAFE, flows.RETRY_TRANSFER, flows.RETRY_SUBMIT):
         monkeypatch.setitem(policy, "wait", at_once)
+    # Its pauses count against its time, so they keep their length, and only the sleep is left out.
+    monkeypatch.setattr(flows, "retry_429", lambda seconds: retry_429(seconds) | {"sleep": pause})
     return made
 
 

@@ -1,4 +1,4 @@
-"""Every ending of the paid call, through the blocking client: was a job made, and what is the caller told?"""
+"""Every ending of the paid call: was a job made, and what is the caller told?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from both import BLOCKING, DRIPS, Row, StandIn, accepts, drips, row, says, settings_for, stand_in, through
+from both import DRIPS, Row, StandIn, accepts, drips, heard, row, says, settings_for, stand_in, through
 
 from magichour_provider.api.client import Settings
 from magichour_provider.api.inputs import TalkingPhotoInputs
@@ -53,12 +53,12 @@ def assets(emulator: Emulator) -> dict[str, str]:
 def submitted(emulator: Emulator, assets: dict[str, str]) -> Iterator[Callable[..., Row]]:
     """The row of one submission under a fault."""
 
-    def submit(mode: str, fault: dict[str, Any] | None = None, *, timeout: float = 20) -> Row:
+    def submit(fault: dict[str, Any] | None = None, *, timeout: float = 20) -> Row:
         name = next(NAMES)
         if fault:
             emulator.fault("create", **({"name": name} | fault))
         return row(
-            mode,
+            "sync",
             settings_for(emulator, timeout=timeout),
             lambda client: client.submit(create_talking_photo(INPUTS, **assets, name=name)),
             charges=lambda: emulator.charges(name),
@@ -80,11 +80,14 @@ NO_JOB = {
     403: "Forbidden",
     404: "NotFound",
     405: "InvalidRequest",
+    407: "Unauthorized",
     413: "InvalidRequest",
     415: "InvalidRequest",
     422: "InvalidRequest",
 }
-NOT_KNOWN = (301, 408, 409, 418, 499, 500, 501, 504, 520, 599)
+# A redirect, "too early", and Cloudflare's word that it did not reach the origin.
+NO_JOB_NOW = (301, 302, 303, 307, 308, 425, 521, 522, 523, 525, 526, 530)
+NOT_KNOWN = (408, 409, 418, 499, 500, 501, 504, 520, 524, 529, 599)
 VENDOR, HTML, EMPTY = {}, {"html": True}, {"body": ""}
 BODIES = [VENDOR, HTML, EMPTY]
 
@@ -95,17 +98,18 @@ ANSWERS: list[tuple[dict[str, Any], Row]] = [
         for status, kind in NO_JOB.items()
         for body in BODIES
     ),
+    *(
+        ({"status": status, **body}, Row("Unavailable", status, True, "no"))
+        for status in NO_JOB_NOW
+        for body in BODIES
+    ),
     *(({"status": status, **body}, uncertain(status)) for status in NOT_KNOWN for body in BODIES),
     *(({"status": status}, Row("Unavailable", status, True, "no")) for status in (502, 503)),
     *(({"status": status, **body}, uncertain(status)) for status in (502, 503) for body in (HTML, EMPTY)),
-    *(
-        ({"status": 429, "times": None, **body}, Row("RateLimited", 429, True, "no", requests=4))
-        for body in BODIES
-    ),
-    ({"status": 429}, Row("ok", charges=1, requests=2)),
+    *(({"status": 429, **body}, Row("ok", charges=1, requests=2)) for body in BODIES),
     ({"status": 429, "headers": {"Retry-After": "9"}}, Row("ok", charges=1, requests=2)),
     ({"status": 429, "headers": {"Retry-After": "3600"}}, Row("RateLimited", 429, True, "no")),
-    ({"status": 429, "times": 3}, Row("ok", charges=1, requests=4)),
+    ({"status": 429, "times": 30}, Row("ok", charges=1, requests=31)),
     # The job was made, and the answer lost or spoiled on its way.
     ({"status": 500, "effect": True}, uncertain(500, charges=1)),
     ({"html": True, "effect": True}, uncertain(502, charges=1)),
@@ -120,15 +124,13 @@ ANSWERS: list[tuple[dict[str, Any], Row]] = [
 ]
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(("fault", "expected"), ANSWERS, ids=brief)
 def test_an_answer_to_the_paid_call(
-    submitted: Callable[..., Row], pauses: list[float], fault: dict[str, Any], expected: Row, mode: str
+    submitted: Callable[..., Row], pauses: list[float], fault: dict[str, Any], expected: Row
 ) -> None:
-    assert submitted(mode, fault) == expected
+    assert submitted(fault) == expected
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -139,28 +141,65 @@ def test_an_answer_to_the_paid_call(
     ids=brief,
 )
 def test_an_answer_that_takes_too_long(
-    submitted: Callable[..., Row], fault: dict[str, Any], expected: Row, mode: str
+    submitted: Callable[..., Row], fault: dict[str, Any], expected: Row
 ) -> None:
-    assert submitted(mode, fault, timeout=SHORT) == expected
+    assert submitted(fault, timeout=SHORT) == expected
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_a_pause_that_the_vendor_asks_for_is_kept(
-    submitted: Callable[..., Row], pauses: list[float], mode: str
+def test_the_paid_call_is_repeated_after_429_for_as_long_as_the_caller_wants(
+    emulator: Emulator, assets: dict[str, str], pauses: list[float]
 ) -> None:
-    submitted(mode, {"status": 429, "headers": {"Retry-After": "9"}})
+    emulator.fault("create", status=429, times=None, headers={"Retry-After": "9"})
+    before = len(emulator.requests("create"))
+    with pytest.raises(RateLimited):
+        through(
+            "sync",
+            settings_for(emulator),
+            lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n"), retry_429_seconds=20),
+        )
+    emulator.clear_faults()
+    # The clock stands still here: what ends it is the number of attempts.
+    assert len(emulator.requests("create")) - before == len(pauses) + 1 == 30
+    assert set(pauses) == {9}
+
+
+def test_a_call_that_was_not_sent_between_two_429s_is_repeated_too(
+    emulator: Emulator, assets: dict[str, str], pauses: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+    failures = iter([True] * 3)
+
+    def now_and_then(*where: Any, **how: Any) -> Any:
+        if len(pauses) >= 5 and next(failures, False):
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return resolve(*where, **how)
+
+    emulator.fault("create", status=429, times=9)
+    monkeypatch.setattr(socket, "getaddrinfo", now_and_then)
+    try:
+        through(
+            "sync",
+            settings_for(emulator),
+            lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
+        )
+    finally:
+        emulator.clear_faults()
+    assert len(pauses) == 9 + 3
+
+
+def test_a_pause_that_the_vendor_asks_for_is_kept(submitted: Callable[..., Row], pauses: list[float]) -> None:
+    submitted({"status": 429, "headers": {"Retry-After": "9"}})
     assert pauses == [9]
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(("said", "least"), [("3600", 3600), ("Wed, 21 Oct 2099 07:28:00 GMT", 1e9)])
 def test_a_pause_that_is_too_long_is_left_to_the_caller(
-    emulator: Emulator, assets: dict[str, str], pauses: list[float], said: str, least: float, mode: str
+    emulator: Emulator, assets: dict[str, str], pauses: list[float], said: str, least: float
 ) -> None:
     emulator.fault("create", status=429, headers={"Retry-After": said})
     with pytest.raises(RateLimited) as limited:
         through(
-            mode,
+            "sync",
             settings_for(emulator),
             lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
         )
@@ -169,12 +208,11 @@ def test_a_pause_that_is_too_long_is_left_to_the_caller(
     assert pauses == []
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_the_vendors_reason_reaches_the_caller(emulator: Emulator, assets: dict[str, str], mode: str) -> None:
+def test_the_vendors_reason_reaches_the_caller(emulator: Emulator, assets: dict[str, str]) -> None:
     emulator.fault("create", status=422, body={"message": "end_seconds is beyond the audio"})
     with pytest.raises(Exception, match="end_seconds is beyond the audio"):
         through(
-            mode,
+            "sync",
             settings_for(emulator),
             lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
         )
@@ -183,9 +221,9 @@ def test_the_vendors_reason_reaches_the_caller(emulator: Emulator, assets: dict[
 # --- what a network does ---
 
 
-def posted(mode: str, server: StandIn, **settings: Any) -> Row:
+def posted(server: StandIn, **settings: Any) -> Row:
     return row(
-        mode,
+        "sync",
         settings_for(server, **settings),
         lambda client: client.submit(
             create_talking_photo(INPUTS, image="api-assets/1", audio="api-assets/2", name="n")
@@ -194,7 +232,6 @@ def posted(mode: str, server: StandIn, **settings: Any) -> Row:
     )
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -204,17 +241,20 @@ def posted(mode: str, server: StandIn, **settings: Any) -> Row:
         (says('HTTP/1.1 200 OK\r\n\r\n{"id": "job-1"}'), Row("ok")),
         (says('HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"id": "job-1"}'), uncertain()),
         (says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}"), uncertain()),
-        (says("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"), uncertain()),
+        (says("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"), uncertain(200)),
         (says('HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{"id": "job-1"}'), Row("ok")),
-        (says("HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n"), uncertain(307)),
+        (
+            says("HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n"),
+            Row("Unavailable", 307, True, "no"),
+        ),
         (accepts, Row("ok")),
     ],
 )
 def test_what_comes_back_is_not_always_an_answer(
-    answer: Callable[[socket.socket], object], expected: Row, mode: str
+    answer: Callable[[socket.socket], object], expected: Row
 ) -> None:
     with stand_in(answer) as server:
-        assert posted(mode, server) == expected
+        assert posted(server) == expected
 
 
 OK, BODY = "HTTP/1.1 200 OK\r\n", '{"id": "job-1", "x": "'
@@ -226,54 +266,71 @@ DRIPPING = {
 }
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize("part", DRIPPING)
-def test_an_answer_that_drips_is_not_waited_for(part: str, mode: str) -> None:
+def test_an_answer_that_drips_is_not_waited_for(part: str) -> None:
     with stand_in(drips(*DRIPPING[part])) as server:
-        ending = posted(mode, server, timeout=SHORT)
+        ending = posted(server, timeout=SHORT)
     assert (ending.ending, ending.charged, ending.requests) == ("SubmissionUncertain", "unknown", 1)
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_an_answer_that_drips_through_tls_is_not_waited_for(
-    mode: str, tls: ssl.SSLContext, pem: Path
-) -> None:
+def test_an_answer_that_drips_through_tls_is_not_waited_for(tls: ssl.SSLContext, pem: Path) -> None:
     with stand_in(drips(*DRIPPING["headers"]), tls=tls) as server:
-        assert posted(mode, server, timeout=SHORT, verify=str(pem)) == uncertain()
+        assert posted(server, timeout=SHORT, verify=str(pem)) == uncertain()
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_nobody_listens(mode: str, pauses: list[float]) -> None:
+def silent(*_: object) -> None:
+    """A transport that reports nothing to its trace."""
+
+
+def renamed(trace: Any, name: str, info: dict[str, Any]) -> None:
+    """A transport that reports the same events by other names."""
+    if trace.trace_extension:
+        trace.trace_extension(f"h11.{name}", info)
+
+
+@pytest.mark.parametrize("reports", [silent, renamed])
+def test_a_call_is_not_repeated_when_the_transport_does_not_prove_that_it_was_not_sent(
+    reports: Callable[..., None], monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    monkeypatch.setattr("httpcore._trace.Trace.trace", reports)
+    with stand_in(lambda connection: connection.shutdown(socket.SHUT_RDWR)) as server:
+        assert posted(server) == uncertain()
+    with stand_in(accepts) as server:
+        assert posted(server) == Row("ok")
     with ExitStack() as closing:
         server = StandIn(accepts, listening=False)
         closing.callback(server.server_close)
-        assert posted(mode, server) == NOT_SENT
+        assert posted(server).ending == "SubmissionUncertain"
+    assert pauses == []
+
+
+def test_nobody_listens(pauses: list[float]) -> None:
+    with ExitStack() as closing:
+        server = StandIn(accepts, listening=False)
+        closing.callback(server.server_close)
+        assert posted(server) == NOT_SENT
     assert len(pauses) == 4  # attempts
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_nobody_listens_at_first(mode: str, pauses: Any) -> None:
+def test_nobody_listens_at_first(pauses: Any) -> None:
     server = StandIn(accepts, listening=False)
     pauses.on_pause = server.listen
     try:
-        assert posted(mode, server) == Row("ok", requests=1)
+        assert posted(server) == Row("ok", requests=1)
     finally:
         server.shutdown()
         server.server_close()
     assert len(pauses) == 1
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_a_name_that_does_not_resolve(
-    mode: str, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
-) -> None:
+def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     settings = Settings(api_key="k", base_url="http://api.example")
     expected = row(
-        mode,
+        "sync",
         settings,
         lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
         requests=lambda: 0,
@@ -281,9 +338,8 @@ def test_a_name_that_does_not_resolve(
     assert expected == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
 def test_a_name_that_resolves_too_late_sends_nothing(
-    mode: str, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+    monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
     resolve, too_late = socket.getaddrinfo, threading.Event()
 
@@ -294,11 +350,10 @@ def test_a_name_that_resolves_too_late_sends_nothing(
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
     with stand_in(accepts) as server:
         server.url = server.url.replace("127.0.0.1", "localhost")
-        assert posted(mode, server, timeout=HARDLY) == NOT_SENT
+        assert posted(server, timeout=HARDLY) == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_a_host_that_does_not_take_connections(mode: str, pauses: list[float]) -> None:
+def test_a_host_that_does_not_take_connections(pauses: list[float]) -> None:
     with ExitStack() as closing:
         server = StandIn(accepts, listening=False)
         closing.callback(server.server_close)
@@ -308,28 +363,25 @@ def test_a_host_that_does_not_take_connections(mode: str, pauses: list[float]) -
             waiting = closing.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(server.server_address)
-        assert posted(mode, server, timeout=HARDLY) == NOT_SENT
+        assert posted(server, timeout=HARDLY) == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_a_certificate_that_is_not_trusted(mode: str, tls: ssl.SSLContext, pauses: list[float]) -> None:
+def test_a_certificate_that_is_not_trusted(tls: ssl.SSLContext, pauses: list[float]) -> None:
     with stand_in(accepts, tls=tls) as server:
-        assert posted(mode, server, verify=True) == NOT_SENT
+        assert posted(server, verify=True) == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
 @pytest.mark.parametrize("trusted", [True, False])
 def test_a_certificate_that_the_connection_trusts_or_ignores(
-    mode: str, tls: ssl.SSLContext, pem: Path, trusted: bool
+    tls: ssl.SSLContext, pem: Path, trusted: bool
 ) -> None:
     with stand_in(accepts, tls=tls) as server:
-        assert posted(mode, server, verify=str(pem) if trusted else False) == Row("ok")
+        assert posted(server, verify=str(pem) if trusted else False) == Row("ok")
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_a_server_that_does_not_speak_tls(mode: str, emulator: Emulator, pauses: list[float]) -> None:
+def test_a_server_that_does_not_speak_tls(emulator: Emulator, pauses: list[float]) -> None:
     ending = row(
-        mode,
+        "sync",
         Settings(api_key="k", base_url=emulator.url.replace("http:", "https:"), verify=False),
         lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
         requests=lambda: len(emulator.requests()),
@@ -337,28 +389,53 @@ def test_a_server_that_does_not_speak_tls(mode: str, emulator: Emulator, pauses:
     assert ending == NOT_SENT
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_the_paid_call_goes_out_on_a_connection_of_its_own(mode: str) -> None:
+def tunnelled(inside: Callable[[socket.socket], object], **more: Any) -> Row:
+    """The row of a paid call through a proxy that lets it through to this."""
+
+    def proxy(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        inside(connection)
+
+    with stand_in(proxy) as server:
+        return row(
+            "sync",
+            Settings(api_key="k", base_url="https://127.0.0.1:1", proxy=server.url, verify=False, **more),
+            lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
+            requests=lambda: server.requests,  # CONNECTs
+        )
+
+
+def test_an_answer_that_is_lost_behind_a_proxy(tls: ssl.SSLContext, pauses: list[float]) -> None:
+    def take_it_and_go(connection: socket.socket) -> None:
+        tunnel = tls.wrap_socket(connection, server_side=True)
+        assert heard(tunnel).startswith(b"POST /v1/ai-talking-photo")
+        tunnel.close()
+
+    assert tunnelled(take_it_and_go) == uncertain()
+    assert pauses == []
+
+
+def test_a_host_behind_a_proxy_that_cannot_be_reached(pauses: list[float]) -> None:
+    ending = tunnelled(lambda connection: connection.shutdown(socket.SHUT_RDWR))
+    assert ending == Row("Unavailable", None, True, "no", requests=4)
+
+
+def test_the_paid_call_goes_out_on_a_connection_of_its_own() -> None:
     """A kept-alive one that the server closes just then would look like a lost answer."""
     with stand_in(accepts) as server:
-
-        async def in_order(client: Any) -> None:
-            await client.account()
-            await client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n"))
 
         def one_by_one(client: Any) -> None:
             client.account()
             client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n"))
 
-        through(mode, settings_for(server), one_by_one if mode == "sync" else in_order)
+        through("sync", settings_for(server), one_by_one)
         assert (server.connections, server.requests) == (2, 2)
 
 
-@pytest.mark.parametrize("mode", BLOCKING)
-def test_the_key_is_in_no_error(mode: str, submitted: Callable[..., Row]) -> None:
+def test_the_key_is_in_no_error(submitted: Callable[..., Row]) -> None:
     with pytest.raises(SubmissionUncertain) as lost, stand_in(says("no http")) as server:
         through(
-            mode,
+            "sync",
             settings_for(server),
             lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
         )

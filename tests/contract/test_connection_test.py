@@ -82,10 +82,11 @@ def test_no_key(stub: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_key(stub: Emulator, press: Any) -> None:
     works, told = press(stub.url, password="mhk_of_somebody_else")
     assert not works
-    assert told.startswith("Wrong key: Magic Hour does not accept it. Copy it anew into API key. (Unauth")
+    assert told.startswith("Wrong key: Magic Hour does not accept it. Copy it into API key again. (Unauth")
 
 
-WRONG_HOST = "Wrong host: what answers at 127.0.0.1:{port} is not Magic Hour's API. Check Base URL"
+WRONG_HOST = "Wrong host: 127.0.0.1:{port} is not Magic Hour's API. Check Base URL"
+PROXY = "The proxy wants a user and a password. Put them into Proxy"
 PAGE = "A web page came for 127.0.0.1:{port}, not the API: a proxy's"
 HTML = "<!DOCTYPE html><html><body>Log in to our network</body></html>"
 
@@ -100,10 +101,16 @@ HTML = "<!DOCTYPE html><html><body>Log in to our network</body></html>"
         ("200 OK", "pong", "text/plain", WRONG_HOST),
         ("200 OK", HTML, "text/html", PAGE),
         ("404 Not Found", HTML, "text/html", PAGE),
-        ("407 Proxy Authentication Required", HTML, "text/html", PAGE),
+        ("407 Proxy Authentication Required", HTML, "text/html", PROXY),
+        ("403 Forbidden", HTML, "text/html", PAGE),
         ("502 Bad Gateway", HTML, "text/html", PAGE),
-        ("302 Found", HTML, "text/html", "127.0.0.1:{port} sends the call elsewhere. Base URL must be"),
-        ("500 Oops", '{"message": "try later"}', "application/json", "127.0.0.1:{port} is there, and in tr"),
+        ("302 Found", HTML, "text/html", "127.0.0.1:{port} redirects the call. Base URL must be"),
+        (
+            "500 Oops",
+            '{"message": "try later"}',
+            "application/json",
+            "127.0.0.1:{port} answers, but has a pr",
+        ),
         ("429 Slow", '{"message": "slow down"}', "application/json", "Too many requests just now. Try again"),
         ("403 No", '{"message": "account closed"}', "application/json", "The key is known, but refused."),
     ],
@@ -155,14 +162,16 @@ def test_an_answer_that_does_not_come(press: Any, start: str) -> None:
     with stand_in(drips(start, "")) as server:
         works, told = press(server.url, timeout=0.2)
     assert not works
-    assert re.match(r"No answer: 127\.0\.0\.1:\d+ took the call, and has not answered within 0\.2 s", told)
+    assert re.match(
+        r"No answer: 127\.0\.0\.1:\d+ accepted the call, and has not answered within 0\.2 s", told
+    )
 
 
 def test_a_server_that_hangs_up(press: Any) -> None:
     with stand_in(says("")) as server:
         works, told = press(server.url)
     assert not works
-    assert re.match(r"No answer: 127\.0\.0\.1:\d+ took the call, and hung up\.", told)
+    assert re.match(r"No answer: 127\.0\.0\.1:\d+ accepted the call, and closed the connection\.", told)
 
 
 def test_a_person_does_not_wait_a_minute(stub: Emulator, press: Any, monkeypatch: pytest.MonkeyPatch) -> None:

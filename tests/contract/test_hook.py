@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,14 +188,19 @@ def photo_and_voice(tmp_path: Path) -> tuple[str, str]:
     return f"{tmp_path}/me.png", f"{tmp_path}/hello.wav"
 
 
+@pytest.mark.parametrize("as_written", [lambda folder: f"{folder}/", Path], ids=["text", "path object"])
 def test_from_files_to_video_by_hand(
-    hook: MagicHourHook, emulator: Emulator, photo_and_voice: tuple[str, str], tmp_path: Path
+    hook: MagicHourHook,
+    emulator: Emulator,
+    photo_and_voice: tuple[str, str],
+    tmp_path: Path,
+    as_written: Callable[[str], Any],
 ) -> None:
     charges = emulator.charges()
     image, audio = hook.upload(*photo_and_voice)
     job = hook.submit(image_file_path=image, audio_file_path=audio, end_seconds=1, name="by hand")
     assert hook.wait(job.job_id, timeout=60).status == "complete"
-    place = hook.download(job.job_id, f"{tmp_path}/videos/")
+    place = hook.download(job.job_id, as_written(f"{tmp_path}/videos"))
     assert place == f"{tmp_path}/videos/{job.job_id}.mp4"
     assert Path(place).read_bytes()[4:8] == b"ftyp"
     hook.delete(job.job_id)

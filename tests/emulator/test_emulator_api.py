@@ -1,4 +1,4 @@
-"""Right: what the vendor accepts is accepted, what it refuses is refused and said why."""
+"""Requests: what the vendor accepts is accepted; what it refuses is refused, and the field is named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from magichour_provider.emulator import Emulator
+from magichour_provider.emulator import Emulator, validation
+from magichour_provider.emulator.exceptions import ApiError
 
 CREATE = "/v1/ai-talking-photo"
 UPLOADS = "/v1/files/upload-urls"
@@ -32,6 +33,12 @@ def changed(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 MISSING = object()
 LIBRARY = "https://magichour.ai/my-library"
+
+
+def body() -> dict[str, Any]:
+    """A request for a talking photo that is accepted."""
+    assets = {"image_file_path": "https://a/photo.png", "audio_file_path": "api-assets/1/voice.mp3"}
+    return {"name": "test", "start_seconds": 0, "end_seconds": 1, "assets": assets}
 
 
 @pytest.mark.parametrize(
@@ -61,11 +68,15 @@ LIBRARY = "https://magichour.ai/my-library"
         ("assets.audio_file_path", f"{LIBRARY}?audioId=cm123"),
     ],
 )
-def test_accepts(api: Any, field: str, value: Any) -> None:
-    answer = api("POST", CREATE, json=changed(api.body(), field, value))
-    assert answer.status_code == 200, answer.text
-    # Deprecated, and still demanded by the vendor's own SDK.
-    assert answer.json()["estimated_frame_cost"] == answer.json()["credits_charged"]
+def test_a_talking_photo_that_the_vendor_documents_is_accepted(field: str, value: Any) -> None:
+    request = validation.check_talking_photo(changed(body(), field, value), "business")
+    assert request.price > 0
+
+
+def test_an_accepted_job_has_its_price_in_the_deprecated_field_too(api: Any) -> None:
+    answer = api("POST", CREATE, json=api.body()).json()
+    # The vendor's own SDK requires it.
+    assert answer["estimated_frame_cost"] == answer["credits_charged"] == 48
 
 
 NOT_NUMBERS = ["1", True, None, [], {}]
@@ -109,14 +120,27 @@ NOT_TEXTS = [1, True, None, [], {}]
         ("assets.image_file_path", "https:///photo.png"),
         ("assets.image_file_path", "https://[/photo.png"),
         ("assets.image_file_path", f"{LIBRARY}?audioId=cm1"),
-        ("assets.image_file_path", "api-assets/1/never.png"),
-        ("assets.image_file_path", "api-assets/../../etc/passwd.png"),
-        ("assets.audio_file_path", "api-assets/1/never.mp3"),
         ("assets.audio_file_path", "api-assets/1/never.png"),
         ("assets.audio_file_path", f"{LIBRARY}?imageId=cm1"),
     ],
 )
-def test_refuses_a_talking_photo(api: Any, field: str, value: Any) -> None:
+def test_a_wrong_talking_photo_is_refused_with_the_name_of_the_field(field: str, value: Any) -> None:
+    with pytest.raises(ApiError) as refused:
+        validation.check_talking_photo(changed(body(), field, value), "business")
+    assert refused.value.status == 422
+    assert field.split(".")[-1] in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("end_seconds", 300.01),
+        ("assets.image_file_path", "api-assets/1/never.png"),
+        ("assets.image_file_path", "api-assets/../../etc/passwd.png"),
+        ("assets.audio_file_path", "api-assets/1/never.mp3"),
+    ],
+)
+def test_a_refused_request_is_answered_with_422_and_charges_nothing(api: Any, field: str, value: str) -> None:
     answer = api("POST", CREATE, json=changed(api.body(), field, value))
     assert answer.status_code == 422, answer.text
     assert field.split(".")[-1] in answer.json()["message"]
@@ -131,26 +155,24 @@ def test_refuses_a_talking_photo(api: Any, field: str, value: Any) -> None:
         ({"generation_mode": "expressive", "intensity": 1.123}, "2 decimal"),
     ],
 )
-def test_intensity_is_for_expressive_and_has_two_decimals(api: Any, style: dict[str, Any], says: str) -> None:
-    answer = api("POST", CREATE, json=api.body(style=style))
-    assert answer.status_code == 422
-    assert "style.intensity" in answer.json()["message"]
-    assert says in answer.json()["message"]
+def test_an_intensity_is_only_accepted_with_expressive_and_two_decimals(
+    style: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ApiError, match=f"style.intensity: .*{says}"):
+        validation.check_talking_photo(body() | {"style": style}, "business")
 
 
-def test_the_clip_is_what_counts_and_not_where_it_lies(api: Any) -> None:
-    inside = api.body(start_seconds=1000, end_seconds=1045, style={"generation_mode": "prompted"})
-    assert api("POST", CREATE, json=inside).status_code == 200
-    outside = api("POST", CREATE, json=inside | {"end_seconds": 1045.1})
-    assert outside.status_code == 422
-    assert "45" in outside.json()["message"]
-    backwards = api("POST", CREATE, json=inside | {"end_seconds": 1000})
-    assert backwards.status_code == 422
-    assert "end_seconds" in backwards.json()["message"]
+def test_the_length_of_a_clip_is_limited_and_not_its_place() -> None:
+    inside = body() | {"start_seconds": 1000, "end_seconds": 1045, "style": {"generation_mode": "prompted"}}
+    assert validation.check_talking_photo(inside, "business").price == 45 * 20
+    with pytest.raises(ApiError, match="maximum in prompted mode is 45"):
+        validation.check_talking_photo(inside | {"end_seconds": 1045.1}, "business")
+    with pytest.raises(ApiError, match="end_seconds: must be greater"):
+        validation.check_talking_photo(inside | {"end_seconds": 1000}, "business")
 
 
 @pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_what_is_no_number_in_json(api: Any, bad: str) -> None:
+def test_a_number_that_json_does_not_have_is_refused_with_the_name_of_the_field(api: Any, bad: str) -> None:
     content = api.http.build_request("POST", CREATE, json=api.body()).content
     answer = api("POST", CREATE, content=content.replace(b'"end_seconds":1', f'"end_seconds":{bad}'.encode()))
     assert answer.status_code == 422
@@ -173,14 +195,14 @@ def test_what_is_no_number_in_json(api: Any, bad: str) -> None:
         (b" " * (1 << 21), 413),
     ],
 )
-def test_bodies_that_are_no_object(api: Any, path: str, content: bytes, status: int) -> None:
+def test_a_body_that_is_not_an_object_is_refused(api: Any, path: str, content: bytes, status: int) -> None:
     answer = api("POST", path, content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["message"]
 
 
-def test_a_body_that_is_not_compressed_as_it_says(api: Any) -> None:
-    # Twice, over one client: a connection that is no good any more is announced as closing.
+def test_a_body_that_is_not_compressed_as_its_header_says_is_refused(api: Any) -> None:
+    # Twice, over one client: the answer says that the connection is closed.
     for _ in range(2):
         answer = api("POST", CREATE, content=b"not gzip", headers={"Content-Encoding": "gzip"})
         assert answer.status_code == 400
@@ -209,14 +231,18 @@ def test_a_body_that_is_not_compressed_as_it_says(api: Any) -> None:
         ("more", {"items": [{"type": "image", "extension": "png"}], "more": 1}),
     ],
 )
-def test_refuses_upload_urls(api: Any, field: str, body: dict[str, Any]) -> None:
-    answer = api("POST", UPLOADS, json=body)
-    assert answer.status_code == 422, answer.text
-    assert field in answer.json()["message"]
+def test_a_wrong_request_for_upload_urls_is_refused_with_the_name_of_the_field(
+    field: str, body: dict[str, Any]
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        validation.check_upload_urls(body)
+    assert refused.value.status == 422
+    assert field in refused.value.message
 
 
 def test_an_invalid_extension_is_refused_in_the_vendors_words(api: Any) -> None:
     answer = api("POST", UPLOADS, json={"items": [{"type": "audio", "extension": "mp4"}]})
+    assert answer.status_code == 422
     assert (
         "'mp4' is an invalid audio extension. Possible extensions are"
         " 'mp3, wav, aac, flac, webm, weba, m4a, opus, ogg, oga, aiff, amr'"
@@ -237,11 +263,13 @@ def test_an_invalid_extension_is_refused_in_the_vendors_words(api: Any) -> None:
         ("style.speed", {"style": {"prompt": "x", "voice_name": "Elon Musk", "speed": 2}}),
     ],
 )
-def test_refuses_a_voice(api: Any, field: str, body: dict[str, Any]) -> None:
-    answer = api("POST", VOICE, json=body)
-    assert answer.status_code == 422, answer.text
-    assert field in answer.json()["message"]
-    assert api.emulator.charges() == 0
+def test_a_wrong_request_for_a_voice_is_refused_with_the_name_of_the_field(
+    field: str, body: dict[str, Any]
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        validation.check_voice(body)
+    assert refused.value.status == 422
+    assert field in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -256,7 +284,7 @@ def test_refuses_a_voice(api: Any, field: str, body: dict[str, Any]) -> None:
         ("POST", UPLOADS),
     ],
 )
-def test_only_the_key_opens(
+def test_a_request_without_the_key_is_answered_with_401(
     stub: Emulator, validate: Any, method: str, path: str, header: str | None
 ) -> None:
     headers = {} if header is None else {"Authorization": header.format(key=stub.api_key)}
@@ -285,7 +313,9 @@ def test_only_the_key_opens(
         ("POST", "/v1/face-detection", 501),
     ],
 )
-def test_routes(api: Any, method: str, path: str, status: int) -> None:
+def test_an_unknown_route_or_job_is_answered_with_the_right_status(
+    api: Any, method: str, path: str, status: int
+) -> None:
     answer = api(method, path)
     assert answer.status_code == status
     message = answer.json()["message"]
@@ -293,20 +323,20 @@ def test_routes(api: Any, method: str, path: str, status: int) -> None:
     assert ("Allow" in answer.headers) == (status == 405)
 
 
-def test_a_voice_is_no_video(api: Any) -> None:
+def test_a_voice_is_not_found_as_a_video_nor_a_video_as_a_voice(api: Any) -> None:
     voice = api("POST", VOICE, json={"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}).json()
     assert api("GET", f"/v1/video-projects/{voice['id']}").status_code == 404
     assert api("GET", f"/v1/audio-projects/{api.create()}").status_code == 404
 
 
-def test_account(api: Any) -> None:
+def test_the_account_shows_plan_and_remaining_credits(api: Any) -> None:
     api.create(end_seconds=1)
     account = api("GET", "/v1/account").json()
     assert account["credits"] == 100_000 - 48
     assert account["tier"] == "business"
 
 
-def test_a_plan_without_the_resolution_is_refused(validate: Any) -> None:
+def test_a_resolution_that_the_plan_lacks_is_answered_with_403(validate: Any) -> None:
     with Emulator(render="stub", tier="free") as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         assert httpx.get(f"{emulator.url}/v1/account", headers=headers).json()["subscription"] is None
@@ -334,7 +364,7 @@ ANYTHING: list[Any] = [
 ]
 
 
-def test_no_input_upsets_it(api: Any) -> None:
+def test_random_input_never_causes_a_server_error(api: Any) -> None:
     chance = random.Random(7)
     full = {"style": {"generation_mode": "expressive", "intensity": 1.5}, "max_resolution": 640}
     for _ in range(200):

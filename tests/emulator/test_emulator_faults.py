@@ -1,8 +1,9 @@
-"""Provokable: what a network, a gateway and a busy service do to a client."""
+"""Faults: what a network, a gateway and a busy service do to a client."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ import pytest
 if TYPE_CHECKING:
     from magichour_provider.emulator import Emulator
 
-# One for all: each new one would load the certificates that nothing here needs.
+# Shared: each new client would load certificates that nothing here needs.
 HTTP = httpx.Client(verify=False)
 CREATE = "/v1/ai-talking-photo"
 
 
-def test_a_status_instead_of_an_effect(api: Any) -> None:
+def test_a_status_is_answered_instead_of_the_effect(api: Any) -> None:
     body = api.body()
     fault = api.emulator.fault("create", status=503, headers={"Retry-After": "7"}, times=2)
     for _ in range(2):
@@ -30,21 +31,21 @@ def test_a_status_instead_of_an_effect(api: Any) -> None:
     assert api.emulator.charges() == 1
 
 
-def test_retry_after_as_a_date(api: Any) -> None:
+def test_a_retry_after_can_be_a_date(api: Any) -> None:
     date = "Wed, 21 Oct 2026 07:28:00 GMT"
     api.emulator.fault("account", status=429, headers={"Retry-After": date})
     answer = api("GET", "/v1/account")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, date)
 
 
-def test_a_lost_answer_after_the_charge(api: Any) -> None:
+def test_with_effect_the_charge_is_made_and_its_answer_is_lost(api: Any) -> None:
     api.emulator.fault("create", status=500, effect=True)
     assert api("POST", CREATE, json=api.body()).status_code == 500
     assert api.emulator.charges() == 1
 
 
 @pytest.mark.parametrize(("when", "charges"), [("before", 0), ("after", 1)])
-def test_resets(api: Any, when: str, charges: int) -> None:
+def test_a_reset_before_or_after_the_effect_sends_no_answer(api: Any, when: str, charges: int) -> None:
     api.emulator.fault("create", reset=when)
     body = api.body()
     with pytest.raises(httpx.NetworkError):
@@ -55,7 +56,9 @@ def test_resets(api: Any, when: str, charges: int) -> None:
 
 
 @pytest.mark.parametrize(("effect", "charges"), [(False, 0), (True, 1)])
-def test_a_hang_that_outlasts_the_client(api: Any, effect: bool, charges: int) -> None:
+def test_a_call_that_hangs_longer_than_the_client_waits_charges_only_with_effect(
+    api: Any, effect: bool, charges: int
+) -> None:
     api.emulator.fault("create", hang=0.4, effect=effect)
     with pytest.raises(httpx.ReadTimeout):
         api("POST", CREATE, json=api.body(), timeout=0.15)
@@ -65,14 +68,14 @@ def test_a_hang_that_outlasts_the_client(api: Any, effect: bool, charges: int) -
     assert api.emulator.charges() == charges
 
 
-def test_a_gateways_page(api: Any) -> None:
+def test_html_answers_with_the_page_of_a_gateway(api: Any) -> None:
     api.emulator.fault("get_video", html=True)
     answer = api("GET", f"/v1/video-projects/{api.create()}")
     assert answer.status_code == 502
     assert answer.headers["content-type"].startswith("text/html")
 
 
-def test_a_body_of_ones_own(api: Any) -> None:
+def test_a_body_can_be_json_or_text(api: Any) -> None:
     api.emulator.fault("account", status=418, body={"message": "teapot"})
     api.emulator.fault("account", body="no json")
     assert api("GET", "/v1/account").json() == {"message": "teapot"}
@@ -80,7 +83,7 @@ def test_a_body_of_ones_own(api: Any) -> None:
     assert (answer.status_code, answer.text) == (200, "no json")
 
 
-def test_a_truncated_answer_after_the_charge(api: Any) -> None:
+def test_a_truncated_answer_has_the_charge_and_cannot_be_read(api: Any) -> None:
     api.emulator.fault("create", truncate=12)
     answer = api.http.post(CREATE, json=api.body())
     assert answer.status_code == 200
@@ -90,7 +93,7 @@ def test_a_truncated_answer_after_the_charge(api: Any) -> None:
     assert api.emulator.charges() == 1
 
 
-def test_a_cut_download(api: Any) -> None:
+def test_a_cut_download_announces_more_than_it_sends(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", cut=1000)
     got = b""
@@ -103,13 +106,13 @@ def test_a_cut_download(api: Any) -> None:
     assert HTTP.get(url).status_code == 200
 
 
-def test_a_short_download(api: Any) -> None:
+def test_a_truncated_download_announces_no_more_than_it_sends(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", truncate=1000)
     assert len(HTTP.get(url).content) == 1000
 
 
-def test_a_slow_download(api: Any) -> None:
+def test_a_slow_download_takes_its_time_and_is_whole(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", slow=0.4)
     answer = HTTP.get(url)
@@ -117,7 +120,7 @@ def test_a_slow_download(api: Any) -> None:
     assert answer.content == HTTP.get(url).content
 
 
-def test_an_expired_download(api: Any) -> None:
+def test_a_download_can_be_expired(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", status=403)
     answer = HTTP.get(url)
@@ -125,7 +128,143 @@ def test_an_expired_download(api: Any) -> None:
     assert "<Message>Request has expired</Message>" in answer.text
 
 
-def test_rules_wait_for_their_name_and_their_turn(api: Any) -> None:
+@pytest.mark.parametrize("effect", [False, True])
+@pytest.mark.parametrize("status", [425, 500, 502, 503, 504, 521, 530])
+def test_any_status_can_be_answered_with_or_without_a_charge(api: Any, status: int, effect: bool) -> None:
+    api.emulator.fault("create", status=status, effect=effect)
+    answer = api("POST", CREATE, json=api.body())
+    assert answer.status_code == status
+    assert answer.json()["message"]
+    assert api.emulator.charges() == effect
+
+
+def test_a_redirect_of_the_api_names_another_host_and_charges_nothing(api: Any) -> None:
+    api.emulator.fault("create", status=307, headers={"Location": "https://other.example{path}"})
+    answer = api("POST", CREATE, json=api.body())
+    assert (answer.status_code, answer.headers["location"]) == (307, f"https://other.example{CREATE}")
+    assert api.emulator.charges() == 0
+
+
+def test_a_redirected_upload_arrives_at_the_same_signed_url_on_another_host(api: Any) -> None:
+    items = {"items": [{"type": "image", "extension": "png"}]}
+    item = api("POST", "/v1/files/upload-urls", json=items).json()["items"][0]
+    other = api.emulator.url.replace("127.0.0.1", "localhost")
+    api.emulator.fault("put", status=307, headers={"Location": f"{other}{{path}}"})
+    answer = HTTP.put(item["upload_url"], content=b"picture", follow_redirects=True)
+    assert [one.status_code for one in answer.history] == [307]
+    assert answer.history[0].text.count("<Code>TemporaryRedirect</Code>") == 1
+    assert (answer.status_code, answer.url.host) == (200, "localhost")
+    assets = {**api.body()["assets"], "image_file_path": item["file_path"]}
+    assert api("POST", CREATE, json=api.body(assets=assets)).status_code == 200
+
+
+def test_the_details_of_one_job_can_be_those_of_another(api: Any) -> None:
+    asked, other = api.create(name="asked"), api.create(name="other")
+    api.emulator.fault("get_video", name="asked", body=api.emulator.job(other))
+    assert api.get(asked)["id"] == other
+    assert api.get(asked)["id"] == asked
+
+
+def test_a_body_can_wrap_the_true_answer_and_the_call_has_its_effect(api: Any) -> None:
+    api.emulator.fault("create", body={"data": {"$answer": ""}, "ok": True}, status=201)
+    answer = api.http.post(CREATE, json=api.body())
+    (job,) = api.emulator.jobs()
+    assert answer.status_code == 201
+    assert answer.json()["data"]["id"] == job["id"]
+    assert answer.json()["ok"] is True
+    assert api.emulator.charges() == 1
+
+
+THUMBNAIL = {"url": "https://example.com/thumbnail.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("downloads", "says"),
+    [
+        ([None, {"$answer": "/downloads/0"}], lambda true: [None, true]),
+        ([THUMBNAIL, {"$answer": "/downloads/0"}], lambda true: [THUMBNAIL, true]),
+        ([{"$answer": "/downloads/0", "url": None}], lambda true: [true | {"url": None}]),
+        ([{"$answer": "/downloads/7"}, {"$answer": "/name/x"}], lambda _: [None, None]),
+        ([], lambda _: []),
+    ],
+)
+def test_a_body_can_change_parts_of_the_true_answer(api: Any, downloads: list[Any], says: Any) -> None:
+    job_id = api.create()
+    api.emulator.fault("get_video", body={"$answer": "", "downloads": downloads})
+    answer = api.http.get(f"/v1/video-projects/{job_id}").json()
+    assert answer["downloads"] == says(answer["download"])
+    assert (answer["id"], answer["status"]) == (job_id, "complete")
+
+
+SLOTS = {
+    "with one file_path": [
+        {"$answer": "/items/0"},
+        {"$answer": "/items/1", "file_path": {"$answer": "/items/0/file_path"}},
+    ],
+    "swapped": [{"$answer": "/items/1"}, {"$answer": "/items/0"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("slots", "extensions"), [("with one file_path", ["png", "png"]), ("swapped", ["wav", "png"])]
+)
+def test_upload_slots_can_be_wrong(api: Any, slots: str, extensions: list[str]) -> None:
+    api.emulator.fault("upload_urls", body={"items": SLOTS[slots]})
+    items = [{"type": "image", "extension": "png"}, {"type": "audio", "extension": "wav"}]
+    answer = api("POST", "/v1/files/upload-urls", json={"items": items}).json()
+    assert [item["file_path"].rpartition(".")[2] for item in answer["items"]] == extensions
+    assert all(HTTP.put(item["upload_url"], content=b"x").status_code == 200 for item in answer["items"])
+
+
+@pytest.mark.parametrize(
+    ("job_id", "path"),
+    [(12345, "12345"), ("../../x", "..%2F..%2Fx"), ("n" * 300, "n" * 300), ("a b", "a%20b")],
+)
+def test_a_fault_chooses_the_id_of_a_job(api: Any, job_id: str | int, path: str) -> None:
+    api.emulator.fault("create", job_id=job_id)
+    assert api.http.post(CREATE, json=api.body()).json()["id"] == job_id
+    job = api.http.get(f"/v1/video-projects/{path}").json()
+    assert (job["id"], job["status"]) == (job_id, "complete")
+    api.emulator.fault("download", status=403, name="test")
+    assert HTTP.get(job["downloads"][0]["url"]).status_code == 403
+    assert HTTP.get(job["downloads"][0]["url"]).content[4:8] == b"ftyp"
+    assert api.emulator.job(path)["job_type"] == "video"
+
+
+def test_a_download_can_be_compressed(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    plain = HTTP.get(url).content
+    api.emulator.fault("download", gzip=True)
+    with HTTP.stream("GET", url) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert answer.headers["content-encoding"] == "gzip"
+    assert int(answer.headers["content-length"]) == len(raw)
+    assert gzip.decompress(raw) == plain
+
+
+def test_a_header_can_lie_about_the_encoding(api: Any) -> None:
+    url = api.get(api.create())["downloads"][0]["url"]
+    api.emulator.fault("download", headers={"Content-Encoding": "br"})
+    with HTTP.stream("GET", url) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert (answer.headers["content-encoding"], raw[4:8]) == ("br", b"ftyp")
+
+
+def test_an_endless_answer_ends_with_its_client_and_delays_no_other(api: Any) -> None:
+    api.emulator.fault("account", endless=True)
+    got = b""
+    with api.http.stream("GET", "/v1/account") as answer:
+        for chunk in answer.iter_raw():
+            got += chunk
+            if len(got) > 3_000_000:
+                break
+    assert answer.status_code == 200
+    assert "content-length" not in answer.headers
+    assert json.loads(got)["tier"] == "business"
+    assert api("GET", "/v1/account").status_code == 200
+
+
+def test_a_rule_applies_to_its_name_after_those_that_it_skips(api: Any) -> None:
     fault = api.emulator.fault("get_video", status=500, name="bad", skip=1, times=None)
     bad, good = api.create(name="a bad one"), api.create(name="good")
     path = "/v1/video-projects/"
@@ -136,7 +275,7 @@ def test_rules_wait_for_their_name_and_their_turn(api: Any) -> None:
     assert api("GET", path + bad).status_code == 200
 
 
-def test_a_rule_for_every_call(api: Any) -> None:
+def test_a_rule_can_apply_to_every_call(api: Any) -> None:
     job = api.create()
     api.emulator.fault("*", status=401, times=None)
     assert api("GET", "/v1/account").json() == {"message": "Unauthorized"}
@@ -163,14 +302,18 @@ def test_a_rule_for_every_call(api: Any) -> None:
         ("create", {"truncate": -1}, "not negative"),
         ("create", {"times": -1}, "not negative"),
         ("create", {"ends": "error:"}, "choose error"),
+        ("create", {"job_id": True}, "wrong type"),
+        ("download", {"gzip": "yes"}, "wrong type"),
     ],
 )
-def test_a_mistaken_rule_is_explained(stub: Emulator, call: str, rule: dict[str, Any], says: str) -> None:
+def test_a_wrong_rule_is_refused_with_the_choices(
+    stub: Emulator, call: str, rule: dict[str, Any], says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         stub.fault(call, **rule)
 
 
-async def test_one_hanging_call_holds_up_no_other(api: Any) -> None:
+async def test_a_call_that_hangs_delays_no_other(api: Any) -> None:
     api.emulator.fault("account", hang=30)
     headers = {"Authorization": f"Bearer {api.emulator.api_key}"}
     async with httpx.AsyncClient(base_url=api.emulator.url, headers=headers) as http:

@@ -1,4 +1,4 @@
-"""A job's way: time, credits, files, and what is left of it afterwards."""
+"""Jobs: their progression, credits, uploads and files, and what is kept of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ended_jobs import ended
 
 from magichour_provider.emulator import Emulator
 
-# One for all: each new one would load the certificates that nothing here needs.
+# Shared: each new client would load certificates that nothing here needs.
 HTTP = httpx.Client(verify=False)
 DAY = 24 * 3600
 
@@ -20,20 +20,20 @@ def statuses(api: Any, job_id: str, polls: int) -> list[str]:
     return [api.get(job_id)["status"] for _ in range(polls)]
 
 
-def test_instant_is_complete_at_the_first_look(api: Any) -> None:
+def test_an_instant_job_is_complete_at_the_first_poll(api: Any) -> None:
     job = api.get(api.create())
     assert job["status"] == "complete"
     assert len(job["downloads"]) == 1
     assert job["download"] == job["downloads"][0]
 
 
-def test_looks(api: Any) -> None:
+def test_a_job_progresses_with_its_polls(api: Any) -> None:
     api.emulator.progression = "polls:5"
-    walk = ["queued", "queued", "rendering", "rendering", "complete", "complete"]
-    assert statuses(api, api.create(), 6) == walk
+    progress = ["queued", "queued", "rendering", "rendering", "complete", "complete"]
+    assert statuses(api, api.create(), 6) == progress
 
 
-def test_seconds_pass_when_the_tester_says(api: Any) -> None:
+def test_a_job_progresses_with_the_clock_that_the_tester_sets_forward(api: Any) -> None:
     api.emulator.progression = "seconds:100"
     job_id = api.create()
     assert api.get(job_id)["status"] == "queued"
@@ -44,7 +44,7 @@ def test_seconds_pass_when_the_tester_says(api: Any) -> None:
     assert api.get(job_id)["status"] == "complete"
 
 
-def test_manual(api: Any) -> None:
+def test_a_manual_job_progresses_only_when_it_is_moved(api: Any) -> None:
     api.emulator.progression = "manual"
     job_id = api.create()
     assert statuses(api, job_id, 3) == ["queued"] * 3
@@ -57,7 +57,7 @@ def test_manual(api: Any) -> None:
 
 
 @pytest.mark.parametrize(("progression", "median"), [("realistic", 174), ("realistic:40", 40)])
-def test_realistic_times_have_the_real_median_or_another(
+def test_realistic_times_have_the_median_of_the_vendor_or_another(
     validate: Any, progression: str, median: int
 ) -> None:
     with Emulator(render="stub", progression=progression, seed=7) as emulator:
@@ -80,7 +80,7 @@ def test_realistic_times_have_the_real_median_or_another(
         assert 70 <= done <= 130
 
 
-def test_a_change_of_progression_is_for_jobs_under_way_too(api: Any) -> None:
+def test_a_change_of_progression_applies_to_jobs_in_progress(api: Any) -> None:
     api.emulator.progression = "manual"
     job_id = api.create()
     api.emulator.progression = "instant"
@@ -88,7 +88,7 @@ def test_a_change_of_progression_is_for_jobs_under_way_too(api: Any) -> None:
 
 
 @pytest.mark.parametrize("progression", ["soon", "polls", "seconds:x", "polls:1.5", ""])
-def test_an_unknown_progression_is_explained(stub: Emulator, progression: str) -> None:
+def test_an_unknown_progression_is_refused_with_the_choices(stub: Emulator, progression: str) -> None:
     with pytest.raises(ValueError, match="choose instant"):
         stub.progression = progression
 
@@ -105,7 +105,7 @@ def test_an_unknown_progression_is_explained(stub: Emulator, progression: str) -
         ("expressive", 20),
     ],
 )
-def test_prices(api: Any, mode: str | None, price: int) -> None:
+def test_a_job_is_charged_the_price_of_its_mode(api: Any, mode: str | None, price: int) -> None:
     style = {"generation_mode": mode} if mode else {}
     # 1.1 - 0.1 is a little more than one in binary: it still costs one second.
     job_id = api.create(style=style, start_seconds=0.1, end_seconds=1.1)
@@ -124,7 +124,7 @@ def test_prices(api: Any, mode: str | None, price: int) -> None:
     ]
 
 
-def test_the_estimate_is_corrected_by_the_frame_rate(photo: Any, voice: Any) -> None:
+def test_the_charge_is_corrected_by_the_frame_rate(photo: Any, voice: Any) -> None:
     with Emulator(render="stub", fps=25, progression="manual") as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         body = {
@@ -149,7 +149,7 @@ def test_the_estimate_is_corrected_by_the_frame_rate(photo: Any, voice: Any) -> 
         assert emulator.credits == 100_000 - 40
 
 
-def test_without_credits_there_is_no_job(api: Any) -> None:
+def test_without_enough_credits_no_job_is_made(api: Any) -> None:
     api.emulator.credits = 48
     api.create()
     answer = api("POST", "/v1/ai-talking-photo", json=api.body())
@@ -182,7 +182,7 @@ def test_a_canceled_job_is_refunded(api: Any) -> None:
     ("ends", "status"),
     [("error:processing_timeout", "error"), ("canceled", "canceled"), ("deleted", "complete")],
 )
-def test_a_rule_says_how_jobs_end(api: Any, ends: str, status: str) -> None:
+def test_a_fault_decides_how_a_job_ends(api: Any, ends: str, status: str) -> None:
     api.emulator.fault("create", ends=ends, name="doomed")
     doomed, spared = api.create(name="doomed 1"), api.create()
     job = api.get(doomed)
@@ -192,7 +192,7 @@ def test_a_rule_says_how_jobs_end(api: Any, ends: str, status: str) -> None:
     assert api.get(spared)["downloads"]
 
 
-def test_delete(api: Any) -> None:
+def test_a_deleted_video_is_gone_and_stays_paid(api: Any) -> None:
     job_id = api.create()
     url = api.get(job_id)["downloads"][0]["url"]
     answer = api("DELETE", f"/v1/video-projects/{job_id}")
@@ -205,7 +205,7 @@ def test_delete(api: Any) -> None:
     assert HTTP.get(url).status_code == 404
 
 
-def test_delete_is_not_a_cancel(api: Any) -> None:
+def test_a_job_that_is_deleted_while_it_renders_continues_and_stays_paid(api: Any) -> None:
     api.emulator.progression = "manual"
     job_id = api.create()
     api("DELETE", f"/v1/video-projects/{job_id}")
@@ -223,7 +223,7 @@ def upload(api: Any, content: bytes, extension: str = "png") -> tuple[str, str]:
     return item["upload_url"], item["file_path"]
 
 
-def test_upload_urls_come_in_order(api: Any) -> None:
+def test_upload_urls_have_the_order_of_the_request(api: Any) -> None:
     wanted = ["png", "mp3", "mp4", "wav"]
     types = {"png": "image", "mp3": "audio", "wav": "audio", "mp4": "video"}
     items = [{"type": types[extension], "extension": extension} for extension in wanted]
@@ -231,7 +231,7 @@ def test_upload_urls_come_in_order(api: Any) -> None:
     assert [item["file_path"].rpartition(".")[2] for item in answer["items"]] == wanted
 
 
-def test_an_upload_counts_once_its_bytes_came(api: Any) -> None:
+def test_an_upload_can_be_used_once_its_bytes_have_arrived(api: Any) -> None:
     url, path = upload(api, b"")
     body = api.body()
     body["assets"]["image_file_path"] = path
@@ -253,7 +253,7 @@ def test_uploads_are_kept_for_seven_days(api: Any) -> None:
     assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 422
 
 
-def test_the_seven_days_begin_with_the_bytes_and_not_with_the_url(api: Any) -> None:
+def test_the_seven_days_begin_with_the_bytes_of_the_upload(api: Any) -> None:
     url, path = upload(api, b"")
     api.emulator.advance(DAY - 60)
     assert HTTP.put(url, content=b"picture").status_code == 200
@@ -265,12 +265,13 @@ def test_the_seven_days_begin_with_the_bytes_and_not_with_the_url(api: Any) -> N
     assert api("POST", "/v1/ai-talking-photo", json=body).status_code == 422
 
 
-def test_a_render_keeps_its_uploads_however_late_it_is(photo: Any, voice: Any) -> None:
+def test_an_upload_that_a_render_needs_is_kept_longer(photo: Any, voice: Any) -> None:
     with Emulator(progression="polls:2") as emulator:
         create, key = f"{emulator.url}/v1/ai-talking-photo", {"Authorization": f"Bearer {emulator.api_key}"}
         body = {
             "start_seconds": 0,
             "end_seconds": 2,
+            "max_resolution": 64,
             "assets": {
                 "image_file_path": emulator.put_asset(photo, "png"),
                 "audio_file_path": emulator.put_asset(voice, "wav"),
@@ -287,13 +288,13 @@ def test_a_render_keeps_its_uploads_however_late_it_is(photo: Any, voice: Any) -
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e15])
-def test_the_clock_goes_forward_only_and_not_out_of_the_calendar(api: Any, seconds: float) -> None:
+def test_the_clock_cannot_go_back_or_beyond_the_calendar(api: Any, seconds: float) -> None:
     with pytest.raises(ValueError, match="seconds"):
         api.emulator.advance(seconds)
     assert api("POST", "/v1/ai-talking-photo", json=api.body()).status_code == 200
 
 
-def test_upload_urls_expire(api: Any) -> None:
+def test_an_upload_url_expires(api: Any) -> None:
     url, _ = upload(api, b"")
     api.emulator.advance(DAY + 1)
     answer = HTTP.put(url, content=b"x")
@@ -301,7 +302,7 @@ def test_upload_urls_expire(api: Any) -> None:
     assert "<Code>AccessDenied</Code><Message>Request has expired</Message>" in answer.text
 
 
-def test_download_urls_expire_and_a_new_look_gives_a_fresh_one(api: Any) -> None:
+def test_a_download_url_expires_and_a_poll_gives_a_fresh_one(api: Any) -> None:
     job_id = api.create()
     old = api.get(job_id)["downloads"][0]["url"]
     assert HTTP.get(old).status_code == 200
@@ -312,7 +313,7 @@ def test_download_urls_expire_and_a_new_look_gives_a_fresh_one(api: Any) -> None
     assert HTTP.get(new).status_code == 200
 
 
-def test_storage_refuses_a_key(api: Any) -> None:
+def test_the_storage_host_refuses_an_api_key(api: Any) -> None:
     put, _ = upload(api, b"")
     get = api.get(api.create())["downloads"][0]["url"]
     headers = {"Authorization": f"Bearer {api.emulator.api_key}"}
@@ -323,35 +324,35 @@ def test_storage_refuses_a_key(api: Any) -> None:
         assert "authorization" in api.emulator.requests(call)[-1]["headers"]
 
 
-@pytest.mark.parametrize("spoil", ["X-Amz-Expires", "X-Amz-Nonce", "X-Amz-Signature", "path"])
-def test_a_signature_is_for_one_file_until_one_moment(api: Any, spoil: str) -> None:
+@pytest.mark.parametrize("changed", ["X-Amz-Expires", "X-Amz-Nonce", "X-Amz-Signature", "path"])
+def test_a_signature_holds_for_one_file_and_one_time(api: Any, changed: str) -> None:
     url = httpx.URL(api.get(api.create())["downloads"][0]["url"])
-    if spoil == "path":
+    if changed == "path":
         other = httpx.URL(api.get(api.create())["downloads"][0]["url"])
         url = url.copy_with(path=other.path, query=url.query)
     else:
-        url = url.copy_merge_params({spoil: "9" + url.params[spoil][1:] + "0"})
+        url = url.copy_merge_params({changed: "9" + url.params[changed][1:] + "0"})
     answer = HTTP.get(url)
     assert answer.status_code == 403
     assert "SignatureDoesNotMatch" in answer.text
     assert HTTP.get(url.copy_with(query=None)).status_code == 403
 
 
-def test_a_url_for_get_is_not_one_for_put(api: Any) -> None:
+def test_a_url_for_get_does_not_allow_put(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     assert HTTP.put(url, content=b"x").status_code == 403
     put, _ = upload(api, b"")
     assert HTTP.get(put).status_code == 403
 
 
-def test_an_upload_must_say_its_length(api: Any) -> None:
+def test_an_upload_without_a_length_is_refused(api: Any) -> None:
     url, _ = upload(api, b"")
     answer = HTTP.put(url, content=iter([b"a", b"b"]))
     assert answer.status_code == 411
     assert "MissingContentLength" in answer.text
 
 
-def test_downloads_in_ranges(api: Any) -> None:
+def test_a_download_can_be_read_in_ranges(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     whole = HTTP.get(url)
     assert whole.headers["content-type"] == "video/mp4"
@@ -368,7 +369,7 @@ def test_downloads_in_ranges(api: Any) -> None:
     assert api.emulator.requests("download")[-1]["status"] == 416
 
 
-def test_old_jobs_are_dropped_and_those_under_way_are_not() -> None:
+def test_the_oldest_ended_jobs_are_dropped() -> None:
     with Emulator(render="stub", max_jobs=3, progression="manual") as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         body = {"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}
@@ -386,7 +387,7 @@ def test_old_jobs_are_dropped_and_those_under_way_are_not() -> None:
             assert [job["name"] for job in emulator.jobs()] == list("aef")
 
 
-def test_results_are_bounded_on_disk() -> None:
+def test_the_disk_usage_of_results_is_bounded() -> None:
     with Emulator(voice="tones", max_disk_mb=1) as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         with httpx.Client(base_url=emulator.url, headers=headers, verify=False) as http:
@@ -398,23 +399,34 @@ def test_results_are_bounded_on_disk() -> None:
         assert 1 <= len(emulator.jobs()) <= 3
 
 
-def test_the_record_of_requests(api: Any) -> None:
+def test_every_request_is_recorded(api: Any) -> None:
     job_id = api.create()
     api.get(job_id)
-    create, look = api.emulator.requests()
+    create, poll = api.emulator.requests()
     assert create["call"] == "create"
     assert create["status"] == 200
     assert create["json"]["name"] == "test"
     assert create["headers"]["authorization"] == f"Bearer {api.emulator.api_key}"
-    assert (look["call"], look["method"]) == ("get_video", "GET")
-    assert look["path"] == f"/v1/video-projects/{job_id}"
-    assert api.emulator.requests("get_video") == [look]
+    assert (poll["call"], poll["method"]) == ("get_video", "GET")
+    assert poll["path"] == f"/v1/video-projects/{job_id}"
+    assert api.emulator.requests("get_video") == [poll]
 
 
-def test_names_select(api: Any) -> None:
+def test_jobs_and_charges_can_be_selected_by_name(api: Any) -> None:
     api.create(name="red 1")
     api.create(name="red 2")
     api.create(name="blue")
     assert api.emulator.charges("red") == 2
     assert [job["name"] for job in api.emulator.jobs("blue")] == ["blue"]
     assert api.emulator.charges("green") == 0
+
+
+@pytest.mark.parametrize(("progression", "retry_after"), [("seconds:6", "1"), ("realistic", None)])
+def test_an_accepted_job_says_how_soon_to_poll_unless_its_time_is_realistic(
+    api: Any, progression: str, retry_after: str | None
+) -> None:
+    api.emulator.progression = progression
+    answer = api("POST", "/v1/ai-talking-photo", json=api.body())
+    assert answer.headers.get("retry-after") == retry_after
+    voice = {"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}
+    assert api("POST", "/v1/ai-voice-generator", json=voice).headers.get("retry-after") == retry_after

@@ -1,4 +1,4 @@
-"""The vendor's own SDKs, unchanged, from upload to playable file."""
+"""The vendor's own SDKs, from the upload to a playable file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def playable(path: str) -> float:
         return float(file.duration / av.time_base)
 
 
-def test_generate(photo: Path, voice: Path, tmp_path: Path) -> None:
+def test_the_python_sdk_generates_a_playable_video(photo: Path, voice: Path, tmp_path: Path) -> None:
     with Emulator(progression="polls:3") as emulator:
         client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
         done = client.v1.ai_talking_photo.generate(
@@ -51,7 +51,9 @@ def test_generate(photo: Path, voice: Path, tmp_path: Path) -> None:
         assert client.v1.video_projects.get(id=done.id).enabled is False
 
 
-async def test_generate_async(photo: Path, voice: Path, tmp_path: Path) -> None:
+async def test_the_async_python_sdk_generates_a_playable_video(
+    photo: Path, voice: Path, tmp_path: Path
+) -> None:
     with Emulator() as emulator:
         client = magic_hour.AsyncClient(token=emulator.api_key, base_url=emulator.url)
         done = await client.v1.ai_talking_photo.generate(
@@ -64,7 +66,7 @@ async def test_generate_async(photo: Path, voice: Path, tmp_path: Path) -> None:
         assert (await client.v1.account.list()).tier == "business"
 
 
-def test_voice(tmp_path: Path) -> None:
+def test_the_python_sdk_generates_a_voice(tmp_path: Path) -> None:
     with Emulator() as emulator:
         client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
         done = client.v1.ai_voice_generator.generate(
@@ -78,7 +80,7 @@ def test_voice(tmp_path: Path) -> None:
         client.v1.audio_projects.delete(id=done.id)
 
 
-def test_errors_reach_the_sdk() -> None:
+def test_the_python_sdk_reports_a_wrong_key() -> None:
     with Emulator(render="stub") as emulator:
         client = magic_hour.Client(token="wrong", base_url=emulator.url)
         with pytest.raises(Exception, match="401"):
@@ -101,11 +103,21 @@ const { default: Client } = require(process.argv[2] + "/node_modules/magic-hour"
 """
 
 
-def test_generate_in_node(photo: Path, voice: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_node_sdk_generates_a_playable_video(photo: Path, voice: Path, tmp_path: Path) -> None:
     npm, node = shutil.which("npm"), shutil.which("node")
     if not npm or not node:
         pytest.skip("Node is not installed")
-    install = [npm, "install", "--silent", "--no-audit", "--prefix", str(tmp_path), "magic-hour"]
+    install = [
+        npm,
+        "install",
+        "--silent",
+        "--no-audit",
+        "--prefer-offline",
+        "--prefix",
+        str(tmp_path),
+        "magic-hour",
+    ]
     if subprocess.run(install, capture_output=True, check=False, timeout=120).returncode:
         pytest.skip("the vendor's npm package cannot be installed here")
     with Emulator() as emulator:

@@ -1,4 +1,4 @@
-"""Text to speech, and the events that the vendor sends."""
+"""Voices and webhooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# One for all: each new one would load the certificates that nothing here needs.
+# Shared: each new client would load certificates that nothing here needs.
 HTTP = httpx.Client(verify=False)
 av = pytest.importorskip("av")
 
@@ -44,7 +44,9 @@ def seconds(url: str, folder: Path) -> float:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_voice_is_as_long_as_its_text(engine: str, validate: Any, tmp_path: Path) -> None:
+def test_a_voice_is_longer_for_a_longer_text_and_can_be_used_in_a_video(
+    engine: str, validate: Any, tmp_path: Path
+) -> None:
     with Emulator(voice=engine) as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         http = httpx.Client(base_url=emulator.url, headers=headers, verify=False, timeout=30)
@@ -86,7 +88,7 @@ def test_a_voice_is_as_long_as_its_text(engine: str, validate: Any, tmp_path: Pa
 
 
 class Receiver:
-    """A webhook's other end: keeps what comes, answers what it is told."""
+    """Receives events, and answers with the given statuses."""
 
     def __init__(self) -> None:
         self.events: queue.Queue[tuple[dict[str, str], bytes]] = queue.Queue()
@@ -125,7 +127,9 @@ def receiver() -> Iterator[Receiver]:
     one.server.server_close()
 
 
-def test_events_of_a_video(api: Any, receiver: Receiver, openapi: Path, conforms: Any) -> None:
+def test_the_events_of_videos_are_signed_and_as_the_vendor_describes(
+    api: Any, receiver: Receiver, openapi: Path, conforms: Any
+) -> None:
     events = json.loads((openapi / "webhooks-openapi-2026-08.json").read_text("utf-8"))["paths"]
     api.emulator.webhook(receiver.url, SECRET)
     api.emulator.progression = "manual"
@@ -148,7 +152,7 @@ def test_events_of_a_video(api: Any, receiver: Receiver, openapi: Path, conforms
     assert len(api.emulator.deliveries()) == 4
 
 
-def test_events_of_a_voice_and_only_those_asked_for(api: Any, receiver: Receiver) -> None:
+def test_only_the_registered_event_types_are_sent(api: Any, receiver: Receiver) -> None:
     api.emulator.webhook(receiver.url, SECRET, ["audio.completed"])
     api.create()
     style = {"prompt": "Hello", "voice_name": "Elon Musk"}
@@ -168,7 +172,7 @@ def test_events_of_a_voice_and_only_those_asked_for(api: Any, receiver: Receiver
         ({"events": ["video.canceled"]}, "video.canceled"),
     ],
 )
-def test_a_mistaken_receiver_is_explained(
+def test_a_wrong_webhook_is_refused_with_the_field(
     api: Any, receiver: Receiver, wrong: dict[str, Any], says: str
 ) -> None:
     given: dict[str, Any] = {"url": receiver.url, "secret": SECRET} | wrong
@@ -176,7 +180,7 @@ def test_a_mistaken_receiver_is_explained(
         api.emulator.webhook(**given)
 
 
-def test_an_event_is_sent_until_it_is_taken(api: Any, receiver: Receiver) -> None:
+def test_an_event_is_sent_again_until_it_is_delivered(api: Any, receiver: Receiver) -> None:
     receiver.answers = [500, 302, 404, 200]
     api.emulator.webhook(receiver.url, SECRET, ["video.completed"])
     api.create()

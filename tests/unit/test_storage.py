@@ -418,9 +418,13 @@ def test_a_target_that_airflow_cannot_open_is_known_before_anything_is_paid() ->
         Target("no://bucket/me.mp4").check()
 
 
-def test_the_current_folder_is_no_file() -> None:
-    with pytest.raises(InvalidInput, match=r"^output_path='\.': is a folder; let it end in '/'"):
-        Target(".").check()
+@pytest.mark.parametrize("place", [".", "..", "new/.", "new/.."])
+def test_what_can_only_be_a_folder_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match=rf"^output_path='{place}': is a folder; let it end in '/'"):
+        Target(place).check()
 
 
 def test_a_target_under_a_file_is_known_before_anything_is_paid(tmp_path: Path) -> None:
@@ -591,6 +595,13 @@ def test_a_reservation_that_is_given_up_is_free_for_another_task(tmp_path: Path)
     target.reserve("second", HOUR)
 
 
+def test_a_reservation_that_a_full_disk_does_not_take_is_none(tmp_path: Path) -> None:
+    target = Target(f"{tmp_path}/me.mp4")
+    with no_file_above(2), pytest.raises(StorageFailed, match="File too large"):
+        target.reserve("first", HOUR)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_reservation_that_is_older_than_a_task_waits_is_abandoned(tmp_path: Path) -> None:
     target = Target(f"{tmp_path}/me.mp4")
     target.reserve("first", HOUR)
@@ -631,6 +642,7 @@ def test_object_storage_is_read_and_written_like_files(
     target = Target("memory://videos/new/").for_job("job-1")
     write(target, b"vid", b"eo")
     write(target, b"video 2")
+    Target("memory://videos/new/er/job-2.mp4").check()
     assert storage.find("/videos") == ["/videos/new/job-1.mp4"]
     assert storage.cat("/videos/new/job-1.mp4") == b"video 2"
     with pytest.raises(TargetExists):

@@ -50,6 +50,18 @@ def test_an_accepted_job(body: dict[str, Any]) -> None:
     assert (job.job_id, job.credits_charged) == ("job-1", 48)
 
 
+@pytest.mark.parametrize(
+    ("retry_after", "poll_interval"),
+    [("1", 1), ("7.5", 7.5), ("0.01", 1), ("86400", 60), ("0", None), ("soon", None), (None, None)],
+)
+def test_an_accepted_job_may_say_how_often_to_poll_within_reason(
+    retry_after: str | None, poll_interval: float | None
+) -> None:
+    headers = {} if retry_after is None else {"retry-after": retry_after}
+    body = b'{"id": "job-1", "credits_charged": 48, "poll_interval": 5}'
+    assert PAID.answer(200, headers, body).poll_interval == poll_interval
+
+
 def test_an_accepted_job_without_its_price_is_a_job() -> None:
     assert answered(PAID, 201, {"id": "job-1"}).credits_charged is None
 

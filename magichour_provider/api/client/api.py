@@ -1,30 +1,37 @@
-"""What both clients hold to: how the API is reached, what goes there, and what became of it in our words."""
+"""What both clients share: the settings, requests to the API, and the words for a call that failed."""
 
 from __future__ import annotations
 
+import base64
 import logging
+import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from magichour_provider import __version__
 from magichour_provider.api import flows, wire
-from magichour_provider.api.client.tracking import SendTracker
+from magichour_provider.api.diagnosis import environment_proxy, host_and_port
 from magichour_provider.api.flows import Put
+from magichour_provider.api.integrity import ContentDecoder, NotWhole
 from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollLimiter, PollSchedule
 from magichour_provider.exceptions import InvalidConnection
 
-MAX_ANSWER_BYTES = 1 << 20  # of the body of an answer from the API
-CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
-IDENTITY = {"Accept-Encoding": "identity"}  # so that Content-Length is the file's
+T = TypeVar("T")
+
+# UnicodeError: a host name that DNS cannot hold, such as "a..b".
+CANNOT_TALK = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError)
+IDENTITY = {"Accept-Encoding": "identity"}  # Content-Length is then the length of the file
+MAX_ANSWER_BYTES = 1 << 20  # of an answer of the API; a job is about 1 kB
+MAX_REDIRECTS = 5  # of one upload
+MIN_FRAGMENT = 8  # characters of the key in base64 that are worth a search
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,8 @@ class Settings:
     :param timeout: seconds for one API call in all, and for one silence within a transfer.
     :param proxy: URL of a proxy for everything; without it the usual environment variables count.
     :param verify: check TLS certificates: True, False, or the path of a CA bundle.
-    :param poll_interval: seconds between two looks at a job; without it the schedule decides.
-    :param requests_per_second: at most so many polls, by all who share an async client.
+    :param poll_interval: seconds between two polls of a job; without it the schedule decides.
+    :param requests_per_second: the limit of polls by all users of one async client.
     :param strict: a 502 or 503 in the vendor's JSON does not prove that a paid call made no job.
     :param webhooks: the vendor sends events of the jobs.
     """
@@ -66,9 +73,39 @@ class Settings:
                 ) from error
         return httpx.create_ssl_context(verify=self.verify)
 
-    def redact(self, body: bytes) -> bytes:
-        """Whatever the API says, it does not get the key into an error or a log."""
-        return body.replace(self.api_key.encode(), b"***")
+    def redact(self, text: str) -> str:
+        """
+        The text without the API key: plain, in base64, or spelled in the escapes of JSON, URLs or HTML.
+
+        Give it decoded text. It leaves the rest of the text as it is, signatures of URLs too.
+        """
+        for fragment in self._key_fragments:
+            text = text.replace(fragment, "***")
+        if "\\" in text or "%" in text or "&#" in text:  # the pattern is slow
+            text = self._escaped_key.sub("***", text)
+        return text
+
+    @cached_property
+    def _key_fragments(self) -> tuple[str, ...]:
+        """The key, and the part of its base64 that is the same whatever stands around the key."""
+        key = self.api_key.encode()
+        found = [
+            encode(bytes(before) + key).decode()[first : (before + len(key)) * 8 // 6]
+            for before, first in enumerate((0, 2, 3))  # bytes before the key; the first character of the key
+            for encode in (base64.b64encode, base64.urlsafe_b64encode)
+        ]
+        return (self.api_key, *dict.fromkeys(part for part in found if len(part) >= MIN_FRAGMENT))
+
+    @cached_property
+    def _escaped_key(self) -> re.Pattern[str]:
+        r"""Each character as itself, ``\u006d``, ``\x6d``, ``%6d``, ``&#x6d;`` or ``&#109;``."""
+
+        def spellings(character: str) -> str:
+            code = ord(character)
+            escaped = rf"(?i:(?:\\+(?:u00|x)|%(?:25)*|&#x0*){code:02x};?|&#0*{code};?)"
+            return rf"\\*(?:{re.escape(character)}|{escaped})"
+
+        return re.compile("".join(map(spellings, self.api_key)))
 
     def schedule(
         self,
@@ -108,10 +145,7 @@ def api_proxy(settings: Settings) -> str | None:
     :raises InvalidConnection: it is a SOCKS proxy. aiohttp has no SOCKS, and a wait must not fail for that
         once the job is paid for: so neither client takes one.
     """
-    url = urlsplit(settings.base_url)
-    proxy = settings.proxy
-    if proxy is None and not proxy_bypass(url.netloc):
-        proxy = getproxies().get(url.scheme) or getproxies().get("all")
+    proxy = settings.proxy or environment_proxy(settings.base_url)
     if proxy and "://" not in proxy:
         proxy = f"http://{proxy}"
     if proxy and urlsplit(proxy).scheme.startswith("socks"):
@@ -119,16 +153,25 @@ def api_proxy(settings: Settings) -> str | None:
             "the proxy is a SOCKS proxy, which is not supported; give the connection an HTTP proxy, or "
             "exclude the API's host from ALL_PROXY with NO_PROXY"
         )
-    return proxy or None
+    return proxy
 
 
 class ApiTransport:
-    """What goes to the API's host, and nowhere else: it holds the key."""
+    """
+    Requests to the API's host and to no other: it holds the key, and follows no redirect.
+
+    :raises InvalidConnection: no request can be sent to ``base_url``.
+    """
 
     def __init__(self, settings: Settings, tls: ssl.SSLContext) -> None:
         self._base_url = settings.base_url.rstrip("/")
+        self._redact = settings.redact
         self._headers = httpx.Headers(api_headers(settings))
+        _check_url(self._base_url)
         proxy = api_proxy(settings)
+        self._route = host_and_port(self._base_url)
+        if proxy:
+            self._route += f" through the proxy {host_and_port(proxy)}"
         self._how: dict[str, Any] = {"verify": tls, "proxy": httpx.Proxy(proxy) if proxy else None}
         self._timeouts = settings.for_storage(tls)["timeout"].as_dict()
         self.connection().close()
@@ -145,43 +188,128 @@ class ApiTransport:
     def connection(self) -> httpx.HTTPTransport:
         return httpx.HTTPTransport(**self._how, limits=httpx.Limits(max_connections=1))
 
+    def answer(self, call: wire.Call[T], status: int, headers: Mapping[str, str], body: AnswerBody) -> T:
+        """
+        The answer as ours, or the error that it stands for.
+
+        :raises RequestFailed: see ``wire.Call.answer``.
+        :raises SubmissionUncertain: likewise.
+        """
+        if body.problem and 200 <= status < 300:
+            call.no_answer(f"HTTP {status}, but {body.problem}", status=status)
+        return call.answer(status, headers, bytes(body.content), self._redact)
+
+    def no_answer(self, call: wire.Call[Any], error: Exception, *, sent: bool, timed_out: bool) -> NoReturn:
+        """
+        Raise the error for a call that has no answer.
+
+        :param sent: a byte of it may have left this machine.
+
+        :raises SubmissionUncertain: only when the call pays and can have been sent.
+        :raises Unavailable: otherwise.
+        """
+        if timed_out:
+            error = TimeoutError("no whole answer in time" if sent else "no connection in time")
+            reason = str(error)
+        else:
+            reason = self._redact(describe_error(error))
+        what = "no answer from" if sent else "could not be sent to"
+        call.no_answer(f"{what} {self._route}: {reason}", sent=sent, cause=safe_cause(error))
+
+
+class AnswerBody:
+    """
+    The body of an answer of the API, decoded, up to ``MAX_ANSWER_BYTES``.
+
+    :ivar problem: why the content is not all of it, or None.
+    """
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.content = bytearray()
+        self.problem: str | None = None
+        try:
+            self._decoder = ContentDecoder(headers)
+        except NotWhole as error:
+            self.problem = str(error)
+
+    def feed(self, chunk: bytes) -> bool:
+        """Add a chunk from the socket. False: do not read on."""
+        try:
+            for piece in () if self.problem else self._decoder.feed(chunk):
+                self.content += piece
+                if len(self.content) > MAX_ANSWER_BYTES:
+                    self.problem = f"it is longer than {MAX_ANSWER_BYTES} bytes, which is the limit here"
+                    break
+        except NotWhole as error:
+            self.problem = str(error)
+        return self.problem is None
+
+
+def _check_url(base_url: str) -> None:
+    """Find here what httpx finds only while it sends a request: then a paid call would be in doubt."""
+    try:
+        url = httpx.URL(base_url)
+        url.host.encode("idna")
+        is_usable = url.scheme in ("http", "https") and url.host
+    except (httpx.InvalidURL, UnicodeError):  # it may quote a password
+        is_usable = False
+    if not is_usable:
+        raise InvalidConnection("the base URL is not a usable http(s) URL; check the connection's host")
+
 
 @contextmanager
 def proxy_errors() -> Iterator[None]:
-    """httpx looks at the proxies when it is made: the connection's, or the environment's."""
+    """httpx reads the proxies when a client is made: the connection's, or the environment's."""
     try:
         yield
+    except InvalidConnection:
+        raise
     except (ImportError, ValueError, httpx.InvalidURL) as error:
+        cause = None if isinstance(error, httpx.InvalidURL) else error  # it may quote a password
         raise InvalidConnection(
-            f"the proxy cannot be used ({error}); check the connection's proxy, and HTTP_PROXY, HTTPS_PROXY, "
-            "ALL_PROXY and NO_PROXY"
-        ) from error
+            f"the proxy cannot be used ({cause or 'its URL is not valid'}); check the connection's proxy, "
+            "and HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+        ) from cause
 
 
-def not_answered(call: wire.Call[Any], tracker: SendTracker, error: Exception) -> NoReturn:
-    sent = tracker.sent or not (call.pays or isinstance(error, _NOT_SENT))
-    if isinstance(error, TimeoutError) or tracker.expired_after is not None:
-        error = TimeoutError("no whole answer in time" if sent else "no connection in time")
-        reason = str(error)
-    else:
-        reason = describe_error(error)
-    call.no_answer(reason if sent else f"could not be sent: {reason}", sent=sent, cause=safe_cause(error))
+def redirected(put: Put, response: httpx.Response) -> Put | None:
+    """
+    The same upload at another address, if the storage host asks for that, as S3 does for another region.
+
+    Never from https to http: that would show the file to the network.
+    """
+    if response.status_code not in (301, 302, 307, 308) or "location" not in response.headers:
+        return None
+    url = response.url.join(response.headers["location"])
+    if url.scheme not in ("https", response.url.scheme):
+        return None
+    return replace(put, url=str(url))
 
 
 def check_put(put: Put, response: httpx.Response) -> None:
     # The body is the storage host's and may repeat the signature: it is not shown.
     if not response.is_success:
         status = response.status_code
-        raise flows.upload_failed(put.source, f"the storage host answered HTTP {status}", status)
+        raise flows.upload_failed(
+            put.source, f"the storage host {response.url.host} answered HTTP {status}", status
+        )
+
+
+def storage_host(url: str) -> str:
+    """The host of a signed URL, for a message: the rest of the URL is secret."""
+    try:
+        return urlsplit(url).hostname or "nowhere"
+    except ValueError:
+        return "nowhere"
 
 
 def describe_error(error: Exception) -> str:
-    said = str(safe_cause(error) or "")
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    text = wire.clean(str(safe_cause(error) or ""))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def safe_cause(error: Exception) -> Exception | None:
-    """A violation of the protocol is quoted by what the peer sent, which may be the key or a signature."""
+    """Not an error of the protocol: it quotes what the peer sent, which may be the key or a signature."""
     return None if isinstance(error, httpx.ProtocolError) else error
 
 

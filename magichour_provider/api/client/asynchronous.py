@@ -158,7 +158,7 @@ class AsyncMagicHourClient:
             self._not_answered(call, failure)
         if len(body) > MAX_ANSWER_BYTES:
             call.no_answer(f"an answer above {MAX_ANSWER_BYTES:,} bytes", status=response.status)
-        return call.answer(response.status, response.headers, self._settings.redact(body))
+        return call.answer(response.status, response.headers, body, self._settings.redact)
 
     def _not_answered(self, call: wire.Call[Any], failure: Exception) -> NoReturn:
         # An error of aiohttp may hold the request's headers, a proxy's password or text from the server, so

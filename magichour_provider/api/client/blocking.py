@@ -1,4 +1,4 @@
-"""The API for ordinary code: what a worker uses."""
+"""The API for ordinary code: the client that a worker uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, assert_never, cast
 
 import httpx
 import tenacity
@@ -15,21 +15,24 @@ from magichour_provider.api import flows, wire
 from magichour_provider.api.client.api import (
     CANNOT_TALK,
     IDENTITY,
+    MAX_REDIRECTS,
+    AnswerBody,
     ApiTransport,
     Settings,
     check_put,
     describe_error,
-    not_answered,
     proxy_errors,
+    redirected,
     safe_cause,
     silence_httpx,
+    storage_host,
 )
 from magichour_provider.api.client.tracking import SendTracker
 from magichour_provider.api.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
-from magichour_provider.api.integrity import DownloadValidator, download_failed
-from magichour_provider.api.jobs import JobType
+from magichour_provider.api.integrity import BadDownload, DownloadValidator, download_failed
+from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.api.polling import PollLimiter
-from magichour_provider.exceptions import MagicHourError
+from magichour_provider.exceptions import DownloadFailed, MagicHourError
 
 T = TypeVar("T")
 
@@ -60,19 +63,23 @@ class MagicHourClient:
         """Close all connections."""
         self._storage.close()
 
-    def submit(self, call: wire.Call[wire.Submission]) -> wire.Submission:
+    def submit(
+        self, call: wire.Call[wire.Submission], *, retry_429_seconds: float = flows.RETRY_429_SECONDS
+    ) -> wire.Submission:
         """
         Start a paid job and return at once.
 
         :param call: from ``wire.create_talking_photo`` or ``wire.create_voice``.
+        :param retry_429_seconds: how long to repeat the call while the API answers 429 (too many requests).
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
+        :raises RateLimited: HTTP 429 until then; nothing charged; retryable.
         :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
 
         Source: POST /v1/ai-talking-photo, POST /v1/ai-voice-generator.
         """
         call = replace(call, strict=self._settings.strict)
-        return self._perform(lambda: flows.just(call), flows.RETRY_SUBMIT)
+        return self._perform(lambda: flows.just(call), flows.RETRY_SUBMIT, retry_429_seconds)
 
     def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
         """
@@ -94,49 +101,60 @@ class MagicHourClient:
         **how: Any,
     ) -> wire.Job:
         """
-        Look until the job has ended, well or not; free.
+        Poll until the job has ended, well or not; free.
 
         :param deadline: seconds since the epoch.
-        :param poll_interval: seconds between two looks, rather than the connection's or the schedule's.
+        :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
         :param how: see ``flows.wait``.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
         """
         schedule = self._settings.schedule(poll_interval, self.limiter, job_type)
         return self._run(flows.wait(job_id, deadline=deadline, schedule=schedule, **how))
 
-    def upload(self, sources: Sequence[Source]) -> list[str]:
+    def upload(
+        self, sources: Sequence[Source], *, retry_429_seconds: float = flows.RETRY_429_SECONDS
+    ) -> list[str]:
         """
         Put files into Magic Hour's storage, where they are kept for 7 days; free.
 
+        :param retry_429_seconds: how long to try again while the answer is 429 (too many requests).
         :returns: their ``api-assets/`` paths, in the order of ``sources``.
         :raises UploadFailed: nothing was charged; retryable.
 
         Source: POST /v1/files/upload-urls, then PUT.
         """
         done: dict[int, str] = {}
-        return self._perform(lambda: flows.upload(sources, done))
+        return self._perform(lambda: flows.upload(sources, done), flows.RETRY_TRANSFER, retry_429_seconds)
 
-    def completed(self, job_id: str, job_type: JobType = "video") -> tuple[wire.Job, wire.Download]:
+    def completed(
+        self, job_id: str, job_type: JobType = "video", *, once: bool = False
+    ) -> tuple[wire.Job, wire.Download]:
         """
-        A job that has ended well, and a fresh signed URL of what it made; free.
+        A job that has ended well, and a fresh signed URL of its file; free.
 
+        :param once: when the API does not say, fail at once rather than try again.
         :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
         :raises JobEnded: the job has made nothing.
         """
-        return self._perform(lambda: flows.completed(job_id, job_type))
+        policy = flows.NO_RETRY if once else flows.RETRY_TRANSFER
+        return self._perform(
+            lambda: flows.completed(job_id, job_type), policy, 0.0 if once else flows.RETRY_429_SECONDS
+        )
 
     def download(self, job_id: str, target: Target, job_type: JobType = "video") -> wire.Job:
         """
-        Bring what a complete job made to ``target``, whole or not at all; free.
+        Download the file of a complete job to ``target``, whole or not at all; free.
 
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         :raises JobEnded: the job has made nothing.
         """
-        return self._perform(lambda: flows.download(job_id, target, job_type))
+        return self._perform(
+            lambda: flows.download(job_id, target, job_type), flows.RETRY_TRANSFER, flows.RETRY_429_SECONDS
+        )
 
     def delete(self, job_id: str, job_type: JobType = "video") -> None:
         """
-        Delete what the job made for ever. Not a cancel: nothing is refunded.
+        Delete the file of the job for ever. Not a cancel: nothing is refunded.
 
         Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
         """
@@ -146,17 +164,28 @@ class MagicHourClient:
         """
         The key's account: its tier and the credits left; free.
 
-        :param once: when it cannot be asked, say so at once rather than try again.
+        :param once: raise the first error rather than try again.
 
         Source: GET /v1/account.
         """
         policy = flows.NO_RETRY if once else flows.RETRY_SAFE
         return self._perform(lambda: flows.just(wire.get_account()), policy)
 
-    def _perform(self, attempt: Callable[[], Flow[T]], policy: dict[str, Any] = flows.RETRY_SAFE) -> T:
-        return tenacity.Retrying(**policy)(lambda: self._run(attempt()))
+    def _perform(
+        self,
+        attempt: Callable[[], Flow[T]],
+        policy: dict[str, Any] = flows.RETRY_SAFE,
+        retry_429_seconds: float = 0.0,
+    ) -> T:
+        def with_policy() -> T:
+            return tenacity.Retrying(**policy)(lambda: self._run(attempt()))
+
+        if not retry_429_seconds:
+            return with_policy()
+        return tenacity.Retrying(**flows.retry_429(retry_429_seconds))(with_policy)
 
     def _run(self, flow: Flow[T]) -> T:
+        """Drive a flow: see ``flows``."""
         try:
             step = next(flow)
             while True:
@@ -168,8 +197,10 @@ class MagicHourClient:
                     step = flow.send(outcome)
         except StopIteration as end:
             return cast(T, end.value)
+        finally:
+            flow.close()
 
-    def _do(self, step: object) -> object:
+    def _do(self, step: flows.Step | Together | Fetch) -> object:
         match step:
             case wire.Call():
                 return self._call(step)
@@ -177,13 +208,16 @@ class MagicHourClient:
                 threads = ThreadPoolExecutor(len(steps))
                 try:
                     return [put.exception() for put in [threads.submit(self._put, step) for step in steps]]
-                finally:  # not a "with": whoever stops the task need not wait for an upload that drips
+                finally:  # not a "with": a task that is stopped does not wait for an upload that drips
                     threads.shutdown(wait=False)
             case Fetch():
                 self._fetch(step)
+                return None
             case Sleep(seconds):
                 time.sleep(seconds)
-        return None
+                return None
+            case _:
+                assert_never(step)
 
     def _call(self, call: wire.Call[T]) -> T:
         tracker = SendTracker()
@@ -191,32 +225,48 @@ class MagicHourClient:
             # Nothing is kept alive: blocking calls are so far apart that a kept connection is mostly stale.
             with tracker.limit(self._settings.timeout), self._api.connection() as connection:
                 response = connection.handle_request(self._api.request(call, tracker.trace))
-                response.read()
+                body = AnswerBody(response.headers)
+                for chunk in response.iter_raw():
+                    if not body.feed(chunk) or tracker.is_expired:
+                        break
         except (TimeoutError, *CANNOT_TALK) as error:
-            not_answered(call, tracker, error)
-        return call.answer(response.status_code, response.headers, self._settings.redact(response.content))
+            self._api.no_answer(call, error, sent=tracker.sent, timed_out=tracker.is_expired)
+        return self._api.answer(call, response.status_code, response.headers, body)
 
     def _put(self, put: Put) -> None:
         length = {"Content-Length": str(put.source.size)}
         try:
-            response = self._storage.put(
-                put.url, content=put.source.chunks(), headers=length, follow_redirects=False
-            )
+            for _ in range(1 + MAX_REDIRECTS):
+                response = self._storage.put(
+                    put.url, content=put.source.chunks(), headers=length, follow_redirects=False
+                )
+                if not (elsewhere := redirected(put, response)):
+                    break
+                put = elsewhere
         except CANNOT_TALK as error:
-            raise flows.upload_failed(put.source, describe_error(error)) from safe_cause(error)
+            why = f"{storage_host(put.url)}: {describe_error(error)}"
+            raise flows.upload_failed(put.source, why) from safe_cause(error)
         check_put(put, response)
 
     def _fetch(self, fetch: Fetch) -> None:
         try:
             with self._storage.stream("GET", fetch.url, headers=IDENTITY) as response:
                 validator = DownloadValidator(
-                    fetch.job_id, response.status_code, response.headers, fetch.job_type
+                    fetch.job_id,
+                    response.status_code,
+                    response.headers,
+                    job_spec(fetch.job_type).integrity,
+                    host=response.url.host,
+                    job_type=fetch.job_type,
                 )
                 with fetch.target.open_atomic() as write:
                     for chunk in response.iter_raw():
-                        write(validator.feed(chunk))
+                        for piece in validator.feed(chunk):
+                            write(piece)
                     validator.close()
         except CANNOT_TALK as error:
+            error_cls = BadDownload if isinstance(error, httpx.InvalidURL | UnicodeError) else DownloadFailed
+            why = f"{storage_host(fetch.url)}: {describe_error(error)}"
             raise download_failed(
-                fetch.job_id, describe_error(error), job_type=fetch.job_type
+                fetch.job_id, why, job_type=fetch.job_type, error_cls=error_cls
             ) from safe_cause(error)

@@ -1,36 +1,70 @@
-"""What httpx does not tell of a call: whether a byte of it was sent, and how to end one that drips."""
+"""Two facts about one call that httpx does not tell: can it have been sent, and has it taken too long?"""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+# Names of httpcore's trace events, without the moment: started, complete or failed.
+_CONNECT = frozenset({"connection.connect_tcp", "connection.start_tls", "proxy.start_tls"})
+_SEND_HEADERS = "http11.send_request_headers"
+_RECEIVE_HEADERS = "http11.receive_response_headers"
+_EXCHANGE = frozenset({_SEND_HEADERS, "http11.send_request_body", _RECEIVE_HEADERS})
+_CLOSED = "http11.response_closed"  # follows a failure, and says nothing new
+
 
 class SendTracker:
-    """Of one call: listens to httpx's ``trace`` extension, and knows the socket that the call uses."""
+    """
+    Listens to httpx's ``trace`` extension during one call, and can end the call.
+
+    The call counts as sent unless the trace proves the opposite. The proof is a trace that reports a failure
+    to connect (TCP, TLS, or the proxy's CONNECT) and nothing after it. A silent trace is no proof. Neither is
+    a trace with an event that is not known here: a new version of the transport may use other names.
+
+    :ivar is_expired: ``limit`` has ended the call.
+    """
 
     def __init__(self) -> None:
-        self.sent = False
-        self.expired_after: float | None = None
+        self.is_expired = False
+        self._not_connected = False
+        self._beyond_connecting = False
+        self._asks_proxy = False
         self._socket: socket.socket | None = None
 
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._socket = info["return_value"].get_extra_info("socket")
-        elif event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
-            if self.expired_after is not None:  # before there was a socket that could be ended
-                raise TimeoutError
-            self.sent = True
+    @property
+    def sent(self) -> bool:
+        """Can a byte of the request have left this machine?"""
+        return self._beyond_connecting or not self._not_connected
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """
+        :raises TimeoutError: the time was up before the first byte of the request, which is not sent.
+        """
+        step, _, moment = event.rpartition(".")
+        if step == _SEND_HEADERS and moment == "started" and self.is_expired:
+            # The time was up while there was no socket to close, as during a slow name resolution.
+            self._not_connected = True
+            raise TimeoutError
+        if step in _CONNECT:
+            self._asks_proxy = False
+        elif "request" in info:
+            self._asks_proxy = info["request"].method == b"CONNECT"
+        if step in _CONNECT or (step in _EXCHANGE and self._asks_proxy):
+            self._not_connected = moment == "failed" or (step == _RECEIVE_HEADERS and _refused(info))
+            if step in _CONNECT and moment == "complete":
+                self._socket = info["return_value"].get_extra_info("socket")
+        elif step != _CLOSED:
+            self._beyond_connecting = True
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """End the call after so long in all, by closing its socket; for those without an event loop."""
+        """End the call after so many seconds in all, by closing its socket: nothing else ends a read."""
 
         def end() -> None:
-            self.expired_after = seconds
+            self.is_expired = True
             if self._socket is not None:
                 with suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
@@ -42,3 +76,11 @@ class SendTracker:
             yield
         finally:
             timer.cancel()
+
+
+def _refused(info: Mapping[str, Any]) -> bool:
+    """Did the proxy answer, and not with a 2xx?"""
+    match info.get("return_value"):
+        case (_, int(status), *_):
+            return not 200 <= status < 300
+    return False

@@ -1,0 +1,52 @@
+"""The app behind Airflow's permissions: pages that only read."""
+
+from __future__ import annotations
+
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from magichour_provider.plugin import views
+
+if TYPE_CHECKING:
+    from fastapi import Request, Response
+
+# An app of a plugin has no permission checks of its own. This one covers each page: of the DAG that is named
+# in its path or query, or of any DAG where none is named.
+READS_JOBS = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))
+
+ERRORS = {
+    HTTPStatus.UNAUTHORIZED: "Sign in to Airflow, then reload this page.",
+    HTTPStatus.FORBIDDEN: "You may not read the XComs of this DAG. Ask an administrator of Airflow.",
+    HTTPStatus.NOT_FOUND: "There is no such page.",
+}
+
+
+@cache
+def studio() -> FastAPI:
+    """The app, made at the first request."""
+    app = FastAPI(title="Magic Hour", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(views.router, dependencies=[READS_JOBS])
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))  # holds nothing secret
+    app.add_exception_handler(HTTPException, _error_page)
+    app.add_exception_handler(RequestValidationError, _error_page)
+    app.add_exception_handler(Exception, _error_page)
+    return app
+
+
+def _error_page(request: Request, error: Exception) -> Response:
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.status_code)
+    elif isinstance(error, RequestValidationError):
+        status = HTTPStatus.NOT_FOUND
+    message = ERRORS.get(status, "Airflow could not make this page. The log of its api-server says why.")
+    return views.render(request, "error.html", status=status, message=message)

@@ -1,0 +1,492 @@
+"""
+The queries: journals, results and the states of task instances, from Airflow's database alone.
+
+A process keeps the journals and results that it has read, and asks only for what has changed since. The table
+of the task state store has no index on ``key`` or ``updated_at``, so one query finds the changed rows, and a
+second one reads them by primary key.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow.models.renderedtifields import RenderedTaskInstanceFields
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
+from sqlalchemy import and_, or_, select
+from sqlalchemy.orm import aliased
+
+from magichour_provider.links import MagicHourWatchLink
+from magichour_provider.plugin.rows import (
+    SETTLED,
+    Intent,
+    JobRow,
+    Open,
+    State,
+    TaskKey,
+    completed,
+    decoded,
+    dicts,
+    intents,
+    job_type_of,
+    journal_rows,
+    result_row,
+    result_type,
+    settle,
+    text,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from magichour_provider.api.jobs import JobType
+
+TaskStateStore: Any
+try:
+    from airflow.models.task_state_store import TaskStateStoreModel as TaskStateStore
+except ImportError:  # below Airflow 3.3
+    TaskStateStore = None
+
+JOURNAL, REPORTED, RESULT = "magichour_journal", "magichour_reported", "return_value"
+WATCH = MagicHourWatchLink().xcom_key  # every task of ours pushes it, first of all
+
+PAGE_SIZE = 50
+LONGEST_NEEDS = 10  # of the list of what needs a person
+CHUNK = 500  # rows that one query asks for by key
+
+FRESH = 1.0  # seconds: requests of one moment share one query
+OVERLAP = timedelta(minutes=2)  # for rows that were stamped by other clocks, or committed late
+WHOLE_EVERY = 10.0  # seconds between two reads that also notice what was deleted
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the path or the query string asks for."""
+
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int | None = None
+    state: State | None = None
+    since: date | None = None
+    until: date | None = None
+
+    @property
+    def task(self) -> TaskKey | None:
+        """The one task instance that is asked for, if it is one."""
+        if self.dag_id is None or self.run_id is None or self.task_id is None:
+            return None
+        return TaskKey(
+            self.dag_id, self.run_id, self.task_id, -1 if self.map_index is None else self.map_index
+        )
+
+    def match(self, row: JobRow) -> bool:
+        """All but the state, which is not known yet."""
+        return (
+            (self._is_of(row.task) or (row.sensor is not None and self._is_of(row.sensor)))
+            and (self.since is None or row.at.date() >= self.since)
+            and (self.until is None or row.at.date() <= self.until)
+        )
+
+    def _is_of(self, task: TaskKey) -> bool:
+        return (
+            self.dag_id in (None, task.dag_id)
+            and self.run_id in (None, task.run_id)
+            and self.task_id in (None, task.task_id)
+            and self.map_index in (None, task.map_index)
+        )
+
+
+@dataclass
+class Totals:
+    """
+    Of some jobs: what was made, and what it cost.
+
+    :ivar at_stake: credits of paid calls whose answer was lost.
+    """
+
+    made: Counter[JobType] = field(default_factory=Counter)
+    final: float = 0
+    estimated: float = 0
+    refunded: int = 0
+    at_stake: float = 0
+
+    @property
+    def credits(self) -> float:
+        return self.final + self.estimated
+
+    def add(self, row: JobRow) -> None:
+        cost = row.credits or 0
+        if row.is_made:
+            self.made[row.job_type] += 1
+        if row.state in (State.FAILED, State.CANCELED):
+            self.refunded += 1
+        elif row.state is State.LOST or row.open is Open.ANSWER:
+            self.at_stake += cost
+        elif row.state is State.NOT_CHARGED:
+            pass
+        elif row.is_final:
+            self.final += cost
+        else:
+            self.estimated += cost
+
+
+@dataclass
+class Page:
+    """
+    Everything that a page shows.
+
+    :ivar rows: of this page, newest first.
+    :ivar counts: of each state, whatever state is asked for.
+    :ivar needs: the first of what needs a person.
+    :ivar dag_ids: that have jobs.
+    :ivar is_live: something is going on.
+    :ivar task_state: of the task instance that is asked for, if it has no jobs.
+    :ivar unreadable: journals that could not be read.
+    """
+
+    filters: Filters
+    number: int
+    rows: list[JobRow]
+    counts: Counter[State]
+    totals: Totals
+    by_dag: dict[str, Totals]
+    by_day: dict[date, Totals]
+    needs: list[JobRow]
+    dag_ids: list[str]
+    is_live: bool
+    task_state: str | None
+    unreadable: int
+
+    @property
+    def total(self) -> int:
+        return self.counts[self.filters.state] if self.filters.state else self.counts.total()
+
+    @property
+    def last_number(self) -> int:
+        return max(1, -(-self.total // PAGE_SIZE))
+
+
+class Playable(NamedTuple):
+    """What is needed to ask the vendor for a file."""
+
+    job_id: str
+    job_type: JobType
+    conn_id: str | None
+    host: str | None
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A row of the task state store or of XCom, as it was read."""
+
+    stamp: datetime
+    task: TaskKey
+    key: str
+    value: Any
+
+
+class Index:
+    """
+    What this process knows of all journals and results. Safe to use from several threads.
+
+    :ivar rows: of the journals, newest first.
+    :ivar results: rows of what tasks returned, where no journal knows the end.
+    :ivar unreadable: journals that could not be read, by DAG.
+    :ivar by_short_id: the intents of all journals.
+    :ivar by_job_id: the jobs of all journals.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[JobRow] = []
+        self.results: list[JobRow] = []
+        self.unreadable: Counter[str] = Counter()
+        self.by_short_id: dict[str, Intent] = {}
+        self.by_job_id: dict[str, Intent] = {}
+        self._lock = threading.Lock()
+        self._journals: dict[Any, _Kept] = {}
+        self._results: dict[Any, _Kept] = {}
+        self._of_task: dict[TaskKey, dict[str, _Kept]] = {}
+        self._rows_of: dict[TaskKey, list[JobRow]] = {}
+        self._result_of: dict[TaskKey, JobRow] = {}
+        self._read_at = self._whole_at = float("-inf")
+
+    def refresh(self, session: Session, *, at_most: float = FRESH) -> None:
+        """
+        Read what has changed.
+
+        :param at_most: seconds; what was read so lately is fresh enough.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if now - self._read_at < at_most:
+                return
+            is_whole = now - self._whole_at > WHOLE_EVERY
+            changed = self._read_journals(session, is_whole) | self._read_results(session, is_whole)
+            self._read_at = now
+            if is_whole:
+                self._whole_at = now
+            if changed:
+                self._rebuild(changed)
+
+    def _read_journals(self, session: Session, is_whole: bool) -> set[TaskKey]:
+        if TaskStateStore is None:
+            return set()
+        store = TaskStateStore
+        found = select(store.id, store.updated_at).where(store.key.in_((JOURNAL, REPORTED)))
+        if not is_whole:
+            found = found.where(store.updated_at >= _newest(self._journals) - OVERLAP)
+        stamps: dict[Any, datetime] = {row.id: row.updated_at for row in session.execute(found)}
+        changed = self._forget_missing(self._journals, stamps) if is_whole else set()
+        columns = (store.dag_id, store.run_id, store.task_id, store.map_index, store.key, store.value)
+        for ids in _chunks(_changed(self._journals, stamps)):
+            read = select(store.id, store.updated_at, *columns).where(store.id.in_(ids))
+            for row_id, stamp, dag_id, run_id, task_id, map_index, key, value in session.execute(read):
+                task = TaskKey(dag_id, run_id, task_id, map_index)
+                self._journals[row_id] = self._keep(_Kept(stamp, task, key, decoded(value)))
+                changed.add(task)
+        return changed
+
+    def _read_results(self, session: Session, is_whole: bool) -> set[TaskKey]:
+        """What tasks of ours returned. Only they push the key ``WATCH``, and keys of XComs have an index."""
+        watch, result = aliased(XComModel), aliased(XComModel)
+        identity = (result.dag_run_id, result.task_id, result.map_index)
+        same_task = and_(
+            result.dag_run_id == watch.dag_run_id,
+            result.task_id == watch.task_id,
+            result.map_index == watch.map_index,
+        )
+        found = select(*identity, result.timestamp).join(watch, same_task)
+        found = found.where(watch.key == WATCH, result.key == RESULT)
+        if not is_whole:
+            found = found.where(result.timestamp >= _newest(self._results) - OVERLAP)
+        stamps: dict[Any, datetime] = {(run, of, index): at for run, of, index, at in session.execute(found)}
+        changed = self._forget_missing(self._results, stamps) if is_whole else set()
+        for keys in _chunks(_changed(self._results, stamps)):
+            read = select(*identity, result.timestamp, result.dag_id, result.run_id, result.value).where(
+                _is_one_of(identity, keys), result.key == RESULT
+            )
+            for run, task_id, map_index, stamp, dag_id, run_id, value in session.execute(read):
+                task = TaskKey(dag_id, run_id, task_id, map_index)
+                kept = self._keep(_Kept(stamp, task, RESULT, decoded(value)))
+                self._results[run, task_id, map_index] = kept
+                changed.add(task)
+        return changed
+
+    def _keep(self, kept: _Kept) -> _Kept:
+        self._of_task.setdefault(kept.task, {})[kept.key] = kept
+        return kept
+
+    def _forget_missing(self, known: dict[Any, _Kept], stamps: Mapping[Any, datetime]) -> set[TaskKey]:
+        gone = [known.pop(one) for one in known.keys() - stamps.keys()]
+        for kept in gone:
+            self._of_task[kept.task].pop(kept.key, None)
+        return {kept.task for kept in gone}
+
+    def _rebuild(self, changed: Iterable[TaskKey]) -> None:
+        for task in changed:
+            kept = self._of_task[task]
+            self._rows_of.pop(task, None)
+            self._result_of.pop(task, None)
+            if journal := kept.get(JOURNAL):
+                reported = kept[REPORTED].value if REPORTED in kept else None
+                self._rows_of[task] = journal_rows(task, journal.value, reported, journal.stamp)
+            if (result := kept.get(RESULT)) and (row := result_row(task, result.value, result.stamp)):
+                self._result_of[task] = row
+            if not kept:
+                del self._of_task[task]
+        journals = [kept for kept in self._journals.values() if kept.key == JOURNAL]
+        rows = sorted((row for rows in self._rows_of.values() for row in rows), key=_newest_first)
+        ended = {row.job_id for row in rows if row.open is None and row.job_id}
+        self.results = [row for row in self._result_of.values() if row.job_id not in ended]
+        self.rows = rows
+        self.unreadable = Counter(kept.task.dag_id for kept in journals if not isinstance(kept.value, dict))
+        self.by_short_id = {
+            short_id: intent for kept in journals for short_id, intent in intents(kept.task, kept.value)
+        }
+        self.by_job_id = {
+            row.job_id: Intent(row.task, row.conn_id, row.job_type, row.host)
+            for row in rows
+            if row.job_id and row.open is not Open.ANSWER
+        }
+
+
+def read_page(
+    session: Session, index: Index, permitted: Collection[str], filters: Filters, number: int
+) -> Page:
+    """
+    :param permitted: the DAGs that the user may read; nothing of any other gets in.
+    :param number: of the page, from 1.
+    """
+    index.refresh(session)
+    known = [row for row in index.rows if row.task.dag_id in permitted]
+    if results := [row for row in index.results if row.task.dag_id in permitted]:
+        known = _with_results(known, results)
+    rows = [row for row in known if filters.match(row)]
+    task_state = None
+    if filters.task and not rows:
+        task_state, rows = _without_jobs(session, filters.task, known)
+    states = _settled_states(session, {row.task for row in rows if row.open})
+    rows = [settle(row, states.get(row.task)) for row in rows]
+    counts = Counter(row.state for row in rows)
+    needs = [row for row in rows if row.state is State.NEEDS_YOU]
+    is_live = any(row.open and row.task_state not in SETTLED for row in rows)
+    if filters.state:
+        rows = [row for row in rows if row.state is filters.state]
+    totals, by_dag, by_day = Totals(), dict[str, Totals](), dict[date, Totals]()
+    for row in rows:
+        totals.add(row)
+        by_dag.setdefault(row.task.dag_id, Totals()).add(row)
+        by_day.setdefault(row.at.date(), Totals()).add(row)
+    page = Page(
+        filters=filters,
+        number=number,
+        rows=rows[(number - 1) * PAGE_SIZE : number * PAGE_SIZE],
+        counts=counts,
+        totals=totals,
+        by_dag=dict(sorted(by_dag.items(), key=lambda of: -of[1].credits)),
+        by_day=by_day,
+        needs=needs[:LONGEST_NEEDS],
+        dag_ids=sorted({row.task.dag_id for row in known}),
+        is_live=is_live or (task_state is not None and task_state not in SETTLED),
+        task_state=task_state,
+        unreadable=sum(count for dag_id, count in index.unreadable.items() if dag_id in permitted),
+    )
+    _label(session, [*page.rows, *page.needs])
+    return page
+
+
+def _with_results(rows: list[JobRow], results: list[JobRow]) -> list[JobRow]:
+    """A result completes the job that another task submitted; any other is a row of its own."""
+    best: dict[str, JobRow] = {}
+    for result in results:
+        known = best.get(result.job_id or "")
+        if known is None:
+            best[result.job_id or ""] = result
+        else:  # one task submitted it, and a sensor waited for it
+            first, second = sorted((known, result), key=lambda row: row.is_made)
+            best[result.job_id or ""] = completed(first, second)
+    merged = []
+    for row in rows:
+        end = best.pop(row.job_id or "", None)
+        is_news = end is not None and end.is_made and row.open is Open.END
+        merged.append(completed(row, end) if end is not None and is_news else row)
+    return sorted([*merged, *best.values()], key=_newest_first)
+
+
+def _without_jobs(session: Session, task: TaskKey, known: list[JobRow]) -> tuple[str | None, list[JobRow]]:
+    """The state of a task instance that has no jobs; and the job, if it is a sensor that waits for one."""
+    ti = TaskInstance
+    found = next(_of_tasks(session, {task}, ti, ti.state, ti.start_date), None)
+    if found is None:
+        return None, []
+    *_, state, started = found
+    job_id = text(rendered_fields(session, task).get("job_id"))
+    rows = [replace(row, sensor=task) for row in known if job_id and row.job_id == job_id]
+    if job_id and not rows:
+        at = started or datetime.now(UTC)
+        rows = [JobRow(task, at, State.RENDERING, open=Open.END, job_id=job_id)]
+    return state or "none", rows
+
+
+def _settled_states(session: Session, tasks: Collection[TaskKey]) -> dict[TaskKey, str | None]:
+    """Of those that do not go on by themselves; the others may be many, and need not be read."""
+    ti = TaskInstance
+    found: dict[TaskKey, str | None] = {}
+    for runs in _chunks({task[:2] for task in tasks}):
+        of = [task for task in tasks if task[:2] in set(runs)]
+        query = select(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.state).where(
+            ti.dag_id.in_({task.dag_id for task in of}),
+            ti.run_id.in_({task.run_id for task in of}),
+            ti.task_id.in_({task.task_id for task in of}),
+            ti.state.in_(SETTLED),
+        )
+        for dag_id, run_id, task_id, map_index, state in session.execute(query):
+            found[TaskKey(dag_id, run_id, task_id, map_index)] = state
+    return found
+
+
+def _label(session: Session, rows: list[JobRow]) -> None:
+    """What the mapped instances call themselves: ``map_index_template``."""
+    mapped = [row for row in rows if row.task.map_index >= 0]
+    labels = {
+        tuple(task): label
+        for *task, label in _of_tasks(
+            session, {row.task for row in mapped}, TaskInstance, TaskInstance._rendered_map_index
+        )
+    }
+    for row in mapped:
+        row.label = labels.get(row.task) or str(row.task.map_index)
+
+
+def find_job(session: Session, task: TaskKey, number: int) -> Playable | None:
+    """
+    A job of a task instance, read now.
+
+    :param number: its place in the journal; 0 where the task's result is all there is.
+    """
+    if TaskStateStore is not None:
+        for *_, journal in _of_tasks(session, {task}, TaskStateStore, TaskStateStore.value, key=JOURNAL):
+            if jobs := dicts(decoded(journal), "jobs"):
+                job = jobs[number] if number < len(jobs) else {}
+                return _playable(job, job.get("conn_id"), job.get("host"))
+    for *_, value in _of_tasks(session, {task}, XComModel, XComModel.value, key=RESULT):
+        result = decoded(value)
+        if number == 0 and isinstance(result, dict):
+            conn_id = rendered_fields(session, task).get("magichour_conn_id")
+            return _playable({**result, "job_type": result_type(result)}, conn_id, None)
+    return None
+
+
+def rendered_fields(session: Session, task: TaskKey) -> dict[str, Any]:
+    """The templated arguments of a task instance; Airflow keeps those of a task's last 30 runs."""
+    fields = RenderedTaskInstanceFields
+    for *_, rendered in _of_tasks(session, {task}, fields, fields.rendered_fields):
+        return rendered if isinstance(rendered, dict) else {}
+    return {}
+
+
+def _playable(job: Mapping[str, Any], conn_id: Any, host: Any) -> Playable | None:
+    job_id = text(job.get("job_id"))
+    if job_id is None:
+        return None
+    return Playable(job_id, job_type_of(job.get("job_type")), text(conn_id), text(host))
+
+
+def _of_tasks(
+    session: Session, tasks: Collection[TaskKey], model: Any, *columns: Any, key: str | None = None
+) -> Iterator[Any]:
+    """Rows of a task instance's four ids and ``columns``."""
+    identity = (model.dag_id, model.run_id, model.task_id, model.map_index)
+    for some in _chunks(tasks):
+        query = select(*identity, *columns).where(_is_one_of(identity, some))
+        yield from session.execute(query if key is None else query.where(model.key == key))
+
+
+def _is_one_of(columns: tuple[Any, ...], keys: Collection[tuple[Any, ...]]) -> Any:
+    return or_(*(and_(*(column == part for column, part in zip(columns, key, strict=True))) for key in keys))
+
+
+def _newest(known: Mapping[Any, _Kept]) -> datetime:
+    return max((kept.stamp for kept in known.values()), default=datetime.now(UTC))
+
+
+def _newest_first(row: JobRow) -> float:
+    return -row.at.timestamp()
+
+
+def _changed(known: Mapping[Any, _Kept], stamps: Mapping[Any, datetime]) -> list[Any]:
+    return [one for one, stamp in stamps.items() if one not in known or known[one].stamp != stamp]
+
+
+def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+    rest = iter(values)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

@@ -1,0 +1,151 @@
+"use strict";
+
+// Plays a job where its drawing is, keeps the page fresh, and leads out of Airflow's frame.
+
+const REFRESH = 10_000; // milliseconds
+const main = document.getElementById("jobs");
+const news = document.getElementById("news");
+
+// --- Play: the address is asked for once, by the media element itself. --------------------------------
+
+function play(link) {
+  const kind = link.dataset.media;
+  const media = document.createElement(kind === "audio" ? "audio" : kind === "image" ? "img" : "video");
+  media.className = "media";
+  media.setAttribute("aria-label", link.getAttribute("aria-label").replace(/^Play /, ""));
+  if (kind !== "image") {
+    media.controls = true;
+    media.autoplay = true;
+  }
+  media.playsInline = true;
+  const stage = link.closest(".stage");
+  stage.classList.add("busy");
+  for (const event of ["playing", "load"]) {
+    media.addEventListener(event, () => stage.classList.remove("busy"), { once: true });
+  }
+  media.addEventListener("error", () => explain(link, media, stage), { once: true });
+  media.src = link.href;
+  link.hidden = true;
+  stage.append(media);
+  media.focus();
+}
+
+// A media element does not tell why it cannot play; the same address does, in a sentence.
+async function explain(link, media, stage) {
+  let why = "This browser cannot play it.";
+  try {
+    const answer = await fetch(link.href, { redirect: "manual", cache: "no-store" });
+    if (answer.type !== "opaqueredirect") {
+      const isText = answer.headers.get("Content-Type")?.startsWith("text/plain");
+      why = isText ? await answer.text() : `Airflow answers ${answer.status}.`;
+    }
+  } catch {
+    why = "Airflow does not answer.";
+  }
+  media.remove();
+  stage.classList.remove("busy");
+  link.hidden = false;
+  const about = stage.parentElement.querySelector(".about");
+  about.querySelector(".problem")?.remove();
+  const problem = document.createElement("p");
+  problem.className = "problem";
+  problem.setAttribute("role", "alert");
+  problem.textContent = why;
+  about.querySelector(".line").after(problem);
+  link.focus();
+}
+
+// --- Links to Airflow and beyond: its frame lets no link out, so its own document opens them. ---------
+
+function leave(link, event) {
+  const outside = window.parent.document.createElement("a");
+  outside.href = link.href;
+  if (link.target || event.ctrlKey || event.metaKey || event.shiftKey || event.button === 1) {
+    outside.target = "_blank";
+    outside.rel = "noopener noreferrer";
+  }
+  outside.click();
+}
+
+function clicked(event) {
+  const link = event.target.closest?.("a");
+  if (!link) return;
+  if (link.matches(".play") && event.type === "click" && !event.ctrlKey && !event.metaKey) {
+    event.preventDefault();
+    play(link);
+  } else if (window.parent !== window && (link.matches(".airflow") || link.target === "_blank")) {
+    event.preventDefault();
+    leave(link, event);
+  }
+}
+
+document.addEventListener("click", clicked);
+document.addEventListener("auxclick", (event) => event.button === 1 && clicked(event));
+
+// --- Fresh: the same page again, without its frame, while something goes on. --------------------------
+
+async function refresh() {
+  const address = new URL(location.href);
+  address.searchParams.set("fragment", "");
+  try {
+    const answer = await fetch(address, { cache: "no-store" });
+    if (!answer.ok) throw new Error(`Airflow answers ${answer.status}`);
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    update(fresh.body);
+    news.hidden = true;
+  } catch (error) {
+    news.textContent = `${error.message}: this is the state of a while ago.`;
+    news.hidden = false;
+  }
+}
+
+// What plays and what has the focus stays; all else is replaced. A media element that is moved stops.
+function update(fresh) {
+  const focused = document.activeElement?.closest?.("a[href]")?.getAttribute("href");
+  const wasOpen = main.querySelector(".breakdown")?.open;
+  const jobs = main.querySelector(".jobs");
+  const freshJobs = fresh.querySelector(".jobs");
+  if (jobs && freshJobs) {
+    for (const job of [...jobs.children]) if (!job.querySelector(".media")) job.remove();
+    let next = jobs.firstElementChild;
+    for (const job of [...freshJobs.children]) {
+      const playing = document.getElementById(job.id);
+      if (playing) next = playing.nextElementSibling;
+      else jobs.insertBefore(job, next);
+    }
+    for (const part of [...main.children]) if (part !== jobs) part.remove();
+    while (fresh.firstElementChild !== freshJobs) jobs.before(fresh.firstElementChild);
+    freshJobs.remove();
+    main.append(...fresh.children);
+  } else {
+    main.replaceChildren(...fresh.children);
+  }
+  localTimes();
+  main.querySelector(".breakdown")?.toggleAttribute("open", Boolean(wasOpen));
+  if (focused) main.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+}
+
+const isLive = () => main?.querySelector("[data-live]")?.dataset.live === "yes";
+
+setInterval(() => {
+  if (isLive() && !document.hidden) refresh();
+}, REFRESH);
+
+// --- A phone has no room for filters that are not used. -------------------------------------------------
+
+if (matchMedia("(max-width: 520px)").matches) document.querySelector(".filter:not([data-keep])")?.removeAttribute("open");
+
+// --- Times in the zone that was chosen in Airflow. ------------------------------------------------------
+
+function localTimes() {
+  let timeZone;
+  try {
+    timeZone = JSON.parse(localStorage.getItem("timezone")) ?? undefined;
+  } catch {
+    timeZone = undefined;
+  }
+  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long", timeZone });
+  for (const time of document.querySelectorAll("time")) time.title = format.format(new Date(time.dateTime));
+}
+
+localTimes();

@@ -1,0 +1,346 @@
+"""The pages. They write nothing, and ask the vendor only when somebody clicks on *Play*."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.configuration import conf
+from airflow.models.connection import Connection
+from airflow.models.dag import DagModel
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.utils.session import create_session
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from magichour_provider.api import wire
+from magichour_provider.api.client import MagicHourClient
+from magichour_provider.exceptions import InvalidConnection, JobEnded, MagicHourError
+from magichour_provider.hooks import settings_from_connection
+from magichour_provider.plugin import PREFIX, ROUTE, airflow_version, jobs
+from magichour_provider.plugin.jobs import Filters, Playable
+from magichour_provider.plugin.rows import JobRow, State, TaskKey
+
+LONGEST_ANSWER = 10.0  # seconds that a person waits for a video to begin
+DEFAULT_BACKEND = "airflow.state.metastore.MetastoreBackend"
+
+# Scripts and styles come from files alone. A video comes from the vendor's storage, wherever that is.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "; ".join(
+        [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self' https: http:",
+            "media-src 'self' https: http:",
+            "connect-src 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'self'",
+            "base-uri 'none'",
+        ]
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+FILTERS = ("dag_id", "run_id", "task_id", "state", "from", "to")
+
+router = APIRouter()
+index = jobs.Index()
+
+
+def permitted_dags(user: GetUserDep) -> set[str]:
+    """As Airflow's own lists: the DAGs that this user may read."""
+    return get_auth_manager().get_authorized_dag_ids(user=user, method="GET")
+
+
+PermittedDags = Annotated[set[str], Depends(permitted_dags)]
+PageNumber = Annotated[int, Query(alias="page", ge=1, le=1_000_000)]
+Day = Annotated[str, Query(pattern=r"^(\d{4}-\d\d-\d\d)?$")]
+
+
+@router.get("/")
+def all_jobs(
+    request: Request,
+    permitted: PermittedDags,
+    dag_id: str = "",
+    run_id: str = "",
+    task_id: str = "",
+    state: str = "",
+    since: Annotated[Day, Query(alias="from")] = "",
+    until: Annotated[Day, Query(alias="to")] = "",
+    number: PageNumber = 1,
+) -> Response:
+    """The jobs of every DAG that the user may read."""
+    filters = Filters(
+        dag_id or None,
+        run_id or None,
+        task_id or None,
+        state=_state(state),
+        since=_day(since),
+        until=_day(until),
+    )
+    return _page(request, permitted, filters, number)
+
+
+@router.get("/dags/{dag_id}/runs/{run_id}/")
+def jobs_of_run(
+    request: Request, dag_id: str, run_id: str, state: str = "", number: PageNumber = 1
+) -> Response:
+    return _page(request, {dag_id}, Filters(dag_id, run_id, state=_state(state)), number, narrowed=True)
+
+
+@router.get("/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/")
+@router.get("/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/{map_index}/")
+def jobs_of_task(
+    request: Request,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    map_index: str | None = None,
+    state: str = "",
+    number: PageNumber = 1,
+) -> Response:
+    if map_index in ("{MAP_INDEX}", "-1"):  # the UI fills it in for a mapped task only
+        map_index = None
+    elif map_index is not None and not map_index.isdecimal():
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    filters = Filters(
+        dag_id, run_id, task_id, int(map_index) if map_index is not None else None, state=_state(state)
+    )
+    return _page(request, {dag_id}, filters, number, narrowed=True)
+
+
+@router.get("/watch/{path:path}")
+def watch(request: Request, path: str) -> Response:
+    """From the button on a task to its page: inside Airflow's own (3.3 has addresses for that), or alone."""
+    links = Links(request.scope["root_path"], {})
+    frame = f"{links.airflow}/plugin/{ROUTE}" if airflow_version() >= (3, 3) else ""
+    return RedirectResponse(f"{frame}{links.root}/{quote(path)}", headers=SECURITY_HEADERS)
+
+
+@router.get("/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/{map_index}/play/{number}")
+def play(
+    dag_id: str, run_id: str, task_id: str, map_index: int, number: Annotated[int, Path(ge=0)]
+) -> Response:
+    """
+    To a fresh signed URL of what a job made; nothing is copied.
+
+    The job is found by its task instance and its place in the journal: the request names no job.
+    """
+    task = TaskKey(dag_id, run_id, task_id, map_index)
+    with create_session(scoped=False) as session:
+        job = jobs.find_job(session, task, number)
+    if job is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    try:
+        url = _signed_url(job, dag_id)
+    except _CannotPlay as why:
+        return PlainTextResponse(str(why), why.status, headers=SECURITY_HEADERS)
+    return RedirectResponse(url, HTTPStatus.TEMPORARY_REDIRECT, headers=SECURITY_HEADERS)
+
+
+class _CannotPlay(Exception):
+    """Says why, to the person who clicked."""
+
+    def __init__(self, status: HTTPStatus, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+def _signed_url(job: Playable, dag_id: str) -> str:
+    """
+    Ask the vendor where the file is. The key goes to the host of its own connection, and to no other: what a
+    journal says is only compared with it.
+
+    :raises _CannotPlay: it was not asked, or has no file.
+    """
+    if job.conn_id is None:
+        raise _CannotPlay(
+            HTTPStatus.CONFLICT,
+            "Airflow no longer knows with which connection this job was made. What it made is in Magic "
+            "Hour's library.",
+        )
+    team = DagModel.get_team_name(dag_id) if _is_multi_team() else None
+    try:
+        connection = Connection.get_connection_from_secrets(
+            job.conn_id, **({"team_name": team} if team else {})
+        )
+        settings = settings_from_connection(connection)
+    except AirflowNotFoundException:
+        raise _CannotPlay(
+            HTTPStatus.FAILED_DEPENDENCY,
+            f"This api-server cannot read the connection {job.conn_id!r}: it was deleted, or only workers "
+            "can read it. Give the api-server the same secrets backend to play videos here.",
+        ) from None
+    except InvalidConnection as error:
+        raise _CannotPlay(HTTPStatus.FAILED_DEPENDENCY, str(error)) from None
+    if job.host is not None and job.host != settings.base_url:
+        raise _CannotPlay(
+            HTTPStatus.CONFLICT,
+            f"The connection {job.conn_id!r} now leads to {settings.base_url}, and this job was made at "
+            f"{job.host}. So it was not asked for.",
+        )
+    try:
+        with MagicHourClient(replace(settings, timeout=min(settings.timeout, LONGEST_ANSWER))) as client:
+            _, download = client.completed(job.job_id, job.job_type, once=True)
+    except JobEnded as error:
+        raise _CannotPlay(HTTPStatus.GONE, str(error)) from None
+    except MagicHourError as error:
+        raise _CannotPlay(HTTPStatus.BAD_GATEWAY, str(error)) from None
+    return download.url  # http(s), or it would not have been read
+
+
+def _is_multi_team() -> bool:
+    return conf.getboolean("core", "multi_team", fallback=False)
+
+
+def _page(
+    request: Request, permitted: set[str], filters: Filters, number: int, *, narrowed: bool = False
+) -> Response:
+    with create_session(scoped=False) as session:
+        page = jobs.read_page(session, index, permitted, filters, number)
+    return render(
+        request,
+        "jobs.html" if "fragment" in request.query_params else "page.html",
+        page=page,
+        filters=filters,
+        narrowed=narrowed,
+        finished_only=_finished_only(),
+    )
+
+
+def _finished_only() -> str | None:
+    """Why jobs are seen only once they have ended, if it is so."""
+    if jobs.TaskStateStore is None:
+        return "This version of Airflow keeps no record of running jobs that this page could read (3.3 does)"
+    custom = conf.get("workers", "state_store_backend", fallback="") or conf.get("state_store", "backend")
+    if custom != DEFAULT_BACKEND:
+        return f"The task state store is {custom}, which this page cannot read"
+    return None
+
+
+def render(request: Request, template: str, *, status: int = HTTPStatus.OK, **values: Any) -> Response:
+    """A page, with the headers that each has."""
+    links = Links(request.scope["root_path"], request.query_params)
+    text = templates.get_template(template).render(
+        links=links, now=datetime.now(UTC), status=status, State=State, **values
+    )
+    return HTMLResponse(text, status, headers=SECURITY_HEADERS)
+
+
+class Links:
+    """
+    Addresses, with the path of ``[api] base_url`` in front.
+
+    :param root: of this app.
+    :param query: of this page.
+    """
+
+    def __init__(self, root: str, query: Mapping[str, str]) -> None:
+        self.root = root
+        self.airflow = root.removesuffix(PREFIX)
+        self.query = query
+
+    def static(self, name: str) -> str:
+        return f"{self.root}/static/{name}"
+
+    def all_jobs(self, **query: Any) -> str:
+        return f"{self.root}/{_query(query)}"
+
+    def here(self, **changes: Any) -> str:
+        """This page with other filters; without ``page`` it is the first one again."""
+        kept = {name: value for name, value in self.query.items() if name in FILTERS}
+        return _query(kept | changes) or "?"
+
+    def run(self, dag_id: str, run_id: str) -> str:
+        return f"{self.root}/dags/{_segment(dag_id)}/runs/{_segment(run_id)}/"
+
+    def task(self, task: TaskKey) -> str:
+        return f"{self.run(task.dag_id, task.run_id)}tasks/{_segment(task.task_id)}/{task.map_index}/"
+
+    def play(self, row: JobRow) -> str:
+        return f"{self.task(row.task)}play/{row.number}"
+
+    def library(self, row: JobRow) -> str | None:
+        """The job in the vendor's web app, or where to search for it; None if it was not made there."""
+        if row.host != wire.BASE_URL:
+            return None
+        try:
+            return wire.library_url(row.job_id or "", row.job_type)
+        except MagicHourError:
+            return wire.LIBRARY_URL
+
+    def airflow_dag(self, dag_id: str) -> str:
+        return f"{self.airflow}/dags/{_segment(dag_id)}"
+
+    def airflow_run(self, dag_id: str, run_id: str) -> str:
+        return f"{self.airflow_dag(dag_id)}/runs/{_segment(run_id)}"
+
+    def airflow_task(self, task: TaskKey) -> str:
+        mapped = f"/mapped/{task.map_index}" if task.map_index >= 0 else ""
+        return f"{self.airflow_run(task.dag_id, task.run_id)}/tasks/{_segment(task.task_id)}{mapped}"
+
+
+def _segment(value: str) -> str:
+    return quote(value, safe="")
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    return f"?{urlencode(given)}" if given else ""
+
+
+def _state(value: str) -> State | None:
+    return State(value) if value in State.__members__.values() else None
+
+
+def _day(value: str) -> date | None:
+    try:
+        return date.fromisoformat(value) if value else None
+    except ValueError:
+        return None
+
+
+def _credits(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.2f}".rstrip("0").rstrip(".")
+
+
+def _size(value: int) -> str:
+    return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
+
+
+def _length(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes else f"{seconds:.1f} s"
+
+
+def _ago(then: datetime, now: datetime) -> str:
+    seconds = max(0.0, (now - then).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _tone(row: JobRow) -> int:
+    """One of six colours of the placeholder; a person keeps theirs."""
+    return sum((row.label or row.task.task_id).encode()) % 6
+
+
+templates = Environment(
+    loader=PackageLoader("magichour_provider.plugin"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+templates.filters |= {"credits": _credits, "size": _size, "length_of": _length, "ago": _ago, "tone": _tone}

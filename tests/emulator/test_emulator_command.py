@@ -1,0 +1,108 @@
+"""The command line that steers an emulator that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from magichour_provider.emulator import settings
+from magichour_provider.emulator.__main__ import CHANGES, LISTS, main
+
+if TYPE_CHECKING:
+    from magichour_provider.emulator import Emulator
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command in this process; returns its exit code and what it prints."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(list(arguments))
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["--url before the verb", "--url after the verb"])
+def test_a_fault_is_added_printed_and_removed(stub: Emulator, command: Command, before: bool) -> None:
+    def steer(verb: str, *arguments: str) -> str:
+        at = ("--url", stub.url)
+        code, out, err = command(*at, verb, *arguments) if before else command(verb, *arguments, *at)
+        assert (code, err) == (0, "")
+        return out
+
+    steer("fault", "account", "status=429", 'headers={"Retry-After": "3"}')
+    answer = httpx.get(f"{stub.url}/v1/account", headers={"Authorization": f"Bearer {stub.api_key}"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+    assert json.loads(steer("faults"))["hits"] == 1
+    assert steer("clear-faults") == ""
+    assert stub.faults() == []
+
+
+def test_credits_and_progression_are_set(stub: Emulator, command: Command) -> None:
+    assert command("set", "credits=7", "progression=polls:3", "--url", stub.url)[0] == 0
+    assert (stub.credits, stub.progression) == (7, "polls:3")
+
+
+def test_the_help_lists_every_verb_and_the_url(command: Command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    for word in ("--url", "fault ", "set ", *LISTS, *CHANGES):
+        assert word in out, word
+    assert "--url" in command("move", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--progression", "soon"], "choose instant"),
+        (["--fps", "0"], "choose 1 to 120"),
+        (["--port", "99999"], "choose 0 to 65535"),
+        (["--workers", "0"], "choose 1 or more"),
+        (["--port", "0", "--webhook", "nonsense"], "http"),
+        (["--url", "http://127.0.0.1:9", "state"], "no emulator at http://127.0.0.1:9"),
+        (["--port", "9", "state"], "--port starts an emulator"),
+        (["--realistic", "jobs"], "starts an emulator"),
+        (["nothing"], "invalid choice"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(command: Command, arguments: list[str], says: str) -> None:
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert says in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["fault", "nothing"], "choose create"), (["fault", "create", "status"], "not name=value")],
+)
+def test_a_mistake_in_a_fault_is_said_in_one_line(
+    stub: Emulator, command: Command, arguments: list[str], says: str
+) -> None:
+    code, _, err = command("--url", stub.url, *arguments)
+    assert code == 2
+    assert says in err.splitlines()[-1]
+
+
+def test_a_missing_codec_is_said_at_the_start_with_the_extra_that_has_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_av(name: str, *_: Any) -> Any:
+        return None if name == "av" else find_spec(name)
+
+    monkeypatch.setattr(settings, "find_spec", without_av)
+    code, _, err = command("--port", "0")
+    assert code == 2
+    assert err.startswith("error: av not installed: pip install 'airflow-provider-magichour[emulator]'")
+    settings.Settings(render="stub")  # needs none

@@ -1,0 +1,135 @@
+"""Airflow's api-server in this process, with our plugin in it, as several users; and a browser."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from magichour_provider.emulator import Emulator
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from playwright.sync_api import Browser, Page
+    from starlette.testclient import TestClient
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TABLES = ("task_state_store", "xcom", "rendered_task_instance_fields", "task_instance", "dag_run")
+
+
+@pytest.fixture(scope="session")
+def api_server() -> FastAPI:
+    """Airflow's own app: its UI, its REST API, and the plugin from the entry point."""
+    from airflow.api_fastapi.app import create_app
+    from airflow.utils.db import initdb
+
+    initdb()
+    return create_app(apps="core")
+
+
+@pytest.fixture
+def airflow(api_server: FastAPI) -> Iterator[FastAPI]:
+    """The same, with an empty database."""
+    from airflow.utils.session import create_session
+    from sqlalchemy import text
+
+    from magichour_provider.plugin import jobs, views
+
+    views.index = jobs.Index()
+    yield api_server
+    with create_session() as session:
+        for table in (
+            "task_state_store",
+            "xcom",
+            "rendered_task_instance_fields",
+            "task_instance",
+            "dag_run",
+        ):
+            session.execute(text(f"delete from {table}"))
+
+
+@pytest.fixture
+def fresh_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request reads what has changed since the last one."""
+    monkeypatch.setattr("magichour_provider.plugin.jobs.Index.refresh.__kwdefaults__", {"at_most": 0.0})
+
+
+def token(role: str = "ADMIN", teams: list[str] | None = None) -> str:
+    """Of a user of Airflow's simple auth manager."""
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+    return get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=role, role=role, teams=teams))
+
+
+@pytest.fixture
+def client(airflow: FastAPI) -> Callable[..., TestClient]:
+    """A browser without pages: ``client("VIEWER").get("/magichour/")``."""
+    from starlette.testclient import TestClient
+
+    def of(role: str | None = "ADMIN", teams: list[str] | None = None) -> TestClient:
+        headers = {"Authorization": f"Bearer {token(role, teams)}"} if role else {}
+        return TestClient(airflow, headers=headers, follow_redirects=False)
+
+    return of
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """Magic Hour, behind ``magichour_default``."""
+    with Emulator(render="stub", moves="instant") as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def served(api_server: FastAPI) -> Iterator[str]:
+    """The address of the api-server."""
+    import uvicorn
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(api_server, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def page(browser: Browser, served: str, airflow: FastAPI, fresh_reads: None) -> Iterator[Page]:
+    """A page of a signed-in browser. A script error, or what the security policy forbids, fails the test."""
+    context = browser.new_context(base_url=served, viewport={"width": 1400, "height": 900})
+    context.add_cookies([{"name": "_token", "value": token(), "url": served}])
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda line: problems.append(line.text) if "Security Policy" in line.text else None)
+    yield page
+    context.close()
+    assert problems == []

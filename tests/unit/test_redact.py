@@ -1,0 +1,58 @@
+"""The API key is taken out of a text, however the text spells it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from urllib.parse import quote
+
+import pytest
+
+from magichour_provider.api.client import Settings
+
+KEY = "mhk_live_4f8A9b-2c3D=e5/F60718293a4+b5"
+
+
+def escaped(template: str) -> str:
+    return "".join(template.format(ord(character)) for character in KEY)
+
+
+SPELLINGS = {
+    "plain": KEY,
+    "JSON": escaped("\\u{:04x}"),
+    "JSON, upper case": escaped("\\u{:04X}"),
+    "JSON in JSON": json.dumps(escaped("\\u{:04x}"))[1:-1],
+    "JSON in part": KEY.replace("m", "\\u006d").replace("8", "\\u0038"),
+    "JSON, escaped slash": KEY.replace("/", "\\/"),
+    "Python": escaped("\\x{:02x}"),
+    "URL": quote(KEY, safe=""),
+    "URL, all of it": escaped("%{:02X}"),
+    "URL twice": quote(quote(KEY, safe=""), safe=""),
+    "HTML": escaped("&#{};"),
+    "HTML, hexadecimal": escaped("&#x{:X};"),
+    "HTML in part": html.escape(KEY).replace("_", "&#95;"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_the_key_is_redacted_in_every_spelling(spelling: str) -> None:
+    assert Settings(api_key=KEY).redact(f"key: {spelling}, that is it") == "key: ***, that is it"
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("before", ["", "x", "user:", "Bearer ", "x" * 8])
+@pytest.mark.parametrize("after", ["", ":", " and more"])
+def test_the_key_is_redacted_in_base64(encode: type, before: str, after: str) -> None:
+    encoded = encode(f"{before}{KEY}{after}".encode()).decode()
+    redacted = Settings(api_key=KEY).redact(f"Basic {encoded}")
+    assert "***" in redacted
+    # A few bits at its ends are left, since its neighbours share their characters.
+    assert len(redacted) < len("Basic ***") + 4 + len(base64.b64encode(before.encode() + after.encode()))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "rendering", "https://s.example/a%20b.mp4?X-Amz-Signature=0f%2F1", "50 % of \\u006d &#109;"]
+)
+def test_everything_else_stays_as_it_is(text: str) -> None:
+    assert Settings(api_key=KEY).redact(text) == text
