@@ -71,6 +71,12 @@ def get_provider_info() -> dict[str, Any]:
                         ["string", "null"],
                         "true, false, or the path of a CA bundle. Empty: true.",
                     ),
+                    "webhook_secret": {
+                        "label": "Webhook secret",
+                        "description": "Of the webhook at Magic Hour; several, comma between, while one is "
+                        "being replaced. Empty: no webhooks.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
                 },
             }
         ],

@@ -44,7 +44,7 @@ class MagicHourHook(BaseHook):
     Magic Hour through an Airflow connection: API key in the password, base URL in the host.
 
     Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all looks from one
-    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA bundle).
+    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA bundle), ``webhook_secret``.
 
     :param magichour_conn_id: the Airflow connection; it is read when it is first needed.
     """
@@ -312,13 +312,10 @@ def settings_from_connection(connection: Connection) -> Settings:
         address = address._replace(netloc=f"{address.netloc}:{connection.port}")
     host = address._replace(netloc=address.netloc.lower()).geturl()
 
-    # Not connection.extra_dejson: it masks with a blocking call, which an event loop must not make.
     try:
-        extra = json.loads(connection.extra or "{}")
+        extra = _extra(connection)
     except ValueError as error:
-        raise bad("extra", "…", f"is not JSON ({error})") from error
-    if not isinstance(extra, dict):
-        raise bad("extra", "…", 'is not a JSON object; write it like {"timeout": 60}')
+        raise bad("extra", "…", f'is not a JSON object; write it like {{"timeout": 60}} ({error})') from error
 
     def number(field: str, unit: str) -> float | None:
         value = extra.get(field)
@@ -363,7 +360,29 @@ def settings_from_connection(connection: Connection) -> Settings:
         poll_interval=number("poll_interval", "seconds"),
         requests_per_second=number("requests_per_second", "requests a second"),
         strict=flag("strict"),
+        webhooks=bool(webhook_secrets(connection)),
     )
+
+
+def webhook_secrets(connection: Connection) -> tuple[str, ...]:
+    """
+    What the vendor signs the events with that it sends for this connection.
+
+    :returns: several while one is being replaced; none if no events are sent.
+    """
+    try:
+        written = _extra(connection).get("webhook_secret")
+    except ValueError:
+        return ()
+    return tuple(secret for part in str(written or "").split(",") if (secret := part.strip()))
+
+
+def _extra(connection: Connection) -> dict[str, Any]:
+    # Not connection.extra_dejson: it masks with a blocking call, which an event loop must not make.
+    extra = json.loads(connection.extra or "{}")
+    if not isinstance(extra, dict):
+        raise ValueError(f"a {type(extra).__name__}")  # noqa: TRY004
+    return extra
 
 
 def _shown(url: str) -> str:

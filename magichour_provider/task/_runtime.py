@@ -6,7 +6,7 @@ from magichour_provider.api.watching import JobWatcher, submission_time
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
 from magichour_provider.hooks import MagicHourHook
-from magichour_provider.task import arguments, errors
+from magichour_provider.task import arguments, ask, errors
 from magichour_provider.task.journal import Ending, Intent, Journal, PaidJob, Report, decide
 from magichour_provider.triggers import JobTrigger
 
@@ -22,6 +22,7 @@ __all__ = [
     "Source",
     "Target",
     "arguments",
+    "ask",
     "decide",
     "errors",
     "exceptions",

@@ -15,6 +15,7 @@ from typing import Any
 from magichour_provider.exceptions import InvalidInput
 
 Check = Callable[[str, Any], Any]
+Notifier = Callable[[Any], object]  # called with the task's context, as Airflow's notifiers are
 
 
 def text(field: str, value: Any) -> str:
@@ -58,6 +59,30 @@ def number(field: str, value: Any) -> float:
 
 def seconds(field: str, value: Any) -> float:
     return number(field, value.total_seconds() if isinstance(value, timedelta) else value)
+
+
+def seconds_or_off(field: str, value: Any) -> float:
+    """0 switches it off."""
+    is_off = not isinstance(value, bool) and value in (0, "0", timedelta(0))
+    return 0.0 if is_off else seconds(field, value)
+
+
+def notifiers(field: str, value: Any) -> list[Notifier]:
+    """One or several, as Airflow's callbacks are given."""
+    found = list(value) if isinstance(value, list | tuple) else [value]
+    for one in found:
+        if not callable(one):
+            raise InvalidInput.of(field, one, "cannot be called; give a notifier, or a list of them")
+    return found
+
+
+def users(field: str, value: Any) -> list[dict[str, str]]:
+    """One or several users of Airflow."""
+    found = value if isinstance(value, list) else [value]
+    for one in found:
+        if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in ("id", "name")):
+            raise InvalidInput.of(field, one, 'is not a user; write {"id": "1", "name": "ada"}')
+    return [{"id": one["id"], "name": one["name"]} for one in found]
 
 
 def checked(

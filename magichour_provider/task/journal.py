@@ -81,6 +81,10 @@ class Intent(_Entry):
     def mark(self) -> str:
         return mark(self.short_id)
 
+    def is_cleared_since(self, max_tries: int) -> bool:
+        """Has a person cleared the task since? Airflow changes ``max_tries`` when a finished one is."""
+        return self.max_tries not in (None, max_tries)
+
 
 def mark(short_id: str) -> str:
     """The end of a job's name, by which a person or a webhook finds the task that paid for it."""

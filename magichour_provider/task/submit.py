@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from time import sleep as pause
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from magichour_provider.api.inputs import Inputs
     from magichour_provider.api.wire import Call, Job, Submission
     from magichour_provider.exceptions import InsufficientCredits, MagicHourError, RequestFailed
-    from magichour_provider.task.arguments import Check
-    from magichour_provider.task.journal import Intent, Journal, PaidJob
+    from magichour_provider.task.arguments import Check, Notifier
+    from magichour_provider.task.journal import Intent, Journal, PaidJob, Report
 
 InputsT = TypeVar("InputsT", bound="Inputs")
 
+REPORT_INTERVAL = 3.0  # seconds between two reads of what a webhook has reported
 LONGEST_NAME = 200  # characters before the mark, which must not be cut off
 
 
@@ -51,6 +53,14 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         Templated.
     :param multiple_outputs: each value of the result is an XCom of its own too, so that
         ``task.output["job_id"]`` works.
+    :param report_timeout: when the answer of the paid call is lost and the connection has webhooks: seconds
+        since that call in which the task waits for the webhook's report; default 900, 0 is off.
+    :param question_timeout: seconds that a person has to say what became of a lost answer, after the task was
+        cleared; default 43200 (12 h). Airflow 3.3.
+    :param question_notifiers: called with the context when such a question is there, since a task that waits
+        for an answer fires no callback: Airflow's notifiers, or functions.
+    :param assigned_users: who may answer it, ``{"id": …, "name": …}`` each; default: all who may edit task
+        instances of the DAG.
     :raises MagicHourError: every error is of this package's tree and of Airflow's at once. One that no retry
         can overcome is an ``AirflowFailException``: invalid input, 400-403 and 422 (nothing charged), a
         permanent job error (refunded), ``SubmissionUncertain`` (not known whether charged: it says what to
@@ -67,6 +77,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         "poll_interval",
     )
     name: str | None
+    report_timeout: float
+    question_timeout: float
+    question_notifiers: list[Notifier]
+    assigned_users: list[dict[str, str]]
     _disbelieved: str | None = None  # why the last report was not taken
     ui_color = "#efe7fb"
 
@@ -82,6 +96,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         timeout: float | timedelta | str | None = None,
         poll_interval: float | timedelta | str | None = None,
         multiple_outputs: bool = True,
+        report_timeout: float | timedelta | None = None,
+        question_timeout: float | timedelta | None = None,
+        question_notifiers: Notifier | list[Notifier] | None = None,
+        assigned_users: dict[str, str] | list[dict[str, str]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
@@ -95,6 +113,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.wait_for_completion = wait_for_completion
         self.timeout = timeout  # type: ignore[assignment]
         self.poll_interval = poll_interval
+        self.report_timeout = report_timeout  # type: ignore[assignment]
+        self.question_timeout = question_timeout  # type: ignore[assignment]
+        self.question_notifiers = question_notifiers  # type: ignore[assignment]
+        self.assigned_users = assigned_users  # type: ignore[assignment]
 
     def arguments(self) -> dict[str, tuple[Check, Any]]:
         number, seconds, flag = (
@@ -108,6 +130,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             "wait_for_completion": (flag, True),
             "timeout": (seconds, 3600.0),
             "poll_interval": (seconds, None),
+            "report_timeout": (runtime.arguments.seconds_or_off, 900.0),
+            "question_timeout": (seconds, 12 * 3600.0),
+            "question_notifiers": (runtime.arguments.notifiers, []),
+            "assigned_users": (runtime.arguments.users, []),
         }
 
     def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> InputsT:
@@ -153,12 +179,42 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             journal = runtime.Journal.of(context, patience=self.timeout)
             self.push_watch_link(context)
             self._adopt_reported(journal)
-            resumed = self._resumable(journal, inputs)
+            if lost := journal.record.lost:
+                if lost.is_cleared_since(journal.max_tries) and runtime.ask.is_possible(context):
+                    self._ask_a_person(context, lost)
+                self._await_report(journal, lost)
+            return self._pay_and_wait(context, journal, inputs)
+
+    def execute_answered(
+        self, context: Context, short_id: str, deadline: float, event: Any = None
+    ) -> dict[str, Any]:
+        """
+        Resumed by a person's answer, by a report, or to read what was reported.
+
+        :param short_id: of the intent that the question is about.
+        :param deadline: of the answer, in seconds since the epoch.
+        """
+        with self.as_airflow_errors():
+            inputs = self._check_all()
+            journal = runtime.Journal.of(context, patience=self.timeout)
+            self._adopt_reported(journal)
+            lost = journal.record.lost
+            if lost is not None and lost.short_id == short_id:
+                self._apply_answer(journal, lost, event, deadline)
+            return self._pay_and_wait(context, journal, inputs)
+
+    def _pay_and_wait(self, context: Context, journal: Journal, inputs: InputsT) -> dict[str, Any]:
+        resumed = self._resumable(journal, inputs)
+        try:
             job = resumed or self._submit(context, journal, inputs)
-            self.push_link(context, job.job_id)
-            if not self.wait_for_completion:
-                return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
-            return self._wait(context, job, just_submitted=resumed is None)
+        except runtime.exceptions.SubmissionUncertain:
+            if (lost := journal.record.lost) and self._await_report(journal, lost):
+                return self._pay_and_wait(context, journal, inputs)
+            raise
+        self.push_link(context, job.job_id)
+        if not self.wait_for_completion:
+            return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
+        return self._wait(context, job, just_submitted=resumed is None)
 
     # --- a job that was paid for already ---
 
@@ -166,42 +222,101 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """Settle the intents whose answer was lost, where somebody outside has said what became of them."""
         for intent in journal.record.adoptable:
             for report in journal.reports(intent):
-                if report.pay_again and intent.outcome == "open":
-                    self.log.warning("A person says that no job was made for %s: paying again", intent.mark)
-                    journal.settle(intent, "paid_again")
+                if report.pay_again and intent.outcome != "open":
+                    continue
+                why_not = self._settle(journal, intent, report)
+                if why_not is None:
                     break
-                if report.job_id and (job := self._reported(intent, report.job_id)):
-                    if why_not := report.why_not(intent, job):
-                        self._disbelieve(f"job {job.job_id} is not the one of {intent.mark}: {why_not}")
-                        continue
-                    self.log.info("Job %s was reported as that of %s: adopted", job.job_id, intent.mark)
-                    journal.record_job(
-                        runtime.PaidJob(
-                            job_id=job.job_id,
-                            short_id=intent.short_id,
-                            job_type=intent.job_type,
-                            conn_id=intent.conn_id,
-                            host=intent.host,
-                            inputs=intent.inputs,
-                            submitted_at=intent.at,
-                            credits_charged=job.credits_charged,
-                            max_tries=intent.max_tries,
-                        ),
-                        outcome="adopted",
-                    )
-                    break
+                self._disbelieve(f"{report.source} of {intent.mark}: {why_not}")
 
-    def _reported(self, intent: Intent, job_id: str) -> Job | None:
-        answer = self._ask(job_id)
-        if isinstance(answer, runtime.exceptions.RequestFailed):
-            if answer.retryable:
-                raise answer  # a report is not thrown away because the API is busy
-            self._disbelieve(f"job {job_id} was reported as that of {intent.mark}, but: {answer}")
+    def _settle(self, journal: Journal, intent: Intent, report: Report) -> str | None:
+        """
+        Believe a report, if it is so.
+
+        :returns: why it is not so.
+        :raises RequestFailed: the API could not be asked now.
+        """
+        if report.pay_again:
+            self.log.warning("%s says that no job was made for %s: paying again", report.source, intent.mark)
+            journal.settle(intent, "paid_again")
             return None
-        return answer
+        if report.job_id is None:
+            return "it names no job"
+        job = self._ask(report.job_id)
+        if isinstance(job, runtime.exceptions.RequestFailed):
+            if job.retryable:  # a report is not thrown away because the API is busy
+                raise job.copied(charged="unknown", credits=intent.estimated_credits)
+            return str(job)
+        if why_not := report.why_not(intent, job):
+            return f"job {job.job_id} is not the one: {why_not}"
+        self.log.info("Job %s is that of %s, says %s: adopted", job.job_id, intent.mark, report.source)
+        adopted = runtime.PaidJob(
+            job_id=job.job_id,
+            short_id=intent.short_id,
+            job_type=intent.job_type,
+            conn_id=intent.conn_id,
+            host=intent.host,
+            inputs=intent.inputs,
+            submitted_at=intent.at,
+            credits_charged=job.credits_charged,
+            max_tries=intent.max_tries,
+        )
+        journal.record_job(adopted, outcome="adopted")
+        return None
+
+    def _await_report(self, journal: Journal, lost: Intent) -> bool:
+        """With webhooks: wait until the job of the lost answer has been reported. Has it?"""
+        left = lost.at.timestamp() + self.report_timeout - time.time()
+        if not self.hook.settings.webhooks or left <= 0:
+            return False
+        self.log.warning(
+            "The answer to the paid call of %s is lost. Waiting for a webhook's report, for at most %.0f s",
+            *(lost.mark, left),
+        )
+        deadline = time.monotonic() + left
+        while journal.record.lost and time.monotonic() < deadline:
+            pause(REPORT_INTERVAL)
+            try:
+                self._adopt_reported(journal)
+            except runtime.exceptions.MagicHourError as error:
+                if not error.retryable:
+                    raise
+        return journal.record.lost is None
+
+    def _ask_a_person(self, context: Context, lost: Intent) -> None:
+        self.log.warning(
+            "The answer to the paid call of %s is lost, and the task was cleared. A person is asked: see "
+            "Required Actions in Airflow's UI",
+            lost.mark,
+        )
+        runtime.ask.ask(
+            context,
+            lost,
+            balance=self._balance(),
+            timeout=self.question_timeout,
+            notifiers=self.question_notifiers,
+            assigned_users=self.assigned_users,
+        )
+
+    def _apply_answer(self, journal: Journal, lost: Intent, event: Any, deadline: float) -> None:
+        try:
+            answer = runtime.ask.answered(event)
+            if answer is None and time.time() < deadline:
+                runtime.ask.park(lost.short_id, deadline=deadline)
+            if answer is None:
+                raise runtime.ask.unanswered(lost, self.question_timeout)
+            what = "pay again" if answer.pay_again else f"adopt {answer.job_id}"
+            anyway = ", whatever its name" if answer.anyway else ""
+            self.log.warning("%s answered about %s: %s%s", answer.source, lost.mark, what, anyway)
+            why_not = self._settle(journal, lost, answer)
+        except runtime.exceptions.InvalidInput as error:
+            why_not = str(error)
+        if why_not is not None:
+            raise runtime.ask.not_usable(lost, why_not)
 
     def _disbelieve(self, why: str) -> None:
-        self.log.warning("A report is not believed: %s", why)
+        if why != self._disbelieved:
+            self.log.warning("A report is not believed: %s", why)
         self._disbelieved = why
 
     def _resumable(self, journal: Journal, inputs: InputsT) -> PaidJob | None:
@@ -368,14 +483,16 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.Target(self.output_path, self.replace).release(_owner(context))
 
     def _with_balance(self, error: InsufficientCredits, inputs: InputsT) -> MagicHourError:
-        try:
-            left: object = self.hook.account().credits
-        except runtime.exceptions.MagicHourError:
-            left = "an unknown number of"
         return error.copied(
-            f"{error}. The account has {left} credits, {inputs.description} needs about "
+            f"{error}. The account has {self._balance()} credits, {inputs.description} needs about "
             f"{inputs.estimated_credits}"
         )
+
+    def _balance(self) -> object:
+        try:
+            return self.hook.account().credits
+        except runtime.exceptions.MagicHourError:
+            return "an unknown number of"
 
     # --- waiting ---
 

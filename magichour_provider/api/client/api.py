@@ -45,6 +45,7 @@ class Settings:
     :param poll_interval: seconds between two polls of a job; without it the schedule decides.
     :param requests_per_second: the limit of polls by all users of one async client.
     :param strict: a 502 or 503 in the vendor's JSON does not prove that a paid call made no job.
+    :param webhooks: the vendor sends events of the jobs.
     """
 
     api_key: str = field(repr=False)
@@ -55,6 +56,7 @@ class Settings:
     poll_interval: float | None = None
     requests_per_second: float | None = None
     strict: bool = False
+    webhooks: bool = False
 
     def ssl_context(self) -> ssl.SSLContext:
         """
