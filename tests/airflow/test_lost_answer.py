@@ -81,7 +81,7 @@ def person(rest: Any, monkeypatch: pytest.MonkeyPatch) -> Person:
         step = run_task(ti, task)
         if step.ti.state == "awaiting_input":
             person.reads()
-            step.ti.state = "scheduled"  # dag.test() would set it back, and wait for another answer
+            step.ti.state = "scheduled"  # dag.test() would set it back, and wait for another answer  # type: ignore[assignment]
         return step
 
     monkeypatch.setattr("magichour_provider.task.ask._is_supervised", lambda: True)
@@ -198,7 +198,7 @@ def test_a_question_that_airflow_would_show_with_an_old_text_is_not_asked(
     person.will("pay again" if changed == "the intent" else "adopt")
     run.clear()
     if changed == "the users":
-        run.dag.get_task("video").assigned_users = [{"id": "grace", "name": "grace"}]
+        run.dag.get_task("video").assigned_users = [{"id": "grace", "name": "grace"}]  # type: ignore[union-attr]
     run.clear()
     assert len(person.questions) == 1
     assert "curl -X PUT" in run.errors()[0]
@@ -238,7 +238,7 @@ def timed_out(run: Run) -> None:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        ti = session.get(TaskInstance, run.instances()[0].id)
+        ti = session.get_one(TaskInstance, run.instances()[0].id)
         handle_event_submit(
             TriggerEvent({"error": "…", "error_type": "timeout"}), task_instance=ti, session=session
         )
