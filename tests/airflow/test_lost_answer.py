@@ -81,7 +81,8 @@ def person(rest: Any, monkeypatch: pytest.MonkeyPatch) -> Person:
         step = run_task(ti, task)
         if step.ti.state == "awaiting_input":
             person.reads()
-            step.ti.state = "scheduled"  # dag.test() would set it back, and wait for another answer  # type: ignore[assignment]
+            # dag.test() would set it back, and wait for another answer.
+            step.ti.state = "scheduled"  # type: ignore[assignment]
         return step
 
     monkeypatch.setattr("magichour_provider.task.ask._is_supervised", lambda: True)
