@@ -123,4 +123,4 @@ $(VENV)/bench/ready: requirements/bench.txt | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist demo_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
