@@ -274,9 +274,3 @@ def test_the_alert_on_low_credits(
     run = recipe("An alert before the credits are used up")
     assert run.state("enough_credits") == state
     assert ("Magic Hour: only 9999 credits are left" in capsys.readouterr().out) == (state == "failed")
-
-
-def test_every_page_that_is_linked_exists() -> None:
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
