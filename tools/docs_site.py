@@ -48,12 +48,17 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     return markdown
 
 
-class SourceBeforeFields(griffe.Extension):
-    """The vendor's route, the last line of a docstring, is not a part of its last field."""
+class Docstrings(griffe.Extension):
+    """
+    Our docstrings, as Markdown with Sphinx's fields.
+
+    The vendor's route, the last line of a docstring, is not a part of its last field.
+    """
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if not obj.docstring:
             return
+        obj.docstring.value = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", obj.docstring.value)
         text, found, source = obj.docstring.value.rpartition("\n\nSource: ")
         words, fields, rest = text.partition("\n\n:")
         if found and fields:

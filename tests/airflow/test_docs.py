@@ -128,6 +128,18 @@ def test_the_connection_page(
     ]
 
 
+def test_the_task_on_the_page_about_deploying(airflow: Airflow, emulator: Emulator, data: Path) -> None:
+    (block,) = code("docs/deploy.md")
+    assert airflow.run(block.replace("/data", str(data))).state() == "success"
+    assert emulator.charges() == 1
+
+
+def test_the_page_about_voices(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = code("docs/voices.md")
+    exec(block, {})
+    assert "['Albert Einstein']" in capsys.readouterr().out
+
+
 # --- recipes ---
 
 
@@ -213,11 +225,6 @@ def test_a_batch_makes_one_event(recipe: Callable[..., Run], emulator: Emulator)
         (event,) = session.query(AssetEvent).filter_by(source_run_id=run.instances("announce")[0].run_id)
         assert len(event.extra["paths"]) == 2
     assert emulator.charges() == 2
-
-
-def test_a_run_with_a_deadline_makes_its_video(recipe: Callable[..., Run], emulator: Emulator) -> None:
-    assert recipe("A deadline").state() == "success"
-    assert emulator.charges() == 1
 
 
 def test_a_video_that_is_not_approved_yet_is_not_published(
