@@ -43,7 +43,7 @@ class MagicHourHook(BaseHook):
     """
     Magic Hour through an Airflow connection: API key in the password, base URL in the host.
 
-    Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all looks from one
+    Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all polls of one
     triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA bundle), ``webhook_secret``.
 
     :param magichour_conn_id: the Airflow connection; it is read when it is first needed.
