@@ -38,7 +38,8 @@ FILL = """
 insert into dag_bundle (name, active) values ('bench', true) on conflict do nothing;
 insert into dag (dag_id, bundle_name, is_stale, is_paused, max_active_tasks, max_consecutive_failed_dag_runs,
                  has_task_concurrency_limits, timetable_type, exceeds_max_non_backfill, partition_mapper_info)
-select 'studio_' || n, 'bench', false, false, 16, 0, false, '', false, '[]' from generate_series(0, {dags} - 1) n;
+select 'studio_' || n, 'bench', false, false, 16, 0, false, '', false, '[]'
+from generate_series(0, {dags} - 1) n;
 insert into dag_run (dag_id, run_id, run_type, state, logical_date, run_after, start_date, clear_number)
 select 'studio_' || n % {dags}, 'run_' || n, 'manual', 'running', at, at, at, 0
 from (select n, now() - n * interval '1 hour' as at from generate_series(0, {runs} - 1) n) as runs;
