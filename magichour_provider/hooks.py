@@ -1,4 +1,4 @@
-"""The one room that knows Airflow connections."""
+"""Reads the Airflow connection of Magic Hour, and offers the API to a PythonOperator."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class MagicHourHook(BaseHook):
     Magic Hour through an Airflow connection: API key in the password, base URL in the host.
 
     Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all polls of one
-    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA bundle), ``webhook_secret``.
+    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA
+    bundle), ``strict`` (true: a 502 or 503 proves nothing), ``webhook_secret``.
 
     :param magichour_conn_id: the Airflow connection; it is read when it is first needed.
     """
