@@ -72,6 +72,7 @@ def rest(dags: object) -> Any:
 @pytest.fixture
 def person(rest: Any, monkeypatch: pytest.MonkeyPatch) -> Person:
     """Somebody in front of Airflow's UI, and tasks that ask although ``dag.test()`` runs them."""
+    from airflow.sdk.api.datamodels._generated import TaskInstanceState
     from airflow.sdk.execution_time import supervisor
 
     person = Person(*rest)
@@ -81,7 +82,8 @@ def person(rest: Any, monkeypatch: pytest.MonkeyPatch) -> Person:
         step = run_task(ti, task)
         if step.ti.state == "awaiting_input":
             person.reads()
-            step.ti.state = "scheduled"  # dag.test() would set it back, and wait for another answer  # type: ignore[assignment]
+            # dag.test() would set it back, and wait for another answer.
+            step.ti.state = TaskInstanceState.SCHEDULED
         return step
 
     monkeypatch.setattr("magichour_provider.task.ask._is_supervised", lambda: True)
