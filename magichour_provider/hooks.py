@@ -15,7 +15,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, Connection
 
 from magichour_provider import get_provider_info
-from magichour_provider.api import wire
+from magichour_provider.api import events, wire
 from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.diagnosis import diagnosis
 from magichour_provider.api.inputs import (
@@ -246,7 +246,15 @@ class MagicHourHook(BaseHook):
         tier, left = ("not known" if value is None else value for value in (account.tier, account.credits))
         api = urlsplit(settings.base_url).hostname
         emulated = "" if api == urlsplit(wire.BASE_URL).hostname else f" Not the real Magic Hour, but {api}."
-        return True, f"It works. Account tier: {tier}; credits left: {left}.{emulated}"
+        return True, f"It works. Account tier: {tier}; credits left: {left}.{emulated}{self._arrivals()}"
+
+    def _arrivals(self) -> str:
+        """Do webhook events arrive? Airflow tests a copy, under another id: its secret tells whose it is."""
+        secrets = set(webhook_secrets(self.get_connection(self.magichour_conn_id)))
+        if not secrets:
+            return ""
+        known = [seen for seen in events.arrivals.values() if secrets.intersection(seen.secrets)]
+        return f" {known[0] if known else events.Arrivals()}"
 
     def async_client(self) -> AbstractAsyncContextManager[AsyncMagicHourClient]:
         """

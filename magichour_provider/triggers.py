@@ -97,8 +97,9 @@ class JobTrigger(BaseTrigger):
                     client.outdated, refused = True, (client.settings, error)
 
     async def on_kill(self) -> None:
-        """Airflow 3.3 and newer: a person has ended the task. The job is paid for, so it is left alone."""
-        self.log.warning(
-            "The task was ended by a person; job %s goes on at Magic Hour. Only its web app can stop it",
+        """Airflow 3.3 and newer: a webhook's event or a person has ended the wait. The job is left alone."""
+        self.log.info(
+            "The wait for job %s was ended from outside: by a webhook's event, or by a person. The job is "
+            "left alone; only Magic Hour's web app can stop it",
             self.job_id,
         )

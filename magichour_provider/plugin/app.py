@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from magichour_provider.plugin import views
+from magichour_provider.plugin import views, webhooks
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -35,6 +35,7 @@ def studio() -> FastAPI:
     """The app, made at the first request."""
     app = FastAPI(title="Magic Hour", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(views.router, dependencies=[READS_JOBS])
+    app.include_router(webhooks.router)  # it knows its senders by their signatures
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))  # holds nothing secret
     app.add_exception_handler(HTTPException, _error_page)
     app.add_exception_handler(RequestValidationError, _error_page)

@@ -528,7 +528,22 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             journal = runtime.Journal.of(context)
             job = journal.record.job(self._job_id)
             self._charged, self._credits = "yes", job.credits_charged if job else None
+            if event.get("source") == "webhook":
+                self._wait_unless_ended(self._job_id)
         return super().execute_complete(context, event)
+
+    def _wait_unless_ended(self, job_id: str) -> None:
+        """A webhook's event is a hint: the API may say that the job goes on."""
+        self.check_arguments()
+        self.log.info("A webhook reports that job %s has ended", job_id)
+        job = self._ask(job_id)
+        if isinstance(job, runtime.wire.Job) and not job.ended:
+            self.defer_until_ended(
+                job_id,
+                deadline=self.deadline(),
+                submitted_at=None,
+                poll_interval=self.poll_interval,  # type: ignore[arg-type] # it is checked
+            )
 
     def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
         try:

@@ -1,0 +1,182 @@
+"""
+What an event of the vendor changes in Airflow: it wakes the task whose job has ended, or reports the job of
+an answer that was lost. Both are hints: the task asks the API itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from airflow.models.log import Log
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.trigger import Trigger, handle_event_submit
+from airflow.triggers.base import TriggerEvent
+from airflow.utils.session import create_session
+from airflow.utils.sqlalchemy import with_row_locks
+from airflow.utils.state import TaskInstanceState
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from sqlalchemy import select
+
+from magichour_provider.plugin import views
+from magichour_provider.plugin.jobs import JOURNAL, REPORTED
+from magichour_provider.plugin.rows import TaskKey, decoded, dicts, text
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from magichour_provider.api.events import Event
+    from magichour_provider.plugin.jobs import Index
+
+REREAD = 0.4  # seconds between two reads of the journals
+MOST_REPORTS = 5  # of one intent; the first ones are kept
+PAUSES = (0.05, 0.1, 0.2)  # seconds, while somebody else holds the task instance
+TRIGGER, RESUMED_BY_TRIGGER = "magichour_provider.triggers.JobTrigger", "execute_complete"
+RESUMED_BY_ANSWER = "execute_answered"
+
+Effect = Literal["woken", "reported", "resumed", "known", "unknown"]
+
+T = TypeVar("T")
+_threads = CapacityLimiter(8)  # so that events leave threads for the pages and the API
+
+
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """For what reads the database or a connection. It may be given up, and then ends by itself."""
+    return await run_sync(function, *arguments, limiter=_threads, abandon_on_cancel=True)
+
+
+class Busy(Exception):
+    """Somebody else holds the task instance: send the event again."""
+
+
+async def apply(conn_id: str, event: Event) -> Effect:
+    """
+    Do what the event is about.
+
+    :param conn_id: the connection that the event was sent for, with a signature that is right.
+    :raises Busy: nothing was done.
+    """
+    known = index().by_job_id.get(event.job_id)
+    if known is not None and not event.is_end:
+        return "known"
+    task = known.task if known else await in_thread(_read_task, event)
+    if task is None:  # the latest read may have been before the paid call
+        await asyncio.sleep(REREAD)
+        task = await in_thread(_read_task, event)
+    if task is None:
+        return "unknown"
+    for pause in PAUSES:
+        try:
+            return await in_thread(_apply_once, task, conn_id, event)
+        except Busy:
+            await asyncio.sleep(pause)
+    raise Busy
+
+
+def _read_task(event: Event) -> TaskKey | None:
+    """The task instance whose journal has the job, or else the intent."""
+    with create_session(scoped=False) as session:
+        index().refresh(session, at_most=REREAD)
+    found = index().by_job_id.get(event.job_id) or index().by_short_id.get(event.short_id or "")
+    return found.task if found else None
+
+
+def index() -> Index:
+    """That of the pages."""
+    return views.index
+
+
+def _apply_once(task: TaskKey, conn_id: str, event: Event) -> Effect:
+    with create_session(scoped=False) as session:
+        return _apply(session, task, conn_id, event)
+
+
+def _apply(session: Session, task: TaskKey, conn_id: str, event: Event) -> Effect:
+    ti = _locked(session, task)
+    if ti is None:
+        return "unknown"
+    journal = decoded(_backend().get(_scope(task), JOURNAL, session=session))
+    jobs = dicts(journal, "jobs")
+    if any(job.get("job_id") == event.job_id for job in jobs):
+        is_current = jobs[-1].get("job_id") == event.job_id and jobs[-1].get("conn_id") in (None, conn_id)
+        return "woken" if event.is_end and is_current and _wake(session, ti, event) else "known"
+    intent = next((one for one in dicts(journal, "intents") if one.get("short_id") == event.short_id), None)
+    if intent is None or text(intent.get("conn_id")) != conn_id:
+        return "unknown"
+    if not _report(session, task, conn_id, event):
+        return "known"
+    if ti.state == TaskInstanceState.AWAITING_INPUT and ti.next_method == RESUMED_BY_ANSWER:
+        handle_event_submit(TriggerEvent({"reported": event.short_id}), task_instance=ti, session=session)
+        return "resumed"
+    if ti.state == TaskInstanceState.FAILED:
+        note = {"job_id": event.job_id, "short_id": event.short_id, "conn_id": conn_id}
+        session.add(Log("magichour_reported", ti, owner="magichour", extra=json.dumps(note)))
+    return "reported"
+
+
+def _locked(session: Session, task: TaskKey) -> TaskInstance | None:
+    """
+    The task instance, held until the session ends.
+
+    ``Trigger.submit_event`` takes no lock: two api-servers, or the trigger itself at the same moment, would
+    set a task back that is running already.
+    """
+    ti = TaskInstance
+    query = select(ti).where(
+        ti.dag_id == task.dag_id,
+        ti.run_id == task.run_id,
+        ti.task_id == task.task_id,
+        ti.map_index == task.map_index,
+    )
+    found: TaskInstance | None = session.scalar(with_row_locks(query, session, of=ti, skip_locked=True))
+    if found is None and session.scalar(query.with_only_columns(ti.id)) is not None:
+        raise Busy
+    return found
+
+
+def _wake(session: Session, ti: TaskInstance, event: Event) -> bool:
+    if ti.state != TaskInstanceState.DEFERRED or ti.next_method != RESUMED_BY_TRIGGER:
+        return False
+    if session.scalar(select(Trigger.classpath).where(Trigger.id == ti.trigger_id)) != TRIGGER:
+        return False
+    hint = TriggerEvent({"job_id": event.job_id, "status": event.status, "source": "webhook"})
+    Trigger.submit_event(ti.trigger_id, hint, session=session)
+    return True
+
+
+def _report(session: Session, task: TaskKey, conn_id: str, event: Event) -> bool:
+    """
+    Write down for the task that this is the job of its intent; it holds the lock, so no report gets lost.
+
+    :returns: False if it is written there already.
+    """
+    written = decoded(_backend().get(_scope(task), REPORTED, session=session))
+    reported = written if isinstance(written, dict) else {}
+    known = dicts(reported, event.short_id)
+    if len(known) >= MOST_REPORTS or any(one.get("job_id") == event.job_id for one in known):
+        return False
+    new = {
+        "job_id": event.job_id,
+        "conn_id": conn_id,
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "source": "webhook",
+    }
+    value = json.dumps({**reported, event.short_id: [*known, new]})
+    _backend().set(_scope(task), REPORTED, value, session=session)
+    return True
+
+
+def _backend() -> Any:
+    from airflow.state import get_state_backend  # Airflow 3.3
+
+    return get_state_backend()
+
+
+def _scope(task: TaskKey) -> Any:
+    from airflow.state import TaskScope
+
+    return TaskScope(dag_id=task.dag_id, run_id=task.run_id, task_id=task.task_id, map_index=task.map_index)
