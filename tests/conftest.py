@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import certifi
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from fastapi import FastAPI
 
 # Airflow reads all of this once, when it is first imported: so it is set before any test module is.
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
@@ -44,14 +48,55 @@ os.environ |= {
 }
 
 
+# Fixtures that take seconds to set up: the tests that share one run in the same process.
+SHARED = ("browser", "runs", "s3_server")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
-    """Give all serial tests to one process, and begin with the slow ones: a slow last one would run alone."""
+    """Say which tests run in one process, and begin with the slow ones: a slow last one would run alone."""
     for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        groups = [name for name in SHARED if name in fixtures]
         if item.get_closest_marker("serial"):
-            item.add_marker(pytest.mark.xdist_group("serial"))
+            groups = ["serial"]
+        for group in groups:
+            item.add_marker(pytest.mark.xdist_group(group))
     yield
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def database(pytestconfig: pytest.Config) -> None:
+    """Airflow's database, migrated. The first run with an Airflow makes it, and the later ones copy it."""
+    from airflow import __version__
+    from airflow.utils.db import initdb
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def write_without_waiting_for_the_disk(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    assert pytestconfig.cache is not None
+    made = pytestconfig.cache.mkdir("airflow") / f"{__version__}.db"
+    if made.exists():
+        shutil.copy(made, HOME / "airflow.db")
+        return
+    initdb()
+    with closing(sqlite3.connect(HOME / "airflow.db")) as connection:
+        connection.execute("vacuum into ?", (str(HOME / "copy.db"),))
+    unfinished = made.with_suffix(f".{os.getpid()}")
+    shutil.copy(HOME / "copy.db", unfinished)
+    unfinished.replace(made)
+
+
+@pytest.fixture(scope="session")
+def api_server(database: None) -> FastAPI:
+    """Airflow's own app: its UI, its REST API, and the plugin from the entry point."""
+    from airflow.api_fastapi.app import create_app
+
+    return create_app(apps="core")
 
 
 def pytest_unconfigure() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -29,18 +29,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def dags() -> Path:
+def dags(database: None) -> Path:
     """Airflow's DAGs folder, with a migrated database behind it."""
     from airflow.configuration import conf
-    from airflow.utils.db import initdb
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
 
-    @event.listens_for(Engine, "connect")
-    def write_without_waiting_for_the_disk(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    initdb()
     return Path(conf.get("core", "dags_folder"))
 
 

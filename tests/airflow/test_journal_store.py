@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from fastapi import FastAPI
     from harness import Airflow, Run
 
     Block = Callable[[], AbstractContextManager[object]]
@@ -27,19 +28,17 @@ ALWAYS: dict[str, Any] = {"status": 500, "times": None}
 
 
 @pytest.fixture(scope="module")
-def follow(dags: object) -> Callable[[str], None]:
+def follow(api_server: FastAPI) -> Callable[[str], None]:
     """Does to Airflow's REST API what a curl command in an error message does, as an administrator."""
-    from airflow.api_fastapi.app import create_app
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient
 
-    app = create_app(apps="core")
-    token = app.state.auth_manager.generate_jwt(SimpleAuthManagerUser(username="ada", role="admin"))
+    token = api_server.state.auth_manager.generate_jwt(SimpleAuthManagerUser(username="ada", role="admin"))
 
     def follow(command: str) -> None:
         words = shlex.split(command.replace("$AIRFLOW_TOKEN", token).replace("$AIRFLOW_URL", ""))
         options = [(words[at], words[at + 1]) for at in range(len(words) - 1)]
-        answer = TestClient(app).request(
+        answer = TestClient(api_server).request(
             next(value for option, value in options if option == "-X"),
             next(word for word in words if word.startswith("/api/")),
             headers=dict(value.split(": ", 1) for option, value in options if option == "-H"),

@@ -15,6 +15,7 @@ from magichour_provider.operators import TalkingPhotoOperator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastapi import FastAPI
     from harness import Airflow, Run
 
     from magichour_provider.emulator import Emulator
@@ -58,15 +59,13 @@ class Person:
 
 
 @pytest.fixture(scope="module")
-def rest(dags: object) -> Any:
-    from airflow.api_fastapi.app import create_app
+def rest(api_server: FastAPI) -> Any:
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient
 
-    app = create_app(apps="core")
-    sign = app.state.auth_manager.generate_jwt
+    sign = api_server.state.auth_manager.generate_jwt
     tokens = {name: sign(SimpleAuthManagerUser(username=name, role="admin")) for name in ("ada", "grace")}
-    return TestClient(app), tokens
+    return TestClient(api_server), tokens
 
 
 @pytest.fixture

@@ -30,30 +30,20 @@ SWITCHES = [
 TABLES = ("task_state_store", "xcom", "rendered_task_instance_fields", "task_instance", "dag_run")
 
 
-@pytest.fixture(scope="session")
-def api_server() -> FastAPI:
-    """Airflow's own app: its UI, its REST API, and the plugin from the entry point."""
-    from airflow.api_fastapi.app import create_app
-    from airflow.utils.db import initdb
-
-    initdb()
-    return create_app(apps="core")
-
-
 @pytest.fixture
-def airflow(api_server: FastAPI) -> Iterator[FastAPI]:
-    """The same, with an empty database."""
+def airflow(api_server: FastAPI) -> FastAPI:
+    """Airflow's app with the plugin in it, and an empty database."""
     from airflow.utils.session import create_session
     from sqlalchemy import inspect, text
 
     from magichour_provider.plugin import jobs, views
 
     views.index = jobs.Index()
-    yield api_server
     with create_session() as session:
         known = inspect(session.connection()).get_table_names()
         for table in filter(known.__contains__, TABLES):
             session.execute(text(f"delete from {table}"))
+    return api_server
 
 
 @pytest.fixture
@@ -91,8 +81,9 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
         yield emulator
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """While it is there, nothing else in this thread can run an event loop: so not for longer than a module."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")

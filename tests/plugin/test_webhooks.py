@@ -44,13 +44,6 @@ def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str, **changed: Any) -> No
 
 
 @pytest.fixture(scope="session")
-def database() -> None:
-    from airflow.utils.db import initdb
-
-    initdb()
-
-
-@pytest.fixture(scope="session")
 def address() -> Iterator[str]:
     """The plugin's app, as the api-server serves it, without the rest of Airflow's."""
     import uvicorn
@@ -72,7 +65,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def fresh(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has just been started, with an empty database."""
     from sqlalchemy import text
 
@@ -83,7 +76,6 @@ def fresh(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     events.arrivals.clear()
     events.refusals.clear()
     connect(monkeypatch, "magichour_default")
-    yield
     with create_session() as session:
         for table in ("task_state_store", "task_instance", "dag_run", "log", "trigger"):
             session.execute(text(f"delete from {table}"))
