@@ -83,7 +83,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """While it is there, nothing else in this thread can run an event loop: so not for longer than a module."""
+    """Of one module: while it is there, nothing else in this thread can run an event loop."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
