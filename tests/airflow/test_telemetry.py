@@ -310,7 +310,8 @@ def test_openlineage_hears_where_files_come_from_and_go_and_no_signature(
         """,
     )
 
-    voice, *videos = emulator.jobs()
+    (voice,) = [job for job in emulator.jobs() if job["job_type"] == "audio"]
+    videos = [job for job in emulator.jobs() if job["job_type"] == "video"]
     said = ("https://magichour.ai", f"my-library?audioId={voice['id']}")
     assert names(events["voice"]["outputs"]) == [said]
     assert names(events["spoken"]["inputs"]) == [("https://127.0.0.1:9", "photos/me.jpg"), said]
