@@ -311,6 +311,9 @@ class _Reader:
             return self._file.seek(offset, whence)
         except (OSError, ValueError):  # a damaged file points to before its beginning
             return -1
+        except BaseException as error:  # noqa: BLE001 (likewise)
+            self.failure = error
+            return -1
 
     def tell(self) -> int:
         return self._file.tell()

@@ -32,6 +32,9 @@ from airflow.sdk import DAG
 from airflow.sdk.api import client
 from airflow.sdk.execution_time import supervisor
 from magichour_provider.operators import TalkingPhotoOperator
+from magichour_provider.task import journal
+
+journal.INTENT_PATIENCE = journal.LONGEST_PATIENCE = 0.5  # a record that cannot be written is given up soon
 
 class Operator(TalkingPhotoOperator):
     '''With what Airflow 3.0 to 3.2 give a task.'''

@@ -19,6 +19,9 @@ from magichour_provider.api.client.asynchronous import MAX_CONNECTIONS, AsyncMag
 from magichour_provider.exceptions import InvalidConnection, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from both import StandIn
 
 JOB = b'{"id": "job-1", "status": "queued"}'
@@ -98,6 +101,39 @@ async def test_a_proxy_is_used(mode: str, variable: str, monkeypatch: pytest.Mon
             async with AsyncMagicHourClient(settings, settings.ssl_context()) as api:
                 await api.get("job-1")
         assert proxy.requests == 1
+
+
+def tunnel_to(server: StandIn) -> Callable[[socket.socket], None]:
+    """What a proxy does after CONNECT, wherever it was to lead."""
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def connect(client: socket.socket) -> None:
+        with socket.create_connection(server.server_address) as beyond:  # type: ignore[arg-type]
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            up = threading.Thread(target=pump, args=(client, beyond), daemon=True)
+            up.start()
+            pump(beyond, client)
+            up.join()
+
+    return connect
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_tls_goes_through_a_proxy_that_sees_neither_key_nor_answer(
+    mode: str, tls: ssl.SSLContext, pem: Path
+) -> None:
+    with stand_in(answers, tls=tls) as server, stand_in(tunnel_to(server)) as proxy:
+        settings = settings_for(server, proxy=proxy.url, verify=str(pem))
+        assert through(mode, settings, lambda api: api.get("job-1")).status == "queued"
+        assert proxy.heads[0].startswith(b"CONNECT 127.0.0.1:")
+        assert (proxy.requests, server.requests) == (1, 1)
+        assert b"Bearer" not in b"".join(proxy.heads)
+        assert b"Authorization: Bearer" in server.heads[0]
 
 
 async def test_a_host_that_needs_no_proxy_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:

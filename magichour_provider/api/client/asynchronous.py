@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Self, TypeVar, assert_never, cast
 
 import aiohttp
 import tenacity
+from multidict import CIMultiDict
 from yarl import URL
 
 from magichour_provider.api import flows, wire
@@ -72,7 +73,6 @@ class AsyncMagicHourClient:
                     keepalive_timeout=KEEP_ALIVE,
                     resolver=aiohttp.ThreadedResolver(),  # the system's, as the blocking client's
                 ),
-                headers=api_headers(settings),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # AnswerBody does it, up to its limit
                 timeout=aiohttp.ClientTimeout(
@@ -80,6 +80,8 @@ class AsyncMagicHourClient:
                 ),
                 proxy=URL(proxy) if proxy else None,
             )
+        # Not the session's headers: aiohttp sends those to a proxy too.
+        self._headers = CIMultiDict(api_headers(settings))
         # Time spent waiting for a free connection does not count as time without an answer.
         self._gate = asyncio.Semaphore(MAX_CONNECTIONS)
 
@@ -167,7 +169,10 @@ class AsyncMagicHourClient:
         url = URL(self._base_url + call.path, encoded=True)
         failure: Exception | None = None
         try:
-            async with self._gate, self._session.get(url, allow_redirects=False) as response:
+            async with (
+                self._gate,
+                self._session.get(url, headers=self._headers, allow_redirects=False) as response,
+            ):
                 body = AnswerBody(response.headers)
                 while (chunk := await response.content.readany()) and body.feed(chunk):
                     pass
