@@ -5,13 +5,13 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test test-matrix test-oldest chaos bench check format reference hooks lock lock-old release-check clean
+.PHONY: help demo test test-matrix test-oldest chaos bench check format docs docs-serve hooks lock lock-old release-check clean
 
 help:
 	@echo "make demo     a photo and a voice become a video, in real Airflow, without a key"
 	@echo "              PHOTO=me.jpg AUDIO=hello.mp3 take your own; V=1 shows Airflow's log;"
 	@echo "              REAL=1 uses the real API with MAGICHOUR_API_KEY, and spends credits"
-	@echo "make test     the tests           make check    ruff, mypy, and is the reference up to date?"
+	@echo "make test     the tests           make check    ruff, mypy, layers, links in the docs"
 	@echo "              ARGS='tests/unit -k journal' runs a part; WORKERS=0 runs it in one process"
 	@echo "make test-matrix   on Airflow 3.0 to 3.3, and each Python that is here; test-oldest: 3.0, briefly"
 	@echo "make chaos    N=200 kills in a whole Airflow on PostgreSQL; is anything paid twice, or lost?"
@@ -19,7 +19,7 @@ help:
 	@echo "              ROW=polls measures one row; QUICK=1 is rough, and writes nothing;"
 	@echo "              ROW=ten_thousand, ROW=busy_night: a whole Airflow; N=200 tasks, writes nothing"
 	@echo "make format   tidy the code       make hooks    have git check each commit"
-	@echo "make reference     docs/reference.md, from the docstrings"
+	@echo "make docs     the docs as a site, in site/; docs-serve: on this machine, while you write"
 	@echo "make lock     renew requirements/ make clean    remove what make has made"
 	@echo "make release-check   is the wheel fit to be published?"
 
@@ -49,14 +49,17 @@ check: $(VENV)/dev-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python tools/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: $(VENV)/dev-ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reference: $(VENV)/dev-ready
-	$(BIN)/python tools/reference.py
+docs: $(VENV)/dev-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/dev-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 hooks: $(VENV)/dev-ready
 	$(BIN)/pre-commit install
@@ -123,4 +126,4 @@ $(VENV)/bench/ready: requirements/bench.txt | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist site demo_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

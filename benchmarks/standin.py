@@ -27,7 +27,7 @@ import uvloop
 from .harness import use_core
 
 BLOCK = bytes(1 << 20)
-VIDEO_START = b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(8)
+FTYP_AND_MOOV = b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + b"\0\0\0\x08moov"
 JOB = {
     "id": "job",
     "name": "Talking Photo",
@@ -181,9 +181,10 @@ class Connection(asyncio.Protocol):
     def _respond(self, method: bytes, path: bytes) -> None:
         if path == b"/video.mp4":
             size = self._api.size
-            self._video_left = size - len(VIDEO_START)
+            mdat = b"\0\0\0\x01mdat" + (size - len(FTYP_AND_MOOV)).to_bytes(8, "big")
+            self._video_left = size - len(FTYP_AND_MOOV + mdat)
             head = f"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: {size}\r\n\r\n"
-            self._transport.write(head.encode() + VIDEO_START)
+            self._transport.write(head.encode() + FTYP_AND_MOOV + mdat)
             self._send_video()
         elif self._api.latency:
             response = self._api.respond(method, path, self._host)

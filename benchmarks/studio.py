@@ -78,7 +78,7 @@ analyze;
 
 
 def run(options: Options) -> list[Table]:
-    number, rounds = (5, 1) if options.quick else (30, 3)
+    number, rounds = (5, 1) if options.quick else (12, 3)
     with tempfile.TemporaryDirectory(prefix="studio-") as folder:
         dags = Path(folder) / "dags"
         dags.mkdir()

@@ -49,12 +49,13 @@ def get_provider_info() -> dict[str, Any]:
                     "poll_interval": _field(
                         "Poll interval (s)",
                         ["number", "null"],
-                        "Seconds between two looks at a job. Empty: timed from usual render times.",
+                        "Seconds between two polls of a job. Empty: timed from usual render times.",
                     ),
                     "requests_per_second": _field(
                         "Requests per second",
                         ["number", "null"],
-                        "At most so many looks at jobs a second from one triggerer. Empty: no limit.",
+                        "The most polls a second by one triggerer for all waiting tasks: two triggerers make "
+                        "twice as many. Below it, the rate adapts to HTTP 429. Empty: no limit.",
                     ),
                     "strict": _field(
                         "Strict",
@@ -64,7 +65,7 @@ def get_provider_info() -> dict[str, Any]:
                     "proxy": _field(
                         "Proxy",
                         ["string", "null"],
-                        "URL of a proxy for API and storage. Empty: that of the environment, if any.",
+                        "URL of an HTTP proxy for API and storage. Empty: that of the environment, if any.",
                     ),
                     "verify": _field(
                         "Verify TLS",

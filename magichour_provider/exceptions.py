@@ -1,6 +1,7 @@
 """
 What can go wrong, named by its cause.
 
+```text
 MagicHourError
 ├── InvalidInput              a value cannot work; found before anything was sent
 │   ├── InvalidConnection     the Airflow connection: no key, a host without a scheme, …
@@ -26,6 +27,7 @@ MagicHourError
     ├── UploadFailed
     ├── DownloadFailed
     └── StorageFailed         the object store or file system at our end
+```
 
 Every instance carries ``status_code`` (HTTP, or None), ``job_id`` (or None), ``retryable`` (can the same call
 work later?), ``charged`` (was money spent?) and ``credits`` (how many, or how many are at stake; or None).

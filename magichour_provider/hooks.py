@@ -1,4 +1,4 @@
-"""The one room that knows Airflow connections."""
+"""Reads the Airflow connection of Magic Hour, and offers the API to a PythonOperator."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ class MagicHourHook(BaseHook):
     """
     Magic Hour through an Airflow connection: API key in the password, base URL in the host.
 
-    Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all looks from one
-    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA bundle), ``webhook_secret``.
+    Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all polls of one
+    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA
+    bundle), ``strict`` (true: a 502 or 503 proves nothing), ``webhook_secret``.
 
     :param magichour_conn_id: the Airflow connection; it is read when it is first needed.
     """
@@ -145,12 +146,12 @@ class MagicHourHook(BaseHook):
         poll_interval: float | None = None,
     ) -> wire.Job:
         """
-        Look until the job has ended, well or not; free. A failed look is not an end: it looks again.
+        Poll until the job has ended, well or not; free. A failed poll is not an end: it polls again.
 
         :param job_id: the job.
         :param job_type: of what it makes: ``video`` or ``audio``.
         :param timeout: seconds to wait.
-        :param poll_interval: seconds between two looks; default: the connection's, or the schedule's.
+        :param poll_interval: seconds between two polls; default: the connection's, or the schedule's.
         :returns: the job; ``raise_unless_complete`` tells a good end from a bad one.
         :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
         """
@@ -176,7 +177,7 @@ class MagicHourHook(BaseHook):
         self, job_id: str, output_path: str, *, replace: bool = False, job_type: JobType = "video"
     ) -> str:
         """
-        Bring what a complete job made to ``output_path``, whole or not at all; free.
+        Download the file of a complete job to ``output_path``, whole or not at all; free.
 
         :param job_id: the job.
         :param output_path: local or object storage; ending in ``/`` it is a folder.
@@ -203,7 +204,7 @@ class MagicHourHook(BaseHook):
 
     def delete(self, job_id: str, *, job_type: JobType = "video") -> None:
         """
-        Delete what the job made, for ever. Not a cancel: nothing is refunded.
+        Delete the file of the job, for ever. Not a cancel: nothing is refunded.
 
         :param job_id: the job.
         :param job_type: of what it makes: ``video`` or ``audio``.

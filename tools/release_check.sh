@@ -19,10 +19,12 @@ trap 'rm -rf "$room"' EXIT
 } | sort >"$room/ours"
 "$bin/python" -m zipfile -l dist/*.whl | awk 'NR > 1 {print $1}' | grep -v '\.dist-info/' | sort >"$room/wheel"
 diff "$room/ours" "$room/wheel" || { echo "< is missing in the wheel, > has no business there"; exit 1; }
-git ls-files README.md LICENSE CHANGELOG.md docs tests example_dags magichour_provider airflow_provider_magichour.py | sort >"$room/ours"
-tar -tzf dist/*.tar.gz | cut -d/ -f2- | sort >"$room/sdist"
-comm -23 "$room/ours" "$room/sdist" | grep . && echo "… is missing in the sdist" && exit 1
-echo "The wheel holds the package and nothing else; the sdist has its tests and docs."
+git ls-files | sort >"$room/ours"
+tar -tzf dist/*.tar.gz | cut -d/ -f2- | grep -vx PKG-INFO | sort >"$room/sdist"
+diff "$room/ours" "$room/sdist" || { echo "< is missing in the sdist, > has no business there"; exit 1; }
+echo "The wheel holds the package and nothing else; the sdist has all that is here."
+tar -xzf dist/*.tar.gz -C "$room"
+make -C "$room/airflow_provider_magichour-$version" test
 
 python3 -m venv "$room/venv"
 pip="$room/venv/bin/python -m pip install -q --disable-pip-version-check -c $here/requirements/demo.txt"

@@ -1,8 +1,12 @@
 """
-What has to be done, in which order: each rule of the API once, for the blocking and the async client alike.
+The rules of the API that need no HTTP library: how to wait, what to check in a transfer, what to repeat.
 
-A flow is a generator that yields a step (a ``wire.Call``, a ``Put``, a ``Fetch``, a ``Sleep``) and is given
-its outcome, or has its error thrown in. No sockets here; ``client`` runs the steps.
+A wait is a *flow*, which both clients run: a generator that never does any input or output itself. It yields
+one step at a time, and the client that runs it
+
+- performs a ``wire.Call`` and sends its answer into the generator, or throws its ``MagicHourError`` into it;
+- sleeps for a ``Sleep`` and sends None;
+- takes what the generator returns as the result, and closes the generator in any case.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
@@ -22,13 +26,10 @@ import tenacity
 
 from magichour_provider.api import wire
 from magichour_provider.api.inputs import MediaType, extension_of
-from magichour_provider.api.integrity import BadDownload, download_failed
 from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.api.polling import PollSchedule, RateLimiter
 from magichour_provider.api.watching import JobWatcher, Listener, submission_time
 from magichour_provider.exceptions import (
-    DownloadFailed,
-    MagicHourError,
     RequestFailed,
     TransferFailed,
     Unavailable,
@@ -69,132 +70,13 @@ class Target(Protocol):
     def open_atomic(self) -> AbstractContextManager[Callable[[bytes], object]]: ...
 
 
-@dataclass(frozen=True)
-class Put:
-    """Send a file to a signed URL."""
-
-    url: str = field(repr=False)
-    source: Source
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """Download the file of a job from a signed URL."""
-
-    url: str = field(repr=False)
-    target: Target
-    job_id: str
-    job_type: JobType
-
-
-@dataclass(frozen=True)
-class Together:
-    """Steps side by side; the outcome is a list of what each of them raised, or None."""
-
-    steps: list[Put]
-
-
 @dataclass(frozen=True, slots=True)
 class Sleep:
     seconds: float
 
 
 Step = wire.Call[Any] | Sleep
-Flow = Generator[Any, Any, T]
-
-
-def just(call: wire.Call[T]) -> Flow[T]:
-    """One call, and its answer."""
-    answer: T = yield call
-    return answer
-
-
-def upload(sources: Sequence[Source], done: dict[int, str]) -> Flow[list[str]]:
-    """One call for all upload URLs, then the files side by side. A file in ``done`` is not sent again."""
-    missing = [number for number in range(len(sources)) if number not in done]
-    slots: list[wire.UploadSlot] = yield wire.create_upload_slots(
-        [(sources[number].media_type, sources[number].extension) for number in missing]
-    )
-    _check_slots([sources[number] for number in missing], slots, done.values())
-    puts = [Put(slot.upload_url, sources[number]) for number, slot in zip(missing, slots, strict=True)]
-    problems: list[MagicHourError | None] = yield Together(puts)
-    for number, slot, problem in zip(missing, slots, problems, strict=True):
-        if problem is None:
-            done[number] = slot.file_path
-    for problem in filter(None, problems):
-        raise problem
-    return [done[number] for number in range(len(sources))]
-
-
-def _check_slots(sources: Sequence[Source], slots: Sequence[wire.UploadSlot], taken: Collection[str]) -> None:
-    """
-    Each file has a place of its own, of its own type. Otherwise a photo could be paid for as the voice.
-
-    :raises UploadFailed: nothing was sent.
-    """
-    seen = {"file_path": set(taken), "upload_url": set[str]()}
-    for source, slot in zip(sources, slots, strict=True):
-        for name, places in seen.items():
-            place = getattr(slot, name)
-            if place in places:
-                raise upload_failed(source, f"the API gave it the {name} of another file")
-            places.add(place)
-        extension = PurePosixPath(slot.file_path).suffix[1:].lower()
-        if extension and not _is_alias(extension, source.extension):
-            raise upload_failed(
-                source,
-                f"it ends in .{source.extension}, and the API gave it a file_path that ends in .{extension}",
-            )
-
-
-def _is_alias(extension: str, other: str) -> bool:
-    return extension == other or any({extension, other} <= aliases for aliases in _ALIASES)
-
-
-def completed(job_id: str, job_type: JobType) -> Flow[tuple[wire.Job, wire.Download]]:
-    """A job that has ended, and a fresh URL of its file. The job is paid for, so no failed poll is final."""
-    try:
-        job: wire.Job = yield wire.get_job(job_id, job_type)
-    except RequestFailed as error:
-        why = f"the API did not say where it is ({error})"
-        raise download_failed(job_id, why, error.status_code, job_type) from error
-    job.raise_unless_complete()
-    downloads = _downloads(job, job_type)
-    if not downloads:
-        why = f"the job is {job.status}, but the API gives no download URL (yet)"
-        raise download_failed(job_id, why, job_type=job_type)
-    return job, downloads[0]
-
-
-def _downloads(job: wire.Job, job_type: JobType) -> list[wire.Download]:
-    """The downloads of a job; those with an extension of its type come first, a thumbnail comes later."""
-
-    def is_other(download: wire.Download) -> bool:
-        try:
-            return extension_of(download.url) not in job_spec(job_type).extensions
-        except ValueError:  # not a URL
-            return True
-
-    return sorted(job.downloads or (), key=is_other)
-
-
-def download(job_id: str, target: Target, job_type: JobType) -> Flow[wire.Job]:
-    """
-    Ask where the file is, as signed URLs expire, and download it.
-
-    If a URL does not lead to a file of this type, the next one is tried. If a transfer breaks, it is not: the
-    next one may be a smaller copy.
-    """
-    job, _ = yield from completed(job_id, job_type)
-    problems: list[BadDownload] = []
-    for source in _downloads(job, job_type):
-        try:
-            yield Fetch(source.url, target, job_id, job_type)
-        except BadDownload as error:
-            problems.append(error)
-        else:
-            return job
-    raise DownloadFailed(str(problems[0]), status_code=problems[0].status_code, job_id=job_id)
+Flow = Generator[Step, Any, T]
 
 
 def wait(
@@ -261,6 +143,46 @@ def _slot(limiter: RateLimiter, deadline: float, clock: Callable[[], float]) -> 
         yield Sleep(pause)
         if generation == limiter.generation:
             return generation
+
+
+# --- transfers ---
+
+
+def check_slots(sources: Sequence[Source], slots: Sequence[wire.UploadSlot], taken: Collection[str]) -> None:
+    """
+    Each file has a place of its own, of its own type. Otherwise a photo could be paid for as the voice.
+
+    :raises UploadFailed: nothing was sent.
+    """
+    seen = {"file_path": set(taken), "upload_url": set[str]()}
+    for source, slot in zip(sources, slots, strict=True):
+        for name, places in seen.items():
+            place = getattr(slot, name)
+            if place in places:
+                raise upload_failed(source, f"the API gave it the {name} of another file")
+            places.add(place)
+        extension = PurePosixPath(slot.file_path).suffix[1:].lower()
+        if extension and not _is_alias(extension, source.extension):
+            raise upload_failed(
+                source,
+                f"it ends in .{source.extension}, and the API gave it a file_path that ends in .{extension}",
+            )
+
+
+def _is_alias(extension: str, other: str) -> bool:
+    return extension == other or any({extension, other} <= aliases for aliases in _ALIASES)
+
+
+def downloads_in_order(job: wire.Job, job_type: JobType) -> list[wire.Download]:
+    """The downloads of a job; those with an extension of its type come first, a thumbnail comes later."""
+
+    def is_other(download: wire.Download) -> bool:
+        try:
+            return extension_of(download.url) not in job_spec(job_type).extensions
+        except ValueError:  # not a URL
+            return True
+
+    return sorted(job.downloads or (), key=is_other)
 
 
 def upload_failed(source: Source, why: str, status_code: int | None = None) -> UploadFailed:

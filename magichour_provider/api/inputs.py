@@ -121,6 +121,11 @@ class Inputs(BaseModel):
         """The figure that the estimate uses, and where the vendor publishes it."""
         raise NotImplementedError
 
+    @property
+    def render_class(self) -> tuple[str | None, float | None]:
+        """Mode and clip length in seconds, by which render times are learned; None where there is none."""
+        return None, None
+
     def warnings(self) -> list[str]:
         """What will likely not do what was meant, but is the vendor's to judge, free of charge."""
         return []
@@ -220,6 +225,10 @@ class TalkingPhotoInputs(Inputs):
     @property
     def price(self) -> str:
         return f"at {CREDITS_PER_SECOND[self.price_class]} credits a second (vendor's models page, 2026-07)"
+
+    @property
+    def render_class(self) -> tuple[str | None, float | None]:
+        return self.price_class, self.clip_seconds
 
     def warnings(self) -> list[str]:
         found = []

@@ -111,8 +111,7 @@ class JobWatcher:
         failed = f", and the last poll failed ({self.problem})" if self.problem else ""
         return self._refusal(now) or WaitTimeout(
             f"job {self._job_id} has not ended in time; its last known status is "
-            f"{self._status or 'not known'}{failed}. It goes on at Magic Hour and may still finish: a retry, "
-            "or a sensor with this job id, picks it up free of charge",
+            f"{self._status or 'not known'}{failed}. It goes on at Magic Hour and may still finish",
             job_id=self._job_id,
         )
 

@@ -354,7 +354,7 @@ class Call(Generic[T]):
         )
 
 
-# Answers that say that this call made no job, whoever sends them: the request itself was refused.
+# Answers that say that this call made no job, no matter who sends them: the request itself was refused.
 _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     400: errors.InvalidRequest,
     401: errors.Unauthorized,

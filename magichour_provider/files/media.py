@@ -34,9 +34,8 @@ TOLERANCE_SECONDS = 0.5  # by which a clip may be longer than its sound without 
 HEAD_BYTES = 4096
 
 # A hostile file must not reach FFmpeg's rarely used readers, nor, as a playlist, other files or the network.
-OPEN_OPTIONS = {
-    "format_whitelist": "aac,ac3,aiff,amr,amrnb,amrwb,asf,au,avi,eac3,flac,flv,loas,matroska,mov,mp3,mpeg,"
-    "mpegts,ogg,w64,wav,wv",
+CONTAINER_OPTIONS = {
+    "format_whitelist": "aac,aiff,amr,amrnb,amrwb,flac,loas,matroska,mov,mp3,ogg,w64,wav",
     "protocol_whitelist": "none",
 }
 
@@ -228,11 +227,18 @@ def _seconds(file: BinaryIO, what: str, until: float = math.inf) -> float:
         ) from error
     reader = _Reader(file, what)
     try:
-        with av.open(reader, "r", options=OPEN_OPTIONS, metadata_errors="replace") as container:
+        # Not options=, with which some versions of PyAV crash the process over a track that begins late.
+        with av.open(
+            reader, "r", container_options=CONTAINER_OPTIONS, metadata_errors="replace"
+        ) as container:
             seconds = _decode(container, until)
     except Exception as error:
         if reader.failure is None:
-            why = f"FFmpeg: {error.strerror}" if isinstance(error, av.FFmpegError) else str(error)
+            why = (
+                f"FFmpeg cannot open it as a sound: {error.strerror}"
+                if isinstance(error, av.FFmpegError)
+                else str(error)
+            )
             raise _not_measured(what, why) from error
     if reader.failure is not None:
         raise reader.failure
@@ -245,6 +251,8 @@ def _decode(container: InputContainer, until: float) -> float:
     if not container.streams.audio:
         raise ValueError("there is no sound in it")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:  # some versions of PyAV crash the process if they are to decode it
+        raise ValueError("FFmpeg has no decoder for it")
     samples: Counter[int] = Counter()  # by sample rate, which changes in files that were joined
     seconds = 0.0
     for packet in _packets(container):

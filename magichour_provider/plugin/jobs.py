@@ -423,6 +423,8 @@ def _settled_states(session: Session, journals: Collection[int]) -> dict[TaskKey
     Of the task instances with these journals, those that do not go on by themselves. The others may be many,
     and need not be read.
     """
+    if not journals:  # on an Airflow without a task state store too
+        return {}
     ti, store = TaskInstance, TaskStateStore
     same_task = and_(
         ti.dag_id == store.dag_id,

@@ -51,6 +51,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         up. Templated.
     :param poll_interval: seconds between two polls; default: the connection's, or timed from render times.
         Templated.
+    :param rate_limit_timeout: seconds for which an upload or the paid call is repeated while the API answers
+        429 (too many requests); default 300, 0 is off.
     :param multiple_outputs: each value of the result is an XCom of its own too, so that
         ``task.output["job_id"]`` works.
     :param report_timeout: when the answer of the paid call is lost and the connection has webhooks: seconds
@@ -77,10 +79,12 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         "poll_interval",
     )
     name: str | None
+    rate_limit_timeout: float
     report_timeout: float
     question_timeout: float
     question_notifiers: list[Notifier]
     assigned_users: list[dict[str, str]]
+    _render_class: tuple[str | None, float | None] = (None, None)  # not known of a job that is resumed
     _disbelieved: str | None = None  # why the last report was not taken
     ui_color = "#efe7fb"
 
@@ -96,6 +100,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         timeout: float | timedelta | str | None = None,
         poll_interval: float | timedelta | str | None = None,
         multiple_outputs: bool = True,
+        rate_limit_timeout: float | timedelta | None = None,
         report_timeout: float | timedelta | None = None,
         question_timeout: float | timedelta | None = None,
         question_notifiers: Notifier | list[Notifier] | None = None,
@@ -113,6 +118,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.wait_for_completion = wait_for_completion
         self.timeout = timeout  # type: ignore[assignment]
         self.poll_interval = poll_interval
+        self.rate_limit_timeout = rate_limit_timeout  # type: ignore[assignment]
         self.report_timeout = report_timeout  # type: ignore[assignment]
         self.question_timeout = question_timeout  # type: ignore[assignment]
         self.question_notifiers = question_notifiers  # type: ignore[assignment]
@@ -130,6 +136,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             "wait_for_completion": (flag, True),
             "timeout": (seconds, 3600.0),
             "poll_interval": (seconds, None),
+            "rate_limit_timeout": (runtime.arguments.seconds_or_off, 300.0),
             "report_timeout": (runtime.arguments.seconds_or_off, 900.0),
             "question_timeout": (seconds, 12 * 3600.0),
             "question_notifiers": (runtime.arguments.notifiers, []),
@@ -372,6 +379,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
         client = self.hook.client  # what can fail before the paid call, fails before the intent
+        self._render_class = whole.render_class
         intent = journal.record_intent(
             name=inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME],
             inputs=inputs.fingerprint(),
@@ -384,7 +392,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.name = intent.name
         self._charged, self._credits = "unknown", whole.estimated_credits
         try:
-            submission = client.submit(self.paid_call(whole, uploaded, str(intent.name)))
+            submission = client.submit(
+                self.paid_call(whole, uploaded, str(intent.name)), retry_429_seconds=self.rate_limit_timeout
+            )
         except runtime.exceptions.SubmissionUncertain as error:
             raise journal.with_instructions(
                 error.copied(f"{error}. The name of such a job ends in {intent.mark}")
@@ -457,7 +467,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         if not sources:
             return inputs, {}
         self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
-        paths = self.hook.client.upload(sources)
+        paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
         return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
 
     def _refuse_shared_target(self, context: Context) -> None:
@@ -497,7 +507,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     # --- waiting ---
 
     def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
+        mode, clip_seconds = self._render_class
         how: dict[str, Any] = {
+            "mode": mode,
+            "clip_seconds": clip_seconds,
             "deadline": self.deadline(),
             "submitted_at": time.time() if just_submitted else None,
             "poll_interval": self.poll_interval,

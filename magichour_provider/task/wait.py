@@ -75,12 +75,10 @@ class JobMixin:
 
     @cached_property
     def hook(self) -> MagicHourHook:
-
         return runtime.MagicHourHook(self.magichour_conn_id)
 
     @property
     def spec(self) -> JobSpec:
-
         return runtime.jobs.job_spec(self.job_type)
 
     # --- arguments ---
@@ -131,7 +129,6 @@ class JobMixin:
     @contextmanager
     def at_parse_time(self) -> Iterator[None]:
         """An error names the task. In a mapped task, this is run time: the error ends the task at once."""
-
         try:
             yield
         except runtime.exceptions.MagicHourError as error:
@@ -144,7 +141,6 @@ class JobMixin:
 
         The cause is shown only for the former: a person who is to act needs the sentence, not the frames.
         """
-
         try:
             yield
         except runtime.exceptions.MagicHourError as error:
@@ -161,7 +157,6 @@ class JobMixin:
             raise self.surfaced(bug) from error
 
     def surfaced(self, error: MagicHourError) -> MagicHourError:
-
         recorded = self._adopt_instructions is None
         return runtime.errors.surfaced(self._with_charge(error), recorded=recorded)
 
@@ -182,7 +177,6 @@ class JobMixin:
         return changed
 
     def _charge(self) -> str:
-
         return runtime.errors.charge(self._with_charge(runtime.exceptions.MagicHourError("", charged="no")))
 
     # --- links ---
@@ -212,15 +206,25 @@ class JobMixin:
         return time.time() + min(limits)
 
     def defer_until_ended(
-        self, job_id: str, *, deadline: float, submitted_at: float | None, poll_interval: float | None
+        self,
+        job_id: str,
+        *,
+        deadline: float,
+        submitted_at: float | None,
+        poll_interval: float | None,
+        **clip: Any,
     ) -> NoReturn:
+        """
+        Wait in the triggerer.
 
-        schedule = self.hook.settings.schedule(poll_interval, job_type=self.job_type)
+        :param clip: mode and length, if they are known: see ``JobTrigger``.
+        """
+        schedule = self.hook.settings.schedule(poll_interval, job_type=self.job_type, **clip)
+        age = float("inf") if submitted_at is None else time.time() - submitted_at
         self.log.info(
-            "Waiting for job %s in the triggerer, without a worker slot: first poll in about %.0f s, usual "
-            "time of a %s %.0f s",
-            *(job_id, schedule.first_poll(0.0) if submitted_at else 0.0),
-            *(self.spec.noun, self.spec.usual_render_seconds),
+            "Waiting for job %s in the triggerer, without a worker slot: first poll in about %.0f s; a %s "
+            "usually takes about %.0f s",
+            *(job_id, schedule.first_poll(age), self.spec.noun, self.spec.usual_render_seconds),
         )
         self.defer(
             trigger=runtime.JobTrigger(
@@ -230,6 +234,7 @@ class JobMixin:
                 deadline=deadline,
                 submitted_at=submitted_at,
                 poll_interval=poll_interval,
+                **clip,
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=max(0.0, deadline - time.time())) + GRACE,
@@ -252,7 +257,6 @@ class JobMixin:
         :raises JobEnded: it made nothing.
         :raises TransferFailed: it is paid for and stays at Magic Hour; a retry is free.
         """
-
         try:
             if self.output_path:
                 job, place = self._download(context, job_id, self.output_path)
@@ -291,7 +295,6 @@ class JobMixin:
 
     def _measured(self, job: Job, place: dict[str, Any]) -> float | None:
         """The API does not say how long a voice is. One that cannot be measured is a voice, too."""
-
         try:
             if uri := place.get("output_path"):
                 return runtime.media.of_file(runtime.Source.find("output_path", "audio", uri))
@@ -301,7 +304,6 @@ class JobMixin:
             return None
 
     def _size(self, place: dict[str, Any]) -> dict[str, int]:
-
         with runtime.telemetry.best_effort("The size of the file is not known"):
             if uri := place.get("output_path"):
                 return {"size_bytes": runtime.Source.find("output_path", "image", uri).size}
@@ -309,7 +311,6 @@ class JobMixin:
 
     def _record_end(self, context: Context, job_id: str, ending: dict[str, Any]) -> None:
         """For people, and for the pages in Airflow's UI: nothing depends on it."""
-
         with runtime.telemetry.best_effort("How the job ended was not recorded"):
             runtime.Journal.of(context).record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
 
@@ -326,7 +327,6 @@ class JobMixin:
         return runtime.telemetry.lineage([str(file) for file in files if file], self._result)
 
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
-
         target = self.hook.target(job_id, runtime.Target(output_path, self.replace), self.job_type)
         try:
             target = self._own(context, job_id, target)

@@ -33,7 +33,8 @@ def dags() -> Path:
     """Airflow's DAGs folder, with a migrated database behind it."""
     from airflow.configuration import conf
     from airflow.utils.db import initdb
-    from sqlalchemy import Engine, event
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
 
     @event.listens_for(Engine, "connect")
     def write_without_waiting_for_the_disk(connection: Any, _: object) -> None:

@@ -9,6 +9,7 @@ import pytest
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 
+from magichour_provider.api.watching import JobWatcher
 from magichour_provider.exceptions import JobFailed
 
 if TYPE_CHECKING:
@@ -141,7 +142,44 @@ def test_a_wait_that_is_too_long_ends_as_a_sensors_does_and_names_the_job(
     (error,) = run.errors()
     assert isinstance(run.raised()[0], AirflowSensorTimeout)
     assert job_id in error
-    assert "free of charge" in error
+    assert error.count("free of charge") == 1
+
+
+@each_mode
+def test_a_job_that_the_account_does_not_know_fails_the_sensor_after_three_polls(
+    airflow: Airflow, emulator: Emulator, mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JobWatcher, "REFUSED_FOR", 0.0)
+    run = airflow.sense("cm0123456789", retries=2, **mode)
+    assert run.state() == "failed"
+    (error,) = run.errors()
+    assert "NotFound" in error
+    assert "check the job id" in error
+    assert "goes on" not in error
+    assert 3 <= len(emulator.requests("get_video")) <= 4  # a deferrable sensor has polled before it defers
+
+
+@each_mode
+def test_a_video_without_a_url_is_polled_three_more_times_and_is_then_worth_a_retry(
+    airflow: Airflow, emulator: Emulator, job_id: str, mode: dict[str, Any]
+) -> None:
+    no_url = emulator.fault(
+        "get_video", body={"id": job_id, "status": "complete", "downloads": []}, times=None
+    )
+    run = airflow.sense(job_id, **mode)
+    (error,) = run.errors()
+    assert "DownloadFailed" in error
+    assert "no download URL" in error
+    assert 4 + 4 <= no_url.hits <= 5 + 4  # four polls, and four attempts to have the URL
+
+
+def test_a_failure_that_goes_on_is_logged_once(
+    airflow: Airflow, emulator: Emulator, job_id: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failing = emulator.fault("get_video", status=500, times=12)
+    assert airflow.sense(job_id, mode="poke").state() == "success"
+    assert failing.hits == 12
+    assert capfd.readouterr().out.count("A poll of the job failed") == 1
 
 
 @each_mode

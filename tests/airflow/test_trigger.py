@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import both_modes
 
+from magichour_provider.api.watching import JobWatcher
 from magichour_provider.triggers import JobTrigger
 
 if TYPE_CHECKING:
@@ -113,9 +114,40 @@ async def test_a_triggers_row_is_plain_data_without_a_secret_and_makes_the_same_
     assert await all_events(again) == [{"job_id": job_id, "status": "complete"}]
 
 
-async def test_a_row_from_before_there_were_voices_waits_for_a_video(emulator: Emulator, job_id: str) -> None:
+async def test_a_key_that_is_rotated_during_the_wait_does_not_end_it(
+    emulator: Emulator, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saw = JobWatcher.saw
+
+    def rotate(watcher: JobWatcher, seen: Any, now: float) -> Any:
+        monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
+        return saw(watcher, seen, now)
+
+    monkeypatch.setattr(JobWatcher, "saw", rotate)
+    monkeypatch.setattr(JobWatcher, "REFUSED_FOR", 0.0)
+    revoked = json.dumps(emulator.connection | {"password": "mhk_revoked"})
+    monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", revoked)
+    assert await all_events(trigger_for(job_id)) == [{"job_id": job_id, "status": "complete"}]
+
+
+async def test_a_key_that_stays_wrong_ends_the_wait_after_three_polls(
+    emulator: Emulator, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JobWatcher, "REFUSED_FOR", 0.0)
+    revoked = json.dumps(emulator.connection | {"password": "mhk_revoked"})
+    monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", revoked)
+    (event,) = await all_events(trigger_for(job_id))
+    assert (event["error_type"], event["retryable"]) == ("Unauthorized", False)
+    assert "check the API key" in event["error"]
+    assert len(emulator.requests("get_video")) == 3
+
+
+@pytest.mark.parametrize("argument", ["job_type", "mode", "clip_seconds"])
+async def test_a_row_from_before_an_argument_existed_waits_for_a_video(
+    emulator: Emulator, job_id: str, argument: str
+) -> None:
     _, arguments = trigger_for(job_id).serialize()
-    del arguments["job_type"]
+    del arguments[argument]
     assert await all_events(JobTrigger(**arguments)) == [{"job_id": job_id, "status": "complete"}]
     assert emulator.requests("get_audio") == []
 

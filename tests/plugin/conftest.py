@@ -44,20 +44,15 @@ def api_server() -> FastAPI:
 def airflow(api_server: FastAPI) -> Iterator[FastAPI]:
     """The same, with an empty database."""
     from airflow.utils.session import create_session
-    from sqlalchemy import text
+    from sqlalchemy import inspect, text
 
     from magichour_provider.plugin import jobs, views
 
     views.index = jobs.Index()
     yield api_server
     with create_session() as session:
-        for table in (
-            "task_state_store",
-            "xcom",
-            "rendered_task_instance_fields",
-            "task_instance",
-            "dag_run",
-        ):
+        known = inspect(session.connection()).get_table_names()
+        for table in filter(known.__contains__, TABLES):
             session.execute(text(f"delete from {table}"))
 
 
@@ -72,7 +67,8 @@ def token(role: str = "ADMIN", teams: list[str] | None = None) -> str:
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
-    return get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=role, role=role, teams=teams))
+    of_teams = {"teams": teams} if teams else {}  # from Airflow 3.2
+    return get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=role, role=role, **of_teams))
 
 
 @pytest.fixture

@@ -196,6 +196,17 @@ def test_with_another_backend_finished_jobs_are_shown_and_the_page_says_so(
     assert "s3://greetings/done.mp4" in text
 
 
+def test_an_airflow_without_a_task_state_store_shows_finished_jobs(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magichour_provider.plugin.jobs.TaskStateStore", None)
+    key = result(task("greetings"), job_id="cm-done")
+    for path in ("/magichour/", address(key)):
+        text = client().get(path).text
+        assert "only finished jobs are shown" in text
+        assert 'id="job-cm-done"' in text
+
+
 def test_a_journal_that_cannot_be_read_is_counted_and_breaks_nothing(client: Client) -> None:
     journal(task("greetings", "fine"), job("cm-fine", ended=ended()))
     store(task("greetings", "odd"), JOURNAL, "s3://a-reference")

@@ -277,7 +277,7 @@ def test_a_sound_that_cannot_be_measured_needs_an_end_and_says_why(
         match=r"^end_seconds=None: is needed, since the length of .*a\.wav cannot be measured \(.+\)",
     ):
         media.fill_end_seconds(clip(tmp_path / "a.wav"), NEVER)
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr().err == "", "FFmpeg is silent"
 
 
 def test_a_chained_ogg_file_of_two_sample_rates_is_never_measured_in_part(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_chained_ogg_file_of_two_sample_rates_is_never_measured_in_part(tmp_pa
     chained = vorbis(2, rate=22_050) + vorbis(3, rate=44_100, muxer={"serial_offset": "7"})
     (tmp_path / "a.ogg").write_bytes(chained)
     try:
-        assert media.of_file(source(tmp_path / "a.ogg")) == pytest.approx(5, abs=0.02)
+        assert media.of_file(source(tmp_path / "a.ogg")) == pytest.approx(5, abs=0.05)
     except InvalidInput as error:
         assert "chained Ogg" in str(error)  # noqa: PT017
 

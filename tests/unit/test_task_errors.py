@@ -7,7 +7,11 @@ import pickle
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+)
 
 from magichour_provider import exceptions
 from magichour_provider.exceptions import MagicHourError

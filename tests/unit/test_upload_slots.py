@@ -30,13 +30,6 @@ def slot(name: str, number: int) -> UploadSlot:
     return UploadSlot(upload_url=f"https://storage.example/{number}", file_path=f"api-assets/{name}")
 
 
-def places(files: list[File], slots: list[UploadSlot], done: dict[int, str] | None = None) -> list[str]:
-    """The URLs that the files would be sent to."""
-    flow = flows.upload(files, {} if done is None else done)
-    next(flow)
-    return [put.url for put in flow.send(slots).steps]
-
-
 @pytest.mark.parametrize(
     ("files", "slots", "why"),
     [
@@ -53,7 +46,7 @@ def test_places_that_would_mix_up_two_files_are_refused(
     files: list[File], slots: list[UploadSlot], why: str
 ) -> None:
     with pytest.raises(UploadFailed, match=why) as failed:
-        places(files, slots)
+        flows.check_slots(files, slots, [])
     assert (failed.value.retryable, failed.value.charged) == (True, "no")
     assert "nothing was charged" in str(failed.value)
     assert "storage.example" not in str(failed.value)
@@ -61,7 +54,7 @@ def test_places_that_would_mix_up_two_files_are_refused(
 
 def test_the_place_of_a_file_that_has_been_sent_is_refused() -> None:
     with pytest.raises(UploadFailed, match="the file_path of another file"):
-        places([WAV, PNG], [slot("a.png", 1)], {0: "api-assets/a.png"})
+        flows.check_slots([PNG], [slot("a.png", 1)], ["api-assets/a.png"])
 
 
 @pytest.mark.parametrize(
@@ -76,4 +69,4 @@ def test_the_place_of_a_file_that_has_been_sent_is_refused() -> None:
     ],
 )
 def test_a_place_for_the_format_of_a_file_is_taken(extension: str, name: str) -> None:
-    assert places([File(extension)], [slot(name, 1)]) == ["https://storage.example/1"]
+    flows.check_slots([File(extension)], [slot(name, 1)], [])

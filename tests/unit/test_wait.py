@@ -218,11 +218,13 @@ def test_a_pause_that_begins_during_another_holds_for_a_wait_that_has_a_slot() -
         "job-1", deadline=START + 100, schedule=PollSchedule(1), limiter=limiter, clock=lambda: now
     )
     step = next(flow)
+    assert isinstance(step, flows.Sleep)
     limiter.record_answer(
         failed(errors.RateLimited, status=429, retry_after=50), START + 5, limiter.generation
     )
     now += step.seconds
     step = flow.send(None)
+    assert isinstance(step, flows.Sleep)
     assert now + step.seconds >= START + 55
 
 

@@ -153,7 +153,7 @@ def test_a_wait_that_is_too_long_names_the_job_and_says_that_it_goes_on() -> Non
         True,
         "yes",
     )
-    for words in ("job job-1", "status is rendering", "may still finish", "a retry", "free of charge"):
+    for words in ("job job-1", "status is rendering", "goes on at Magic Hour", "may still finish"):
         assert words in str(error)
 
 

@@ -8,7 +8,7 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ import httpx
 from magichour_provider import __version__
 from magichour_provider.api import flows, wire
 from magichour_provider.api.diagnosis import environment_proxy, host_and_port
-from magichour_provider.api.flows import Put
+from magichour_provider.api.flows import Source
 from magichour_provider.api.integrity import ContentDecoder, NotWhole
 from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollSchedule
@@ -268,26 +268,24 @@ def proxy_errors() -> Iterator[None]:
         ) from cause
 
 
-def redirected(put: Put, response: httpx.Response) -> Put | None:
+def redirected(response: httpx.Response) -> str | None:
     """
-    The same upload at another address, if the storage host asks for that, as S3 does for another region.
+    The other address of an upload, if the storage host asks for that, as S3 does for another region.
 
     Never from https to http: that would show the file to the network.
     """
     if response.status_code not in (301, 302, 307, 308) or "location" not in response.headers:
         return None
     url = response.url.join(response.headers["location"])
-    if url.scheme not in ("https", response.url.scheme):
-        return None
-    return replace(put, url=str(url))
+    return str(url) if url.scheme in ("https", response.url.scheme) else None
 
 
-def check_put(put: Put, response: httpx.Response) -> None:
+def check_put(source: Source, response: httpx.Response) -> None:
     # The body is the storage host's and may repeat the signature: it is not shown.
     if not response.is_success:
         status = response.status_code
         raise flows.upload_failed(
-            put.source, f"the storage host {response.url.host} answered HTTP {status}", status
+            source, f"the storage host {response.url.host} answered HTTP {status}", status
         )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self, TypeVar, assert_never, cast
 
 import httpx
@@ -28,11 +29,11 @@ from magichour_provider.api.client.api import (
     storage_host,
 )
 from magichour_provider.api.client.tracking import SendTracker
-from magichour_provider.api.flows import Fetch, Flow, Put, Sleep, Source, Target, Together
+from magichour_provider.api.flows import Flow, Sleep, Source, Target
 from magichour_provider.api.integrity import BadDownload, DownloadValidator, download_failed
 from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.api.polling import RateLimiter
-from magichour_provider.exceptions import DownloadFailed, MagicHourError
+from magichour_provider.exceptions import DownloadFailed, MagicHourError, RequestFailed
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ class MagicHourClient:
         Source: POST /v1/ai-talking-photo, POST /v1/ai-voice-generator.
         """
         call = replace(call, strict=self._settings.strict)
-        return self._perform(lambda: flows.just(call), flows.RETRY_SUBMIT, retry_429_seconds)
+        return self._perform(partial(self._call, call), flows.RETRY_SUBMIT, retry_429_seconds)
 
     def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
         """
@@ -89,7 +90,7 @@ class MagicHourClient:
 
         Source: GET /v1/video-projects/{id}, GET /v1/audio-projects/{id}.
         """
-        return self._perform(lambda: flows.just(wire.get_job(job_id, job_type)))
+        return self._perform(partial(self._call, wire.get_job(job_id, job_type)))
 
     def wait(
         self,
@@ -134,7 +135,7 @@ class MagicHourClient:
         Source: POST /v1/files/upload-urls, then PUT.
         """
         done: dict[int, str] = {}
-        return self._perform(lambda: flows.upload(sources, done), flows.RETRY_TRANSFER, retry_429_seconds)
+        return self._perform(partial(self._upload, sources, done), flows.RETRY_TRANSFER, retry_429_seconds)
 
     def completed(
         self, job_id: str, job_type: JobType = "video", *, once: bool = False
@@ -146,9 +147,10 @@ class MagicHourClient:
         :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
         :raises JobEnded: the job has made nothing.
         """
-        policy = flows.NO_RETRY if once else flows.RETRY_TRANSFER
         return self._perform(
-            lambda: flows.completed(job_id, job_type), policy, 0.0 if once else flows.RETRY_429_SECONDS
+            partial(self._completed, job_id, job_type),
+            flows.NO_RETRY if once else flows.RETRY_TRANSFER,
+            0.0 if once else flows.RETRY_429_SECONDS,
         )
 
     def download(self, job_id: str, target: Target, job_type: JobType = "video") -> wire.Job:
@@ -159,7 +161,7 @@ class MagicHourClient:
         :raises JobEnded: the job has made nothing.
         """
         return self._perform(
-            lambda: flows.download(job_id, target, job_type), flows.RETRY_TRANSFER, flows.RETRY_429_SECONDS
+            partial(self._download, job_id, target, job_type), flows.RETRY_TRANSFER, flows.RETRY_429_SECONDS
         )
 
     def delete(self, job_id: str, job_type: JobType = "video") -> None:
@@ -168,7 +170,7 @@ class MagicHourClient:
 
         Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
         """
-        self._perform(lambda: flows.just(wire.delete_job(job_id, job_type)))
+        self._perform(partial(self._call, wire.delete_job(job_id, job_type)))
 
     def account(self, *, once: bool = False) -> wire.Account:
         """
@@ -179,23 +181,21 @@ class MagicHourClient:
         Source: GET /v1/account.
         """
         policy = flows.NO_RETRY if once else flows.RETRY_SAFE
-        return self._perform(lambda: flows.just(wire.get_account()), policy)
+        return self._perform(partial(self._call, wire.get_account()), policy)
 
     def _perform(
         self,
-        attempt: Callable[[], Flow[T]],
+        attempt: Callable[[], T],
         policy: dict[str, Any] = flows.RETRY_SAFE,
         retry_429_seconds: float = 0.0,
     ) -> T:
-        def with_policy() -> T:
-            return tenacity.Retrying(**policy)(lambda: self._run(attempt()))
-
+        repeated = partial(tenacity.Retrying(**policy), attempt)
         if not retry_429_seconds:
-            return with_policy()
-        return tenacity.Retrying(**flows.retry_429(retry_429_seconds))(with_policy)
+            return repeated()
+        return tenacity.Retrying(**flows.retry_429(retry_429_seconds))(repeated)
 
     def _run(self, flow: Flow[T]) -> T:
-        """Drive a flow: see ``flows``."""
+        """Run a flow: see ``flows``."""
         try:
             step = next(flow)
             while True:
@@ -210,24 +210,70 @@ class MagicHourClient:
         finally:
             flow.close()
 
-    def _do(self, step: flows.Step | Together | Fetch) -> object:
+    def _do(self, step: flows.Step) -> object:
         match step:
             case wire.Call():
                 return self._call(step)
-            case Together(steps):
-                threads = ThreadPoolExecutor(len(steps))
-                try:
-                    return [put.exception() for put in [threads.submit(self._put, step) for step in steps]]
-                finally:  # not a "with": a task that is stopped does not wait for an upload that drips
-                    threads.shutdown(wait=False)
-            case Fetch():
-                self._fetch(step)
-                return None
             case Sleep(seconds):
                 time.sleep(seconds)
                 return None
             case _:
                 assert_never(step)
+
+    def _upload(self, sources: Sequence[Source], done: dict[int, str]) -> list[str]:
+        """One call for all upload URLs, then the files side by side. A file in ``done`` is not sent again."""
+        missing = {number: source for number, source in enumerate(sources) if number not in done}
+        slots = self._call(
+            wire.create_upload_slots([(source.media_type, source.extension) for source in missing.values()])
+        )
+        flows.check_slots(list(missing.values()), slots, done.values())
+        threads = ThreadPoolExecutor(len(slots))
+        try:
+            puts = [
+                threads.submit(self._put, slot.upload_url, source)
+                for slot, source in zip(slots, missing.values(), strict=True)
+            ]
+            problems = [put.exception() for put in puts]
+        finally:  # not a "with": a task that is stopped does not wait for an upload that drips
+            threads.shutdown(wait=False)
+        for number, slot, problem in zip(missing, slots, problems, strict=True):
+            if problem is None:
+                done[number] = slot.file_path
+        for problem in filter(None, problems):
+            raise problem
+        return [done[number] for number in range(len(sources))]
+
+    def _completed(self, job_id: str, job_type: JobType) -> tuple[wire.Job, wire.Download]:
+        """The job is paid for, so no failed poll is final."""
+        try:
+            job = self._call(wire.get_job(job_id, job_type))
+        except RequestFailed as error:
+            why = f"the API did not say where it is ({error})"
+            raise download_failed(job_id, why, error.status_code, job_type) from error
+        job.raise_unless_complete()
+        downloads = flows.downloads_in_order(job, job_type)
+        if not downloads:
+            why = f"the job is {job.status}, but the API gives no download URL (yet)"
+            raise download_failed(job_id, why, job_type=job_type)
+        return job, downloads[0]
+
+    def _download(self, job_id: str, target: Target, job_type: JobType) -> wire.Job:
+        """
+        Ask where the file is, as signed URLs expire, and download it.
+
+        If a URL does not lead to a file of this type, the next one is tried. If a transfer breaks, it is not:
+        the next one may be a smaller copy.
+        """
+        job, _ = self._completed(job_id, job_type)
+        problems: list[BadDownload] = []
+        for source in flows.downloads_in_order(job, job_type):
+            try:
+                self._fetch(source.url, target, job_id, job_type)
+            except BadDownload as error:
+                problems.append(error)
+            else:
+                return job
+        raise DownloadFailed(str(problems[0]), status_code=problems[0].status_code, job_id=job_id)
 
     def _call(self, call: wire.Call[T]) -> T:
         tracker = SendTracker()
@@ -243,40 +289,38 @@ class MagicHourClient:
             self._api.no_answer(call, error, sent=tracker.sent, timed_out=tracker.is_expired)
         return self._api.answer(call, response.status_code, response.headers, body)
 
-    def _put(self, put: Put) -> None:
-        length = {"Content-Length": str(put.source.size)}
+    def _put(self, url: str, source: Source) -> None:
+        length = {"Content-Length": str(source.size)}
         try:
             for _ in range(1 + MAX_REDIRECTS):
                 response = self._storage.put(
-                    put.url, content=put.source.chunks(), headers=length, follow_redirects=False
+                    url, content=source.chunks(), headers=length, follow_redirects=False
                 )
-                if not (elsewhere := redirected(put, response)):
+                if not (elsewhere := redirected(response)):
                     break
-                put = elsewhere
+                url = elsewhere
         except CANNOT_TALK as error:
-            why = f"{storage_host(put.url)}: {describe_error(error)}"
-            raise flows.upload_failed(put.source, why) from safe_cause(error)
-        check_put(put, response)
+            why = f"{storage_host(url)}: {describe_error(error)}"
+            raise flows.upload_failed(source, why) from safe_cause(error)
+        check_put(source, response)
 
-    def _fetch(self, fetch: Fetch) -> None:
+    def _fetch(self, url: str, target: Target, job_id: str, job_type: JobType) -> None:
         try:
-            with self._storage.stream("GET", fetch.url, headers=IDENTITY) as response:
+            with self._storage.stream("GET", url, headers=IDENTITY) as response:
                 validator = DownloadValidator(
-                    fetch.job_id,
+                    job_id,
                     response.status_code,
                     response.headers,
-                    job_spec(fetch.job_type).integrity,
+                    job_spec(job_type).integrity,
                     host=response.url.host,
-                    job_type=fetch.job_type,
+                    job_type=job_type,
                 )
-                with fetch.target.open_atomic() as write:
+                with target.open_atomic() as write:
                     for chunk in response.iter_raw():
                         for piece in validator.feed(chunk):
                             write(piece)
                     validator.close()
         except CANNOT_TALK as error:
             error_cls = BadDownload if isinstance(error, httpx.InvalidURL | UnicodeError) else DownloadFailed
-            why = f"{storage_host(fetch.url)}: {describe_error(error)}"
-            raise download_failed(
-                fetch.job_id, why, job_type=fetch.job_type, error_cls=error_cls
-            ) from safe_cause(error)
+            why = f"{storage_host(url)}: {describe_error(error)}"
+            raise download_failed(job_id, why, job_type=job_type, error_cls=error_cls) from safe_cause(error)
