@@ -423,7 +423,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         )
         self.log.info(
             "Submitted job %s %s, %s credits charged (an estimate until it is complete)",
-            *(job.job_id, intent.mark, job.credits_charged),
+            *(job.job_id, intent.mark, "?" if job.credits_charged is None else f"{job.credits_charged:g}"),
         )
         self._record(journal, job)
         runtime.telemetry.submitted(submission.credits_charged)

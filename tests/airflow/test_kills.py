@@ -50,7 +50,6 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, owner: Any, step: str) -> list[s
 
 STEPS_BEFORE_PAYING = [
     (Journal, "of"),
-    (TalkingPhotoOperator, "_check_all"),
     (TalkingPhotoOperator, "_resumable"),
     (Target, "check"),
     (Source, "find"),
@@ -62,8 +61,8 @@ STEPS_WITH_A_JOB = [
     (TalkingPhotoOperator, "_submit"),
     (TalkingPhotoOperator, "push_link"),
     (Journal, "record_delivery"),
-    (DownloadValidator, "check"),  # a part of the video is on disk
-    (DownloadValidator, "finish"),
+    (DownloadValidator, "feed"),  # a part of the video is on disk
+    (DownloadValidator, "close"),
     (LocalFileSystem, "mv"),
     (MagicHourClient, "download"),
     (Journal, "record_end"),
@@ -97,7 +96,7 @@ def test_a_death_after_any_step_costs_one_charge_and_the_video_is_delivered(
 
 
 @both_modes
-@pytest.mark.parametrize(("owner", "step"), [(DownloadValidator, "finish"), (media, "of_file")])
+@pytest.mark.parametrize(("owner", "step"), [(DownloadValidator, "close"), (media, "of_file")])
 def test_a_death_after_a_step_that_a_voice_has_of_its_own_costs_one_charge_and_it_is_delivered(
     airflow: Airflow,
     emulator: Emulator,

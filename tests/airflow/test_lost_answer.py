@@ -72,6 +72,7 @@ def rest(dags: object) -> Any:
 @pytest.fixture
 def person(rest: Any, monkeypatch: pytest.MonkeyPatch) -> Person:
     """Somebody in front of Airflow's UI, and tasks that ask although ``dag.test()`` runs them."""
+    from airflow.sdk.api.datamodels._generated import TaskInstanceState
     from airflow.sdk.execution_time import supervisor
 
     person = Person(*rest)
@@ -82,7 +83,7 @@ def person(rest: Any, monkeypatch: pytest.MonkeyPatch) -> Person:
         if step.ti.state == "awaiting_input":
             person.reads()
             # dag.test() would set it back, and wait for another answer.
-            step.ti.state = "scheduled"  # type: ignore[assignment]
+            step.ti.state = TaskInstanceState.SCHEDULED
         return step
 
     monkeypatch.setattr("magichour_provider.task.ask._is_supervised", lambda: True)

@@ -70,7 +70,7 @@ def test_a_voice_that_cannot_be_measured_is_delivered_without_its_length(
 
 @pytest.mark.parametrize("prompt", ["x" * 1001, "", None])
 def test_a_text_that_cannot_be_spoken_is_refused_at_parse(airflow: Airflow, prompt: str | None) -> None:
-    with pytest.raises(ValueError, match=r"^prompt="):
+    with pytest.raises(ValueError, match=r"^task 'voice': prompt="):
         airflow.speak(prompt=prompt)
 
 
@@ -253,7 +253,7 @@ def test_what_cannot_be_measured_asks_for_the_end_before_anything_is_paid_or_upl
 
 @pytest.mark.parametrize("audio", ["https://x.example/voice.mp3", "api-assets/voice.mp3"])
 def test_where_that_is_known_at_parse_the_dag_does_not_parse(airflow: Airflow, audio: str) -> None:
-    with pytest.raises(ValueError, match=r"^end_seconds=None: is needed"):
+    with pytest.raises(ValueError, match=r"^task 'video': end_seconds=None: is needed"):
         airflow.video(audio_file_path=audio, end_seconds=None)
 
 
