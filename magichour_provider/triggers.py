@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -15,6 +15,9 @@ from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import MagicHourError, Unauthorized
 from magichour_provider.hooks import MagicHourHook
 from magichour_provider.telemetry import NonBlockingLogger, PollObserver
+
+if TYPE_CHECKING:
+    from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 
 
 class JobTrigger(BaseTrigger):
@@ -32,7 +35,10 @@ class JobTrigger(BaseTrigger):
     :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
     :param mode: the generation mode, if it is known. The triggerer learns render times by mode and clip.
     :param clip_seconds: how long the clip is, if it is known.
+    :param expects_event: where the connection has webhooks, their event ends this wait.
     """
+
+    _client: AsyncMagicHourClient | None = None
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class JobTrigger(BaseTrigger):
         poll_interval: float | None = None,
         mode: str | None = None,
         clip_seconds: float | None = None,
+        expects_event: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_id = job_id
@@ -55,6 +62,7 @@ class JobTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.mode = mode
         self.clip_seconds = clip_seconds
+        self.expects_event = expects_event
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return "magichour_provider.triggers.JobTrigger", {
@@ -64,7 +72,10 @@ class JobTrigger(BaseTrigger):
         }
 
     def _waiting(self) -> dict[str, Any]:
-        names = ("job_type", "deadline", "submitted_at", "poll_interval", "mode", "clip_seconds")
+        names = (
+            *("job_type", "deadline", "submitted_at", "poll_interval", "mode", "clip_seconds"),
+            "expects_event",
+        )
         return {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -91,10 +102,28 @@ class JobTrigger(BaseTrigger):
             async with hook.async_client() as client:
                 if refused and refused[0] == client.settings:
                     raise refused[1]
+                self._client = client
                 try:
-                    return await client.wait(self.job_id, **self._waiting(), listener=observer)
+                    job = await client.wait(self.job_id, **self._waiting(), listener=observer)
+                    if self._record_finder(by_poll=True):
+                        log.warning(
+                            "Webhooks of the connection %s: 3 of the last 10 ends were found by a poll, so "
+                            "the events do not arrive. Jobs are polled as without webhooks",
+                            self.magichour_conn_id,
+                        )
+                    return job
                 except Unauthorized as error:  # the key may have been rotated since the client was opened
                     client.outdated, refused = True, (client.settings, error)
+
+    def _record_finder(self, *, by_poll: bool) -> bool:
+        """See ``RenderTimes``. An event also tells how long the render took."""
+        if self._client is None or not self._client.settings.webhooks or not self.expects_event:
+            return False
+        renders = self._client.renders
+        if self.submitted_at is not None and not by_poll:
+            age = time.time() - self.submitted_at
+            renders.record_end(self.job_type, self.mode, self.clip_seconds, after=age, before=age)
+        return renders.record_finder(by_poll=by_poll)
 
     async def on_kill(self) -> None:
         """Airflow 3.3 and newer: a webhook's event or a person has ended the wait. The job is left alone."""
@@ -103,3 +132,4 @@ class JobTrigger(BaseTrigger):
             "left alone; only Magic Hour's web app can stop it",
             self.job_id,
         )
+        self._record_finder(by_poll=False)

@@ -30,8 +30,11 @@ class RenderTimes:
 
     LATEST = 15  # renders that the usual time is the median of
     NEWEST = 5  # of them; if their median is shorter, the load has fallen
+    ENDS = 10  # jobs for which a webhook's event is expected
+    FOUND_BY_POLL = 3  # of them: then the events do not arrive
 
     def __init__(self) -> None:
+        self._found_by_poll: deque[bool] = deque(maxlen=self.ENDS)
         self._latest: dict[tuple[JobType, str | None, int | None], deque[float]] = {}
         self._usual: dict[tuple[JobType, str | None, int | None], float] = {}
 
@@ -48,6 +51,21 @@ class RenderTimes:
         latest.appendleft((after + before) / 2)
         # An estimate that is too long delays every job; one that is too short costs a few polls.
         self._usual[key] = min(statistics.median(latest), statistics.median(islice(latest, self.NEWEST)))
+
+    @property
+    def events_arrive(self) -> bool:
+        """Do webhook events come before the polls, or is nothing known of them yet?"""
+        return sum(self._found_by_poll) < self.FOUND_BY_POLL
+
+    def record_finder(self, *, by_poll: bool) -> bool:
+        """
+        A job has ended, for which an event is expected: was the end found by a poll, or told by the event?
+
+        :returns: whether it shows that events do not arrive any more.
+        """
+        arrived = self.events_arrive
+        self._found_by_poll.append(by_poll)
+        return arrived and not self.events_arrive
 
 
 def _octave(clip_seconds: float | None) -> int | None:
@@ -67,9 +85,14 @@ class PollSchedule:
     :param mode: the generation mode, if it is known.
     :param clip_seconds: how long the clip is, if it is known; a poll may tell.
     :param renders: what is known of render times; default: nothing.
+    :param expects_event: a webhook's event tells the end. As long as events arrive, polls are only for jobs
+        whose event is lost: they begin when nearly all such jobs have ended.
     """
 
-    __slots__ = ("_renders", "clip_seconds", "job_type", "mode", "poll_interval")
+    __slots__ = ("_renders", "clip_seconds", "expects_event", "job_type", "mode", "poll_interval")
+
+    OVERDUE = 3.0  # times the usual render time: the first poll, if an event is expected
+    SAFETY_NET = 60.0  # seconds: the shortest pause then
 
     SHORTEST = 25.0  # seconds; the render time that is reckoned with while nothing is known
     GROWTH = 1.8  # while nothing is known, a job is reckoned to take so many times its age
@@ -82,7 +105,9 @@ class PollSchedule:
         mode: str | None = None,
         clip_seconds: float | None = None,
         renders: RenderTimes | None = None,
+        expects_event: bool = False,
     ) -> None:
+        self.expects_event = expects_event
         self.poll_interval = poll_interval
         self.job_type = job_type
         self.mode = mode
@@ -97,7 +122,9 @@ class PollSchedule:
         so it is polled at a random point of the pause: or else all would be polled at once.
         """
         first = self.poll_interval
-        if first is None:
+        if first is None and self._is_safety_net:
+            first = max(self.SAFETY_NET, self.OVERDUE * self._usual(math.inf))
+        elif first is None:
             first = 1.6 * self._usual(0.0) ** 0.72
         if age < first:
             return _jittered(first) - age
@@ -107,6 +134,8 @@ class PollSchedule:
         """Seconds until the poll after this one; the age is infinite when it is not known."""
         if self.poll_interval is not None:
             return _jittered(self.poll_interval)
+        if self._is_safety_net:
+            return _jittered(max(self.SAFETY_NET, 0.5 * min(age, self.OVERDUE * self._usual(math.inf))))
         usual = self._usual(age)
         pause = 25.0 * (usual / (usual + 160)) ** 0.5
         return _jittered(pause * (1 + max(0.0, 1 - age / (0.7 * usual))))
@@ -114,6 +143,10 @@ class PollSchedule:
     def record_end(self, *, after: float, before: float) -> None:
         """See ``RenderTimes.record_end``."""
         self._renders.record_end(self.job_type, self.mode, self.clip_seconds, after=after, before=before)
+
+    @property
+    def _is_safety_net(self) -> bool:
+        return self.expects_event and self._renders.events_arrive
 
     def _usual(self, age: float) -> float:
         """The render time to reckon with."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -35,12 +36,15 @@ if TYPE_CHECKING:
 REREAD = 0.4  # seconds between two reads of the journals
 MOST_REPORTS = 5  # of one intent; the first ones are kept
 PAUSES = (0.05, 0.1, 0.2)  # seconds, while somebody else holds the task instance
+WAKE_AGAIN = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds, while the task whose job has ended is running
+MOST_LATER = 1000  # tasks that are to be woken later
 TRIGGER, RESUMED_BY_TRIGGER = "magichour_provider.triggers.JobTrigger", "execute_complete"
 RESUMED_BY_ANSWER = "execute_answered"
 
-Effect = Literal["woken", "reported", "resumed", "known", "unknown"]
+Effect = Literal["woken", "early", "reported", "resumed", "known", "unknown"]
 
 T = TypeVar("T")
+_later: set[asyncio.Task[None]] = set()
 _threads = CapacityLimiter(8)  # so that events leave threads for the pages and the API
 
 
@@ -71,10 +75,25 @@ async def apply(conn_id: str, event: Event) -> Effect:
         return "unknown"
     for pause in PAUSES:
         try:
-            return await in_thread(_apply_once, task, conn_id, event)
+            effect = await in_thread(_apply_once, task, conn_id, event)
         except Busy:
             await asyncio.sleep(pause)
+            continue
+        if effect == "early" and len(_later) < MOST_LATER:
+            later = asyncio.create_task(_wake_later(task, conn_id, event))
+            _later.add(later)
+            later.add_done_callback(_later.discard)
+        return effect
     raise Busy
+
+
+async def _wake_later(task: TaskKey, conn_id: str, event: Event) -> None:
+    """A quick job has ended before its task waits in the triggerer. If this process dies, a poll finds it."""
+    for pause in WAKE_AGAIN:
+        await asyncio.sleep(pause)
+        with suppress(Busy):
+            if await in_thread(_apply_once, task, conn_id, event) != "early":
+                return
 
 
 def _read_task(event: Event) -> TaskKey | None:
@@ -103,7 +122,11 @@ def _apply(session: Session, task: TaskKey, conn_id: str, event: Event) -> Effec
     jobs = dicts(journal, "jobs")
     if any(job.get("job_id") == event.job_id for job in jobs):
         is_current = jobs[-1].get("job_id") == event.job_id and jobs[-1].get("conn_id") in (None, conn_id)
-        return "woken" if event.is_end and is_current and _wake(session, ti, event) else "known"
+        if not event.is_end or not is_current:
+            return "known"
+        if ti.state in (TaskInstanceState.RUNNING, TaskInstanceState.QUEUED):
+            return "early"
+        return "woken" if _wake(session, ti, event) else "known"
     intent = next((one for one in dicts(journal, "intents") if one.get("short_id") == event.short_id), None)
     if intent is None or text(intent.get("conn_id")) != conn_id:
         return "unknown"

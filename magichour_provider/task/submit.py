@@ -516,7 +516,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             "poll_interval": self.poll_interval,
         }
         if self.deferrable:
-            self.defer_until_ended(job.job_id, **how)
+            # A webhook finds the task by its journal in the task state store.
+            self.defer_until_ended(job.job_id, **how, expects_event="task_state_store" in context)
         observer = runtime.telemetry.PollObserver(self.log, self.job_type, from_the_start=just_submitted)
         self.hook.client.wait(job.job_id, self.job_type, **how, listener=observer)
         return self.collect_result(context, job.job_id)

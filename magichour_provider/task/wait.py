@@ -212,14 +212,22 @@ class JobMixin:
         deadline: float,
         submitted_at: float | None,
         poll_interval: float | None,
+        expects_event: bool = False,
         **clip: Any,
     ) -> NoReturn:
         """
         Wait in the triggerer.
 
+        :param expects_event: see ``JobTrigger``.
         :param clip: mode and length, if they are known: see ``JobTrigger``.
         """
-        schedule = self.hook.settings.schedule(poll_interval, job_type=self.job_type, **clip)
+        settings = self.hook.settings
+        schedule = settings.schedule(
+            poll_interval,
+            job_type=self.job_type,
+            expects_event=expects_event and settings.webhooks,
+            **clip,
+        )
         age = float("inf") if submitted_at is None else time.time() - submitted_at
         self.log.info(
             "Waiting for job %s in the triggerer, without a worker slot: first poll in about %.0f s; a %s "
@@ -234,6 +242,7 @@ class JobMixin:
                 deadline=deadline,
                 submitted_at=submitted_at,
                 poll_interval=poll_interval,
+                expects_event=expects_event,
                 **clip,
             ),
             method_name="execute_complete",

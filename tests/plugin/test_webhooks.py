@@ -72,6 +72,7 @@ def fresh(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "index", jobs.Index())
     monkeypatch.setattr(webhooks, "door", webhooks.Door())
     monkeypatch.setattr(effects, "REREAD", 0.01)
+    monkeypatch.setattr(effects, "WAKE_AGAIN", ())
     monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 30.0)  # a crowded machine is no fault of the endpoint
     events.arrivals.clear()
     events.refusals.clear()
@@ -408,6 +409,17 @@ def test_a_job_that_has_ended_wakes_its_task(vendor: Vendor, kind: str, status: 
     assert vendor.send(payload(kind=kind)).status_code == 204
     assert instance().state == "scheduled"
     assert resumed_with() == {"job_id": "cm1", "status": status, "source": "webhook"}
+
+
+def test_a_task_whose_job_ends_before_it_waits_is_woken_once_it_does(
+    vendor: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effects, "WAKE_AGAIN", [0.05] * 1000)
+    deferred(state="running")
+    assert vendor.send().status_code == 204
+    with create_session() as session:
+        session.execute(update(TaskInstance).values(state="deferred"))
+    until(lambda: instance().state == "scheduled")
 
 
 def test_a_repeated_event_wakes_once(vendor: Vendor) -> None:

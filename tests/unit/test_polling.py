@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -240,3 +242,54 @@ def test_after_a_429_polls_come_one_by_one() -> None:
     assert min(gaps) > 0
     assert gaps[0] == pytest.approx(1 / 70, rel=0.05)  # seven tenths of what there was
     assert gaps[-1] < gaps[0]  # and growing
+
+
+# --- polls as the safety net of webhooks ---
+
+
+def expecting(renders: RenderTimes | None = None) -> PollSchedule:
+    return PollSchedule(renders=renders, expects_event=True)
+
+
+def test_where_an_event_is_expected_the_first_poll_comes_when_nearly_all_such_jobs_have_ended() -> None:
+    assert expecting().first_poll(0) == pytest.approx(3 * 174)
+    assert PollSchedule(job_type="audio", expects_event=True).first_poll(0) == pytest.approx(60)
+
+
+def test_an_interval_that_a_person_has_set_is_kept_where_an_event_is_expected() -> None:
+    assert PollSchedule(5.0, expects_event=True).first_poll(0) == pytest.approx(5)
+
+
+def test_polls_are_rare_while_events_arrive_and_their_pauses_stay_bounded() -> None:
+    assert [expecting().next_poll(age) for age in (100, 600, 1e6, UNKNOWN_AGE)] == [
+        pytest.approx(pause) for pause in (60, 261, 261, 261)
+    ]
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("median", [20, 174, 1200])
+def test_a_job_costs_at_most_three_tenths_of_a_poll_while_events_arrive(median: float, spread: float) -> None:
+    chance = random.Random(1)
+    renders = RenderTimes()
+    polls, jobs = 0, 2000
+    for _ in range(jobs):
+        takes = chance.lognormvariate(math.log(median), spread)
+        schedule = expecting(renders)
+        age = schedule.first_poll(0)
+        while age < takes:
+            polls += 1
+            age += schedule.next_poll(age)
+        renders.record_end("video", None, None, after=takes, before=takes)
+        renders.record_finder(by_poll=False)
+    assert polls / jobs <= 0.3
+
+
+def test_three_of_the_last_ten_ends_found_by_a_poll_bring_the_normal_schedule_back_with_one_warning() -> None:
+    renders = RenderTimes()
+    normal = PollSchedule().first_poll(0)
+    found = [True, False, True, False, False, True, True]
+    assert [renders.record_finder(by_poll=by_poll) for by_poll in found] == [False] * 5 + [True, False]
+    assert expecting(renders).first_poll(0) == normal
+    for _ in range(8):
+        renders.record_finder(by_poll=False)
+    assert expecting(renders).first_poll(0) == pytest.approx(3 * 174), "the events arrive again"

@@ -108,11 +108,21 @@ class AsyncMagicHourClient:
         poll_interval: float | None = None,
         mode: str | None = None,
         clip_seconds: float | None = None,
+        expects_event: bool = False,
         **how: Any,
     ) -> Coroutine[Any, Any, wire.Job]:
-        """See ``MagicHourClient.wait``."""
+        """
+        See ``MagicHourClient.wait``.
+
+        :param expects_event: where the connection has webhooks, their event ends this wait.
+        """
         schedule = self.settings.schedule(
-            poll_interval, job_type=job_type, mode=mode, clip_seconds=clip_seconds, renders=self.renders
+            poll_interval,
+            job_type=job_type,
+            mode=mode,
+            clip_seconds=clip_seconds,
+            renders=self.renders,
+            expects_event=expects_event and self.settings.webhooks,
         )
         return self._run(
             flows.wait(job_id, deadline=deadline, schedule=schedule, limiter=self.limiter, **how)
