@@ -76,7 +76,7 @@ def client(airflow: FastAPI) -> Callable[..., TestClient]:
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """Magic Hour, behind ``magichour_default``."""
-    with Emulator(render="stub", moves="instant") as emulator:
+    with Emulator(render="stub", progression="instant") as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
         yield emulator
 

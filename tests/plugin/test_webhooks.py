@@ -587,7 +587,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 def test_the_vendors_own_events_wake_a_task(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Emulator(render="stub", moves="manual") as emulator:
+    with Emulator(render="stub", progression="manual") as emulator:
         emulator.webhook(f"{address}/magichour/webhooks/magichour_default", SECRET)
         job_id = seeding.make_video(emulator)
         deferred(job_id)
