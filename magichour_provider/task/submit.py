@@ -85,6 +85,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     question_notifiers: list[Notifier]
     assigned_users: list[dict[str, str]]
     _render_class: tuple[str | None, float | None] = (None, None)  # not known of a job that is resumed
+    _is_paused = False
     ui_color = "#efe7fb"
 
     def __init__(
@@ -295,7 +296,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self._charged, self._credits = "unknown", whole.estimated_credits
         try:
             submission = client.submit(
-                self.paid_call(whole, uploaded, str(intent.name)), retry_429_seconds=self.rate_limit_timeout
+                self.paid_call(whole, uploaded, str(intent.name)),
+                retry_429_seconds=self.rate_limit_timeout,
+                pausing=self._set_paused,
             )
         except runtime.exceptions.SubmissionUncertain as error:
             raise journal.with_instructions(
@@ -309,6 +312,11 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
+            raise
+        except BaseException:  # Airflow ends the task
+            if self._is_paused:
+                self._charged = "no"
+                journal.settle(intent, "no_job")
             raise
         if self.poll_interval is None and self.hook.settings.poll_interval is None:
             self.poll_interval = submission.poll_interval
@@ -330,6 +338,22 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self._record(journal, job)
         runtime.telemetry.submitted(submission.credits_charged)
         return job
+
+    def _set_paused(self, is_paused: bool) -> None:
+        """After a 429: no call is under way, and none has made a job."""
+        self._is_paused = is_paused
+
+    def on_kill(self) -> None:
+        """
+        Airflow calls this from a signal handler, so what it raises ends the pause that is under way.
+
+        :raises MagicHourError: the API was busy; nothing charged; retryable.
+        """
+        if self._is_paused:
+            raise runtime.exceptions.MagicHourError(
+                "the task was killed while it waited to submit: the API was busy (HTTP 429)", retryable=True
+            )
+        super().on_kill()
 
     def _record(self, journal: Journal, job: PaidJob) -> None:
         """
