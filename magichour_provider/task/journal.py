@@ -125,9 +125,6 @@ class Journal:
         """
         return self._write_if_possible(self.record.settled(job.short_id, outcome, job.job_id).with_job(job))
 
-    def has_job(self, job_id: str) -> bool:
-        return self.record.lost is None and self.record.job(job_id) is not None
-
     def is_own_delivery(self, job_id: str, output_path: str) -> bool:
         """Did an earlier try of this task instance begin to write this file? Then the file is its own."""
         job = self.record.job(job_id)

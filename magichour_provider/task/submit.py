@@ -308,7 +308,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             self._charged = "no"
             self._release_target(context)
             # The vendor's own word, which a gateway can write too: only the next try believes it.
-            refused = isinstance(error, runtime.exceptions.Unavailable) and error.by_vendor
+            refused = error.status_code in runtime.wire.VENDORS_WORD
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
