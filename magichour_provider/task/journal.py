@@ -74,12 +74,23 @@ class Intent(_Entry):
     output_path: str | None = None
     estimated_credits: float | None = None
     name: str | None = None
+    takes_name: bool = True
     outcome: Outcome = "open"
     job_id: str | None = None
 
     @property
     def mark(self) -> str:
         return mark(self.short_id)
+
+    @property
+    def how_to_find(self) -> str:
+        """How a person finds its job in the vendor's library."""
+        if not self.takes_name:
+            return (
+                "Such a job takes no name, so it cannot be found by one: it is the one that was made at "
+                f"{self.at:%Y-%m-%d %H:%M:%S} UTC"
+            )
+        return f"The name of such a job ends in {self.mark}"
 
     def is_cleared_since(self, max_tries: int) -> bool:
         """Has a person cleared the task since? Airflow changes ``max_tries`` when a finished one is."""
@@ -294,9 +305,9 @@ def _cleared_since(job: PaidJob, max_tries: int) -> bool:
 
 def _uncertain(intent: Intent) -> SubmissionUncertain:
     return SubmissionUncertain(
-        f"try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC (the name of its "
-        f"job ends in {intent.mark}), and its answer was not recorded: a job may have been made and charged. "
-        "If that try received a job id, its log has it",
+        f"try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC, and its answer was "
+        f"not recorded: a job may have been made and charged. {intent.how_to_find}. If that try received a "
+        "job id, its log has it",
         credits=intent.estimated_credits,
     )
 
@@ -330,7 +341,7 @@ class Store(Protocol):
     def get(self) -> object: ...
     def set(self, value: dict[str, Any]) -> None: ...
     def get_reported(self) -> object: ...
-    def adopt_command(self, short_id: str, job_id: str) -> str: ...
+    def adopt_command(self, short_id: str, job_id: str, *, anyway: bool = False) -> str: ...
     def pay_again_command(self, short_id: str | None) -> str: ...
 
 
@@ -358,8 +369,8 @@ class TaskStateStore:
     def get_reported(self) -> object:
         return self._store.get(REPORTED_KEY)
 
-    def adopt_command(self, short_id: str, job_id: str) -> str:
-        return self._report(short_id, {"job_id": job_id})
+    def adopt_command(self, short_id: str, job_id: str, *, anyway: bool = False) -> str:
+        return self._report(short_id, {"job_id": job_id, **({"anyway": True} if anyway else {})})
 
     def pay_again_command(self, short_id: str | None) -> str:
         if short_id is None:
@@ -418,7 +429,7 @@ class VariableStore:
 
         _ask_supervisor(DeleteVariable(key=self.key))
 
-    def adopt_command(self, short_id: str, job_id: str) -> str:
+    def adopt_command(self, short_id: str, job_id: str, *, anyway: bool = False) -> str:
         body = json.dumps({"job_id": job_id, "short_id": short_id})
         return f"airflow variables set {self.key} '{body}'"
 
@@ -494,18 +505,19 @@ class Journal:
                 continue
         return found
 
-    def record_intent(self, *, name: str, **details: Any) -> Intent:
+    def record_intent(self, *, name: str | None, **details: Any) -> Intent:
         """
         Write down that the paid call is about to be sent.
 
-        :param name: of the job; the mark of the intent is added to it.
+        :param name: of the job; the mark of the intent is added to it. None: it takes no name.
         :param details: fields of ``Intent``.
         :raises JournalUnavailable: not written, so do not send; nothing charged.
         """
         short_id = uuid.uuid4().hex[:8]
         intent = Intent(
             short_id=short_id,
-            name=f"{name} {mark(short_id)}",
+            name=None if name is None else f"{name} {mark(short_id)}",
+            takes_name=name is not None,
             try_number=self.try_number,
             max_tries=self.max_tries,
             at=datetime.now(UTC),
@@ -569,15 +581,17 @@ class Journal:
         """The same error, with what a person can do now."""
         lost = self.record.lost
         if isinstance(error, SubmissionUncertain) and lost is not None:
+            adopt = self._store.adopt_command(lost.short_id, "JOB_ID", anyway=not lost.takes_name)
+            report = {"job_id": "JOB_ID"} | ({} if lost.takes_name else {"anyway": True})
             steps = (
-                f"Search {LIBRARY_URL} for a job whose name ends in {lost.mark}.\n"
+                f"Search {LIBRARY_URL} for it. {lost.how_to_find}.\n"
                 "If it is there, adopt it, free of charge (replace JOB_ID by its id):\n"
-                f"  {self._store.adopt_command(lost.short_id, 'JOB_ID')}\n"
+                f"  {adopt}\n"
                 "If it is not there, allow this task to pay again:\n"
                 f"  {self._store.pay_again_command(lost.short_id)}\n"
                 "Then clear the task. In Airflow's UI the same is done on the task's page, under Task State "
-                f"Store: key {REPORTED_KEY}, value {{{json.dumps(lost.short_id)}: "
-                '[{"job_id": "JOB_ID"}]} or [{"pay_again": true}].'
+                f"Store: key {REPORTED_KEY}, value {{{json.dumps(lost.short_id)}: [{json.dumps(report)}]}} or "
+                '[{"pay_again": true}].'
             )
         else:
             steps = (
