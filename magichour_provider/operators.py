@@ -274,8 +274,8 @@ class ImageGeneratorOperator(ToolOperator):
     :param art_style: one of the vendor's ``style.tool``, such as ``ai-photo-generator``.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` and ``output_paths`` (or
-        ``download_url``, ``download_urls`` and ``download_url_expires_at``), ``image_file_path`` (the image in
-        the vendor's library: a URL without a signature, which does not expire).
+        ``download_url``, ``download_urls`` and ``download_url_expires_at``), ``image_file_path`` (the image
+        in the vendor's library: a URL without a signature, which does not expire).
 
     Source: POST /v1/ai-image-generator, GET /v1/image-projects/{id}.
     """

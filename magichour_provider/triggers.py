@@ -33,7 +33,7 @@ class JobTrigger(BaseTrigger):
     :param deadline: seconds since the epoch.
     :param submitted_at: likewise; with it, the first poll waits for the schedule.
     :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
-    :param mode: the generation mode or the tool, if known. The triggerer learns render times by it and by clip.
+    :param mode: the generation mode or the tool, if known. The triggerer learns render times by it and clip.
     :param clip_seconds: how long the clip is, if it is known.
     :param expects_event: where the connection has webhooks, their event ends this wait.
     """

@@ -87,7 +87,7 @@ def main() -> None:
         "tools": dict(sorted(tools.items())),
     }
     OUT.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    print(f"{OUT.name}: {len(tools)} tools")  # noqa: T201
+    print(f"{OUT.name}: {len(tools)} tools")
 
 
 def from_openapi(openapi: Schema) -> dict[str, Schema]:
@@ -168,7 +168,7 @@ def merged(openapi: Schema, sdk: Schema) -> Schema:
 
 
 def example_of(described: Schema) -> Any:
-    """Made of the examples of all its fields. A required field without one has the first value of its list."""
+    """Made of the examples of all its fields. A required field has one in any case."""
     if "properties" in described:
         required = described.get("required", ())
         made = {

@@ -181,7 +181,8 @@ class ToolInputs(Inputs):
 
         :param uploaded: for the fields of ``uploads`` the paths by which the vendor knows the files.
         """
-        body = _transformed(self.body, {}, lambda field, _key, value, _schema: uploaded.get(field, value))
+        schema = tool_named(self.tool).schema
+        body = _transformed(self.body, schema, lambda field, _key, value, _schema: uploaded.get(field, value))
         return body if name is None else {"name": name, **body}
 
     def _compared(self) -> dict[str, Any]:

@@ -305,9 +305,9 @@ def _cleared_since(job: PaidJob, max_tries: int) -> bool:
 
 def _uncertain(intent: Intent) -> SubmissionUncertain:
     return SubmissionUncertain(
-        f"try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC, and its answer was "
-        f"not recorded: a job may have been made and charged. {intent.how_to_find}. If that try received a "
-        "job id, its log has it",
+        f"try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC, and its answer "
+        f"was not recorded: a job may have been made and charged. {intent.how_to_find}. If that try "
+        "received a job id, its log has it",
         credits=intent.estimated_credits,
     )
 
@@ -590,8 +590,8 @@ class Journal:
                 "If it is not there, allow this task to pay again:\n"
                 f"  {self._store.pay_again_command(lost.short_id)}\n"
                 "Then clear the task. In Airflow's UI the same is done on the task's page, under Task State "
-                f"Store: key {REPORTED_KEY}, value {{{json.dumps(lost.short_id)}: [{json.dumps(report)}]}} or "
-                '[{"pay_again": true}].'
+                f"Store: key {REPORTED_KEY}, value {{{json.dumps(lost.short_id)}: [{json.dumps(report)}]}} "
+                'or [{"pay_again": true}].'
             )
         else:
             steps = (
