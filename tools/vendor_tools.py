@@ -139,7 +139,7 @@ def resolved(modelled: Schema, definitions: dict[str, Schema]) -> Schema:
         return resolved(given, definitions)
     if "const" in modelled:
         return {"type": "string", "enum": [modelled["const"]]}
-    kept = {key: modelled[key] for key in ("type", "enum") if key in modelled}
+    kept: Schema = {key: modelled[key] for key in ("type", "enum") if key in modelled}
     if "items" in modelled:
         kept["items"] = resolved(modelled["items"], definitions)
     if "properties" in modelled:

@@ -268,7 +268,7 @@ def _check(tool: Tool, body: dict[str, Any]) -> list[str]:
     :returns: what the vendor's description excludes, and the vendor may refuse.
     :raises InvalidInput: what can never work.
     """
-    doubts = []
+    doubts: list[str] = []
     for error in sorted(tool.validator.iter_errors(body), key=lambda error: list(map(str, error.path))):
         place = _place(error.absolute_path)
         if error.validator == "required":

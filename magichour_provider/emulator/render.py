@@ -233,7 +233,7 @@ def plain(error: BaseException) -> str:
 
 def frame_count(sound: Floats, fps: Fraction) -> int:
     """Of a video that is as long as its sound."""
-    return max(1, round(sound.shape[1] * fps / RATE))
+    return max(1, round(int(sound.shape[1]) * fps / RATE))
 
 
 def encode(out: str, pictures: Iterable[Bytes], size: tuple[int, int], sound: Floats, fps: Fraction) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import textwrap
 import wave
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
@@ -23,6 +23,8 @@ from .render import RATE, babble, encode, frame_count, frame_size, load_photo, l
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from av.video.stream import VideoStream
 
     from .render import Bytes, Floats
 
@@ -128,9 +130,8 @@ def captioned(picture: Image.Image, caption: Image.Image) -> Image.Image:
 def planes(image: Image.Image, size: tuple[int, int], caption: Image.Image) -> Bytes:
     """The picture with its caption, as an encoder takes it."""
     picture = captioned(image.resize(size, Image.Resampling.BILINEAR), caption)
-    frame = av.VideoFrame.from_image(picture)
-    made: Bytes = frame.reformat(format="yuv420p", dst_colorspace="ITU709").to_ndarray()
-    return made
+    frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+    return cast("Bytes", frame.reformat(format="yuv420p", dst_colorspace="ITU709").to_ndarray())
 
 
 def clip_sound(spec: dict[str, Any], start: float, end: float) -> Floats:
@@ -197,8 +198,8 @@ def save_moving(out: str | Path, picture: Image.Image) -> None:
         return
     codec = "libvpx-vp9" if str(out).endswith(".webm") else "libx264"
     with av.open(str(out), "w") as file:
-        video = file.add_stream(codec, rate=MOVING_FPS)
+        video = cast("VideoStream", file.add_stream(codec, rate=MOVING_FPS))
         video.width, video.height, video.pix_fmt = picture.width, picture.height, "yuv420p"
         for moved in pictures:
-            file.mux(video.encode(av.VideoFrame.from_image(moved)))
+            file.mux(video.encode(av.VideoFrame.from_ndarray(np.asarray(moved), format="rgb24")))
         file.mux(video.encode(None))

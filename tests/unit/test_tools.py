@@ -171,7 +171,7 @@ def test_a_body_that_a_template_rendered_as_json_is_read() -> None:
 
 
 def test_files_are_found_anywhere_by_their_fields_and_remote_ones_are_passed() -> None:
-    assets = {
+    assets: dict[str, Any] = {
         "video_source": "file",
         "video_file_path": "s3://conn@bucket/v.mov",
         "image_file_path": "https://x.example/me.png?signature=1",
@@ -197,7 +197,7 @@ def test_files_are_found_anywhere_by_their_fields_and_remote_ones_are_passed() -
             {**assets["face_mappings"][0], "new_face": "api-assets/up.webp"},
             assets["face_mappings"][1],
         ],
-    }  # type: ignore[dict-item]
+    }
 
 
 def test_each_file_of_a_list_is_uploaded() -> None:
