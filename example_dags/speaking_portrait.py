@@ -1,9 +1,9 @@
 """
 A sentence becomes a portrait, a text becomes a voice, the portrait speaks, and subtitles are burnt in.
 
-A person approves, and then the file goes to its place. Each step is paid for once, however often it is retried.
-What a step makes stays at Magic Hour, which takes it from there for the next step: no file is kept here before
-the last one. The question to a person needs Airflow 3.1.
+A person approves, and then the file goes to its place. Each step is paid for once, however often it is
+retried. What a step makes stays at Magic Hour, which takes it from there for the next step: no file is kept
+here before the last one. The question to a person needs Airflow 3.1.
 """
 
 from __future__ import annotations

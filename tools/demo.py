@@ -30,7 +30,7 @@ STEPS = {
     r"Job \S+ is queued": "queued",
     r"Job \S+ is rendering": "rendering",
     r"Downloading the video": "downloading",
-    r"Job \S+ is in .+, (\S+ credits)": "ending the task",
+    r"Job \S+ is in .+[:,] (\S+ credits)": "ending the task",
     r"Approved by the demo": "approved by the demo",
     r"(A poll of the job failed.*)": "polling again",
 }
