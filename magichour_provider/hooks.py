@@ -28,7 +28,8 @@ from magichour_provider.api.inputs import (
 from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.files import media
-from magichour_provider.files.storage import Source, Target, uri_of
+from magichour_provider.files.places import uri_of
+from magichour_provider.files.storage import Source, Target
 
 if TYPE_CHECKING:
     from magichour_provider.api.client.asynchronous import AsyncMagicHourClient

@@ -158,6 +158,7 @@ class Page:
     :ivar counts: of each state, whatever state is asked for.
     :ivar needs: the first of what needs a person.
     :ivar dag_ids: that have jobs.
+    :ivar conn_ids: with which jobs were made.
     :ivar is_live: something is going on.
     :ivar task_state: of the task instance that is asked for, if it has no jobs.
     :ivar unreadable: journals that could not be read.
@@ -172,6 +173,7 @@ class Page:
     by_day: dict[date, Totals]
     needs: list[JobRow]
     dag_ids: list[str]
+    conn_ids: list[str]
     is_live: bool
     task_state: str | None
     unreadable: int
@@ -377,6 +379,7 @@ def read_page(
         by_day=by_day,
         needs=needs[:LONGEST_NEEDS],
         dag_ids=sorted({row.task.dag_id for row in known}),
+        conn_ids=sorted({row.conn_id for row in known if row.conn_id}),
         is_live=is_live or (task_state is not None and task_state not in SETTLED),
         task_state=task_state,
         unreadable=sum(count for dag_id, count in index.unreadable.items() if dag_id in permitted),

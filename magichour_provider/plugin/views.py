@@ -20,7 +20,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Res
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from magichour_provider.api import wire
+from magichour_provider.api import events, wire
 from magichour_provider.api.client import MagicHourClient
 from magichour_provider.exceptions import InvalidConnection, JobEnded, MagicHourError
 from magichour_provider.hooks import settings_from_connection
@@ -215,6 +215,8 @@ def _page(
         filters=filters,
         narrowed=narrowed,
         finished_only=_finished_only(),
+        arrivals={conn_id: events.arrivals.get(conn_id) for conn_id in page.conn_ids},
+        refusals=events.refusals,
     )
 
 

@@ -7,18 +7,19 @@ from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
 from magichour_provider.hooks import MagicHourHook
 from magichour_provider.task import arguments, ask, errors
-from magichour_provider.task.journal import Ending, Intent, Journal, PaidJob, Report, decide
+from magichour_provider.task.journal import Journal
+from magichour_provider.task.lost_answer import LostAnswers
+from magichour_provider.task.record import Ending, PaidJob, decide
 from magichour_provider.triggers import JobTrigger
 
 __all__ = [
     "Ending",
-    "Intent",
     "JobTrigger",
     "JobWatcher",
     "Journal",
+    "LostAnswers",
     "MagicHourHook",
     "PaidJob",
-    "Report",
     "Source",
     "Target",
     "arguments",

@@ -28,7 +28,7 @@ def text(field: str, value: Any) -> str:
 
 def path(field: str, value: Any) -> str:
     """Text, or an object that stands for a path."""
-    from magichour_provider.files.storage import uri_of  # a DAG file without output_path does not need it
+    from magichour_provider.files.places import uri_of  # a DAG file without output_path does not need it
 
     return uri_of(text(field, value) if isinstance(value, str) else value)
 

@@ -19,13 +19,13 @@ from magichour_provider import telemetry
 from magichour_provider.api import wire
 from magichour_provider.exceptions import InvalidInput, SubmissionUncertain
 from magichour_provider.task.arguments import flag
-from magichour_provider.task.journal import Report
+from magichour_provider.task.record import Report
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.task.arguments import Notifier
-    from magichour_provider.task.journal import Intent
+    from magichour_provider.task.record import Intent
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from time import sleep as pause
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
     from magichour_provider.api.wire import Call, Job, Submission
     from magichour_provider.exceptions import InsufficientCredits, MagicHourError, RequestFailed
     from magichour_provider.task.arguments import Check, Notifier
-    from magichour_provider.task.journal import Intent, Journal, PaidJob, Report
+    from magichour_provider.task.journal import Journal
+    from magichour_provider.task.lost_answer import LostAnswers
+    from magichour_provider.task.record import PaidJob
 
 InputsT = TypeVar("InputsT", bound="Inputs")
 
-REPORT_INTERVAL = 3.0  # seconds between two reads of what a webhook has reported
 LONGEST_NAME = 200  # characters before the mark, which must not be cut off
 
 
@@ -85,7 +85,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     question_notifiers: list[Notifier]
     assigned_users: list[dict[str, str]]
     _render_class: tuple[str | None, float | None] = (None, None)  # not known of a job that is resumed
-    _disbelieved: str | None = None  # why the last report was not taken
+    _is_paused = False
     ui_color = "#efe7fb"
 
     def __init__(
@@ -186,12 +186,13 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             inputs = self._check_all()
             journal = runtime.Journal.of(context, patience=self.timeout)
             self.push_watch_link(context)
-            self._adopt_reported(journal)
+            answers = runtime.LostAnswers(self, journal)
+            answers.adopt_reported()
             if lost := journal.record.lost:
                 if lost.is_cleared_since(journal.max_tries) and runtime.ask.is_possible(context):
-                    self._ask_a_person(context, lost)
-                self._await_report(journal, lost)
-            return self._pay_and_wait(context, journal, inputs)
+                    answers.ask_a_person(context, lost)
+                answers.await_report(lost)
+            return self._pay_and_wait(context, answers, inputs)
 
     def execute_answered(
         self, context: Context, short_id: str, deadline: float, event: Any = None
@@ -205,19 +206,21 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         with self.as_airflow_errors():
             inputs = self._check_all()
             journal = runtime.Journal.of(context, patience=self.timeout)
-            self._adopt_reported(journal)
+            answers = runtime.LostAnswers(self, journal)
+            answers.adopt_reported()
             lost = journal.record.lost
             if lost is not None and lost.short_id == short_id:
-                self._apply_answer(journal, lost, event, deadline)
-            return self._pay_and_wait(context, journal, inputs)
+                answers.apply(lost, event, deadline)
+            return self._pay_and_wait(context, answers, inputs)
 
-    def _pay_and_wait(self, context: Context, journal: Journal, inputs: InputsT) -> dict[str, Any]:
-        resumed = self._resumable(journal, inputs)
+    def _pay_and_wait(self, context: Context, answers: LostAnswers, inputs: InputsT) -> dict[str, Any]:
+        journal = answers.journal
+        resumed = self._resumable(answers, inputs)
         try:
             job = resumed or self._submit(context, journal, inputs)
         except runtime.exceptions.SubmissionUncertain:
-            if (lost := journal.record.lost) and self._await_report(journal, lost):
-                return self._pay_and_wait(context, journal, inputs)
+            if (lost := journal.record.lost) and answers.await_report(lost):
+                return self._pay_and_wait(context, answers, inputs)
             raise
         self.push_link(context, job.job_id)
         if not self.wait_for_completion:
@@ -226,109 +229,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     # --- a job that was paid for already ---
 
-    def _adopt_reported(self, journal: Journal) -> None:
-        """Settle the intents whose answer was lost, where somebody outside has said what became of them."""
-        for intent in journal.record.adoptable:
-            for report in journal.reports(intent):
-                if report.pay_again and intent.outcome != "open":
-                    continue
-                why_not = self._settle(journal, intent, report)
-                if why_not is None:
-                    break
-                self._disbelieve(f"{report.source} of {intent.mark}: {why_not}")
-
-    def _settle(self, journal: Journal, intent: Intent, report: Report) -> str | None:
-        """
-        Believe a report, if it is so.
-
-        :returns: why it is not so.
-        :raises RequestFailed: the API could not be asked now.
-        """
-        if report.pay_again:
-            self.log.warning("%s says that no job was made for %s: paying again", report.source, intent.mark)
-            journal.settle(intent, "paid_again")
-            return None
-        if report.job_id is None:
-            return "it names no job"
-        job = self._ask(report.job_id)
-        if isinstance(job, runtime.exceptions.RequestFailed):
-            if job.retryable:  # a report is not thrown away because the API is busy
-                raise job.copied(charged="unknown", credits=intent.estimated_credits)
-            return str(job)
-        if why_not := report.why_not(intent, job):
-            return f"job {job.job_id} is not the one: {why_not}"
-        self.log.info("Job %s is that of %s, says %s: adopted", job.job_id, intent.mark, report.source)
-        adopted = runtime.PaidJob(
-            job_id=job.job_id,
-            short_id=intent.short_id,
-            job_type=intent.job_type,
-            conn_id=intent.conn_id,
-            host=intent.host,
-            inputs=intent.inputs,
-            submitted_at=intent.at,
-            credits_charged=job.credits_charged,
-            max_tries=intent.max_tries,
-        )
-        journal.record_job(adopted, outcome="adopted")
-        return None
-
-    def _await_report(self, journal: Journal, lost: Intent) -> bool:
-        """With webhooks: wait until the job of the lost answer has been reported. Has it?"""
-        left = lost.at.timestamp() + self.report_timeout - time.time()
-        if not self.hook.settings.webhooks or left <= 0:
-            return False
-        self.log.warning(
-            "The answer to the paid call of %s is lost. Waiting for a webhook's report, for at most %.0f s",
-            *(lost.mark, left),
-        )
-        deadline = time.monotonic() + left
-        while journal.record.lost and time.monotonic() < deadline:
-            pause(REPORT_INTERVAL)
-            try:
-                self._adopt_reported(journal)
-            except runtime.exceptions.MagicHourError as error:
-                if not error.retryable:
-                    raise
-        return journal.record.lost is None
-
-    def _ask_a_person(self, context: Context, lost: Intent) -> None:
-        self.log.warning(
-            "The answer to the paid call of %s is lost, and the task was cleared. A person is asked: see "
-            "Required Actions in Airflow's UI",
-            lost.mark,
-        )
-        runtime.ask.ask(
-            context,
-            lost,
-            balance=self._balance(),
-            timeout=self.question_timeout,
-            notifiers=self.question_notifiers,
-            assigned_users=self.assigned_users,
-        )
-
-    def _apply_answer(self, journal: Journal, lost: Intent, event: Any, deadline: float) -> None:
-        try:
-            answer = runtime.ask.answered(event)
-            if answer is None and time.time() < deadline:
-                runtime.ask.park(lost.short_id, deadline=deadline)
-            if answer is None:
-                raise runtime.ask.unanswered(lost, self.question_timeout)
-            what = "pay again" if answer.pay_again else f"adopt {answer.job_id}"
-            anyway = ", whatever its name" if answer.anyway else ""
-            self.log.warning("%s answered about %s: %s%s", answer.source, lost.mark, what, anyway)
-            why_not = self._settle(journal, lost, answer)
-        except runtime.exceptions.InvalidInput as error:
-            why_not = str(error)
-        if why_not is not None:
-            raise runtime.ask.not_usable(lost, why_not)
-
-    def _disbelieve(self, why: str) -> None:
-        if why != self._disbelieved:
-            self.log.warning("A report is not believed: %s", why)
-        self._disbelieved = why
-
-    def _resumable(self, journal: Journal, inputs: InputsT) -> PaidJob | None:
+    def _resumable(self, answers: LostAnswers, inputs: InputsT) -> PaidJob | None:
         """The job that was paid for already. The input files are not touched: they may be gone by now."""
+        journal = answers.journal
         fingerprint = inputs.fingerprint()
         known = journal.record.job_for(fingerprint)
         host = self.hook.settings.base_url
@@ -338,7 +241,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 fingerprint,
                 host=host,
                 max_tries=journal.max_tries,
-                answer=self._ask(known.job_id) if known else None,
+                answer=self.poll_once(known.job_id) if known else None,
                 now=time.time(),
             )
         except (
@@ -346,8 +249,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.exceptions.JobDeleted,
             runtime.exceptions.JobMismatch,
         ) as error:
-            why = f". What was reported is not believed: {self._disbelieved}" if self._disbelieved else ""
-            raise journal.with_instructions(error.copied(f"{error}{why}")) from error
+            raise journal.with_instructions(error.copied(f"{error}{answers.why_not_believed}")) from error
         if job is None:
             return None
         self.log.info("Job %s was paid for by an earlier try: it is picked up, nothing is paid", job.job_id)
@@ -366,7 +268,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         journal.record_job(job)
         return job
 
-    def _ask(self, job_id: str) -> Job | RequestFailed:
+    def poll_once(self, job_id: str) -> Job | RequestFailed:
+        """The vendor's answer, free of charge, or why there is none."""
         try:
             return self.hook.get(job_id, job_type=self.job_type)
         except runtime.exceptions.RequestFailed as error:
@@ -395,7 +298,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self._charged, self._credits = "unknown", whole.estimated_credits
         try:
             submission = client.submit(
-                self.paid_call(whole, uploaded, str(intent.name)), retry_429_seconds=self.rate_limit_timeout
+                self.paid_call(whole, uploaded, str(intent.name)),
+                retry_429_seconds=self.rate_limit_timeout,
+                pausing=self._set_paused,
             )
         except runtime.exceptions.SubmissionUncertain as error:
             raise journal.with_instructions(error.copied(f"{error}. {intent.how_to_find}")) from error
@@ -407,6 +312,11 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
+            raise
+        except BaseException:  # Airflow ends the task
+            if self._is_paused:
+                self._charged = "no"
+                journal.settle(intent, "no_job")
             raise
         if self.poll_interval is None and self.hook.settings.poll_interval is None:
             self.poll_interval = submission.poll_interval
@@ -428,6 +338,22 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self._record(journal, job)
         runtime.telemetry.submitted(submission.credits_charged)
         return job
+
+    def _set_paused(self, is_paused: bool) -> None:
+        """After a 429: no call is under way, and none has made a job."""
+        self._is_paused = is_paused
+
+    def on_kill(self) -> None:
+        """
+        Airflow calls this from a signal handler, so what it raises ends the pause that is under way.
+
+        :raises MagicHourError: the API was busy; nothing charged; retryable.
+        """
+        if self._is_paused:
+            raise runtime.exceptions.MagicHourError(
+                "the task was killed while it waited to submit: the API was busy (HTTP 429)", retryable=True
+            )
+        super().on_kill()
 
     def _record(self, journal: Journal, job: PaidJob) -> None:
         """
@@ -510,10 +436,11 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         estimate = inputs.estimated_credits
         needed = "an unknown number" if estimate is None else f"about {estimate}"
         return error.copied(
-            f"{error}. The account has {self._balance()} credits, {inputs.description} needs {needed}"
+            f"{error}. The account has {self.balance()} credits, {inputs.description} needs {needed}"
         )
 
-    def _balance(self) -> object:
+    def balance(self) -> object:
+        """The account's credits, in words if they cannot be had."""
         try:
             return self.hook.account().credits
         except runtime.exceptions.MagicHourError:
@@ -552,7 +479,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """A webhook's event is a hint: the API may say that the job goes on."""
         self.check_arguments()
         self.log.info("A webhook reports that job %s has ended", job_id)
-        job = self._ask(job_id)
+        job = self.poll_once(job_id)
         if isinstance(job, runtime.wire.Job) and not job.ended:
             self.defer_until_ended(
                 job_id,

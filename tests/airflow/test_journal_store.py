@@ -12,7 +12,9 @@ from harness import both_modes
 
 from magichour_provider.emulator import Emulator
 from magichour_provider.exceptions import SubmissionUncertain
-from magichour_provider.task.journal import Journal, PaidJob, VariableStore
+from magichour_provider.task.journal import Journal
+from magichour_provider.task.record import PaidJob
+from magichour_provider.task.stores import VariableStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,9 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from harness import both_modes
 
 from magichour_provider import exceptions as errors
-from magichour_provider.task.journal import Journal, Record, TaskStateStore
+from magichour_provider.task.journal import Journal
+from magichour_provider.task.record import Record
+from magichour_provider.task.stores import TaskStateStore
 
 if TYPE_CHECKING:
     from harness import Airflow

@@ -343,7 +343,7 @@ def while_it_waits(monkeypatch: pytest.MonkeyPatch, *happens: Callable[[], objec
         pauses.append(seconds)
         next(steps, lambda: None)()
 
-    monkeypatch.setattr("magichour_provider.task.submit.pause", pause)
+    monkeypatch.setattr("magichour_provider.task.lost_answer.pause", pause)
     return pauses
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from seeding import (
     xcom,
 )
 
+from magichour_provider.api import events
 from magichour_provider.links import watch_url
 from magichour_provider.plugin.jobs import JOURNAL, PAGE_SIZE, WATCH
 
@@ -161,6 +163,23 @@ def test_a_report_from_outside_changes_what_is_asked(client: Client, fresh_reads
     assert "not known whether this was charged" in client().get("/magichour/").text
     reported(key, lost["short_id"], "cm-reported")
     assert "the job has reported itself" in client().get("/magichour/").text
+
+
+def test_the_page_says_whether_webhooks_arrive_for_its_connections(
+    client: Client, monkeypatch: pytest.MonkeyPatch, fresh_reads: None
+) -> None:
+    arrived = events.Arrivals()
+    arrived.take(events.Event("video.completed", "cm1", None, "complete"))
+    seen = {"magichour_default": arrived, "of_another_dag": events.Arrivals()}
+    monkeypatch.setattr(events, "arrivals", seen)
+    monkeypatch.setattr(events, "refusals", Counter({"wrong signature": 2}))
+    journal(task("a"), job(ended=ended()))
+    page = client().get("/magichour/").text
+    assert "The last webhook event (video.completed) arrived" in page
+    assert "2 × wrong signature" in page
+    assert "of_another_dag" not in page
+    journal(task("b", run_id="run2"), job(conn_id="quiet", ended=ended()))
+    assert "No webhook event has arrived" in client().get("/magichour/").text
 
 
 def test_a_sensor_shows_the_job_that_another_task_submitted(client: Client, fresh_reads: None) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -50,9 +53,9 @@ def address() -> Iterator[str]:
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
-    from magichour_provider.plugin import app
+    from magichour_provider.plugin import serve
 
-    api_server = Starlette(routes=[Mount("/magichour", app)])
+    api_server = Starlette(routes=[Mount("/magichour", serve)])
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
@@ -596,3 +599,19 @@ def test_the_vendors_own_events_wake_a_task(address: str, monkeypatch: pytest.Mo
         until(lambda: bool(emulator.deliveries()) and all(one["delivered"] for one in emulator.deliveries()))
         assert [one["type"] for one in emulator.deliveries()] == ["video.started", "video.completed"]
         assert instance().state == "scheduled"
+
+
+def test_events_that_come_through_a_queue_are_taken(address: str) -> None:
+    page = Path(__file__).parents[2] / "docs/webhooks.md"
+    if not page.exists():
+        pytest.skip("docs/ is not here")
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    block = block.replace("http://airflow-api-server:8080", address)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    body = payload()
+    message = {"Body": json.dumps({"body": body.decode(), "headers": signed(SECRET, body)})}
+    event = SimpleNamespace(extra={"payload": {"message_batch": [message]}})
+    hand_over = names["dag"].get_task("hand_over").python_callable
+    hand_over(triggering_asset_events={names["events"]: [event]})
+    assert events.arrivals["magichour_default"].taken == 1

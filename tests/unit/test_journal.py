@@ -12,8 +12,9 @@ import tenacity
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.wire import Job
-from magichour_provider.task import journal as room
-from magichour_provider.task.journal import Ending, Intent, Journal, PaidJob, Record, Report
+from magichour_provider.task import record as room
+from magichour_provider.task.journal import Journal
+from magichour_provider.task.record import Ending, Intent, PaidJob, Record, Report
 
 JOB = PaidJob(
     job_id="job-1", credits_charged=48, host="https://api.magichour.ai", inputs={"a": "1"}, max_tries=3

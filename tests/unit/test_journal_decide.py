@@ -9,7 +9,7 @@ import pytest
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.wire import Job
-from magichour_provider.task.journal import JUST_CREATED, Intent, PaidJob, Record, decide
+from magichour_provider.task.record import JUST_CREATED, Intent, PaidJob, Record, decide
 
 HOST = "https://api.magichour.ai"
 THIS, OTHER = (

@@ -19,7 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed, TargetExists
-from magichour_provider.files.storage import CHUNK_BYTES, Source, Target, uri_of
+from magichour_provider.files.places import CHUNK_BYTES, uri_of
+from magichour_provider.files.storage import Source, Target
 
 
 def find(path: Path | str) -> Source:

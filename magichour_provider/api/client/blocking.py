@@ -65,13 +65,19 @@ class MagicHourClient:
         self._storage.close()
 
     def submit(
-        self, call: wire.Call[wire.Submission], *, retry_429_seconds: float = flows.RETRY_429_SECONDS
+        self,
+        call: wire.Call[wire.Submission],
+        *,
+        retry_429_seconds: float = flows.RETRY_429_SECONDS,
+        pausing: Callable[[bool], object] = bool,
     ) -> wire.Submission:
         """
         Start a paid job and return at once.
 
         :param call: from ``wire.create_talking_photo``, ``wire.create_voice`` or ``wire.paid_call``.
         :param retry_429_seconds: how long to repeat the call while the API answers 429 (too many requests).
+        :param pausing: called with True when a pause begins in which no call is under way, and with False
+            before the next call.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
         :raises RateLimited: HTTP 429 until then; nothing charged; retryable.
@@ -80,7 +86,8 @@ class MagicHourClient:
         Source: POST /v1/<tool>.
         """
         call = replace(call, strict=self._settings.strict)
-        return self._perform(partial(self._call, call), flows.RETRY_SUBMIT, retry_429_seconds)
+        repeated = partial(self._perform, partial(self._call, call), flows.RETRY_SUBMIT)
+        return tenacity.Retrying(**flows.retry_429(retry_429_seconds, pausing))(repeated)
 
     def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
         """

@@ -102,7 +102,7 @@ async function refresh() {
 // What plays and what has the focus stays; all else is replaced. A media element that is moved stops.
 function update(fresh) {
   const focused = document.activeElement?.closest?.("a[href]")?.getAttribute("href");
-  const wasOpen = main.querySelector(".breakdown")?.open;
+  const opened = [...main.querySelectorAll("details[open]")].map((details) => `details.${details.className}`);
   const jobs = main.querySelector(".jobs");
   const freshJobs = fresh.querySelector(".jobs");
   if (jobs && freshJobs) {
@@ -121,7 +121,7 @@ function update(fresh) {
     main.replaceChildren(...fresh.children);
   }
   localTimes();
-  main.querySelector(".breakdown")?.toggleAttribute("open", Boolean(wasOpen));
+  for (const details of opened) main.querySelector(details)?.setAttribute("open", "");
   if (focused) main.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
 }
 

@@ -1,0 +1,296 @@
+"""
+What a path is: local (``/data/me.jpg``), or an Airflow object-storage URI (``s3://conn_id@bucket/me.jpg``).
+
+Checks how it is written, opens the file system that it is on, and makes our errors of that system's.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Self, TypeVar
+from urllib.parse import unquote
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from airflow.sdk import ObjectStoragePath
+from airflow.sdk.io import attach
+from fsspec.implementations.local import LocalFileSystem
+
+from magichour_provider.api.inputs import extension_of
+from magichour_provider.api.jobs import JOBS
+from magichour_provider.api.wire import clean
+from magichour_provider.exceptions import (
+    InvalidInput,
+    MagicHourError,
+    StorageFailed,
+    shortened,
+)
+
+ErrorT = TypeVar("ErrorT", bound=MagicHourError)
+
+CHUNK_BYTES = 1 << 20
+LONGEST_KEY = 1024  # bytes; of an object's name, on every store that is known here
+
+LOCAL_SCHEMES = ("file", "local")
+S3_SCHEMES = ("s3", "s3a", "s3n")
+GOOGLE_SCHEMES = ("gs", "gcs")
+# Stores that show an object only once its upload is complete.
+ATOMIC_OBJECT_SCHEMES = (*S3_SCHEMES, *GOOGLE_SCHEMES, "abfs", "abfss", "adl")
+
+# Of the files that jobs make.
+EXTENSIONS = frozenset(extension for spec in JOBS.values() for extension in spec.extensions)
+
+_URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:(?P<conn_id>[^/]*)@)?(?P<rest>.*)", re.IGNORECASE)
+# A URI that lost slashes (pathlib makes s3:/bucket of s3://bucket), or a Windows path: not a local file.
+_BROKEN_URI = re.compile(
+    rf"(?:{'|'.join((*LOCAL_SCHEMES, *ATOMIC_OBJECT_SCHEMES))}):|[a-z][a-z0-9+.-]*:[/\\]", re.IGNORECASE
+)
+_WINDOWS_PATH = re.compile(r"/[a-z]:[/\\]", re.IGNORECASE)
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_PASSWORD = re.compile(r"(?<=://)[^/@]*:[^/@]*(?=@)")
+_SIGNATURE = re.compile(r"(?<=[?&])([\w-]*(?:signature|credential|token)|sig)=[^&]*", re.IGNORECASE)
+
+# Errors that a retry meets again. Object stores raise some of them without a number.
+_BAD_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ValueError)
+_BAD_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+
+
+def uri_of(output_path: object) -> str:
+    """
+    An ``output_path`` as text.
+
+    A path object has lost its trailing slash, so its extension decides: with that of a video or a voice it is
+    a file, without one it is a folder.
+
+    :raises InvalidInput: it has another extension, or is not a path; nothing was sent.
+    """
+    if isinstance(output_path, str):
+        return unescaped(output_path)
+    if not isinstance(output_path, os.PathLike | ObjectStoragePath):
+        raise InvalidInput.of("output_path", output_path, "is not a path; write it as text")
+    uri = str(output_path)
+    extension = extension_of(uri)
+    if extension in EXTENSIONS or uri.endswith("/"):
+        return uri
+    if extension:
+        raise InvalidInput.of(
+            "output_path",
+            uri,
+            "is a path object, which loses a trailing slash, and may be a file or a folder: write it as "
+            "text, and end a folder with '/'",
+        )
+    return f"{uri}/"
+
+
+def unescaped(uri: str) -> str:
+    """
+    A ``file://`` URI as Airflow reads it: without percent escapes.
+
+    ``Path.as_uri()`` and RFC 8089 write a space as ``%20``. Airflow neither writes nor reads escapes, so a
+    URI that it gave may have a real percent sign in it: then a file of that name exists.
+    """
+    if _is_local(uri) and (found := _URI.match(uri)) and not os.path.lexists(found["rest"]):
+        return unquote(uri)
+    return uri
+
+
+def _is_local(uri: str) -> bool:
+    found = _URI.match(uri)
+    return not found or found["scheme"].lower() in LOCAL_SCHEMES
+
+
+def _masked(uri: str) -> str:
+    """A URI without the secrets that people put into one."""
+    return _SIGNATURE.sub(r"\1=***", _PASSWORD.sub("***", uri))
+
+
+def _unusable(field: str, uri: str, remedy: str) -> InvalidInput:
+    """The path is wrong as it is written."""
+    return InvalidInput.of(field, _masked(uri), remedy)
+
+
+def error_at(error_cls: type[ErrorT], field: str, uri: str, text: str) -> ErrorT:
+    """Something is wrong at this path. Of a local one it matters which machine has found that."""
+    if _is_local(uri):
+        text += f" (on host {socket.gethostname()!r}; a local path must be on a disk that all workers share)"
+    return error_cls(f"{field}={shortened(_masked(uri))}: {text}")
+
+
+@contextmanager
+def translate_errors(field: str, uri: str) -> Iterator[None]:
+    """An error of a file system becomes one of ours. File systems raise any class, so all are caught."""
+    try:
+        yield
+    except MagicHourError:
+        raise
+    except AirflowNotFoundException as error:
+        remedy = (
+            f"{clean(str(error))}; the part before the @ is an Airflow connection id: create that connection"
+        )
+        raise _unusable(field, uri, remedy) from error
+    except Exception as error:
+        text = clean(getattr(error, "strerror", None) or str(error))
+        if _is_refusal(error):
+            whose = "the file's or folder's permissions" if _is_local(uri) else "the key and its permissions"
+            raise error_at(InvalidInput, field, uri, f"not allowed ({text}); check {whose}") from error
+        if isinstance(error, _BAD_PATHS) or getattr(error, "errno", None) in _BAD_PATH_NUMBERS:
+            raise error_at(InvalidInput, field, uri, f"{text}; check the path") from error
+        text = f"the storage failed ({type(error).__name__}: {text}); a retry may help"
+        raise error_at(StorageFailed, field, uri, text) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """s3fs raises PermissionError, adlfs sets ``status_code``, gcsfs raises ``OSError("Forbidden: …")``."""
+    return (
+        isinstance(error, PermissionError)
+        or getattr(error, "status_code", None) in (401, 403)
+        or (isinstance(error, OSError) and str(error).startswith("Forbidden"))
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the path in a field leads: ``path``, in the file system ``fs``."""
+
+    field: str
+    uri: str
+    fs: Any
+    path: str
+    scheme: str = "file"
+    conn_id: str | None = None
+
+    @classmethod
+    def of(cls, field: str, uri: str) -> Self:
+        """
+        Not by ``ObjectStoragePath``: it drops a last ``?`` or ``#``, takes the host of ``file://host/x`` for
+        a folder, and in Airflow 3.0 and 3.1 does not know ``~`` and resolves a relative path against ``/``.
+
+        :raises InvalidInput: the path is wrong as it is written, or Airflow cannot open this kind of storage.
+        """
+        if _CONTROL_CHARACTER.search(uri):
+            raise _unusable(field, uri, "has a line break or another control character in it; remove it")
+        found = _URI.match(uri)
+        if not found:
+            if _BROKEN_URI.match(uri):
+                remedy = "is neither a URI (s3://bucket/me.mp4) nor a local path; write it as text"
+                raise _unusable(field, uri, remedy)
+            fs = attach("file").fs
+            return cls(field, uri, fs, fs._strip_protocol(uri))
+        scheme, conn_id, rest = found["scheme"].lower(), found["conn_id"], found["rest"]
+        if conn_id and ":" in conn_id:
+            remedy = f"has a password in it; keep it in a connection, and write {scheme}://conn_id@bucket/"
+            raise _unusable(field, uri, remedy)
+        if scheme in LOCAL_SCHEMES and (not rest.startswith("/") or _WINDOWS_PATH.match(rest)):
+            raise _unusable(field, uri, "is not a local file's URI; write it like file:///data/me.mp4")
+        if scheme in ATOMIC_OBJECT_SCHEMES and rest[:1] in ("", "/"):
+            raise _unusable(field, uri, f"names no bucket; write it like {scheme}://bucket/me.mp4")
+        try:
+            fs = attach(scheme, conn_id).fs
+        except (ImportError, ValueError) as error:
+            remedy = (
+                f"{clean(str(error))}; check the path, and install the Airflow provider for this storage: "
+                "apache-airflow-providers-amazon[s3fs] for s3, apache-airflow-providers-google for gs, "
+                "apache-airflow-providers-microsoft-azure for abfs"
+            )
+            raise _unusable(field, uri, remedy) from error
+        name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]  # s3n is s3 to s3fs
+        return cls(field, uri, fs, fs._strip_protocol(f"{name}://{rest}"), scheme, conn_id)
+
+    def error(self, error_cls: type[ErrorT], text: str) -> ErrorT:
+        return error_at(error_cls, self.field, self.uri, text)
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def is_object_store(self) -> bool:
+        return self.scheme in ATOMIC_OBJECT_SCHEMES
+
+    @property
+    def bucket_and_key(self) -> tuple[str, str]:
+        bucket, key, _ = self.fs.split_path(self.path)
+        return bucket, key
+
+    @property
+    def folder(self) -> PurePosixPath:
+        return PurePosixPath(self.path).parent
+
+    def hidden_name(self, end: str) -> str:
+        """For what stands beside this file for a while. It is short, whatever the file's own name is."""
+        return f".mh-{digest(PurePosixPath(self.path).name, 12)}.{end}"
+
+    def temporary_name(self) -> str:
+        return self.hidden_name(f"{uuid.uuid4().hex[:8]}.part")
+
+    def stat(self) -> dict[str, Any] | None:
+        """What is there, or None. Not ``fs.exists()``, to which every failure of a store is "not there"."""
+        if self.conn_id:
+            # Some providers go on without a connection that is missing, as somebody else or as nobody.
+            BaseHook.get_connection(self.conn_id)
+        self.fs.invalidate_cache()  # others write there too
+        try:
+            found: dict[str, Any] = self.fs.info(self.path)
+            return found
+        except FileNotFoundError:
+            pass
+        if self.is_object_store:
+            bucket, _ = self.bucket_and_key
+            try:
+                if self.scheme in GOOGLE_SCHEMES:
+                    # Google's roles for objects allow to list them, but not to see the bucket itself.
+                    self.fs.call("GET", "b/{}/o", bucket, maxResults=1)
+                else:
+                    self.fs.info(bucket)
+            except FileNotFoundError as error:
+                text = f"there is no bucket {shortened(bucket)}; create it, or check the path"
+                raise self.error(InvalidInput, text) from error
+        return None
+
+    def try_upload(self) -> None:
+        """Only S3 can be tried without a trace: an upload is begun there, and given up."""
+        bucket, key = self.bucket_and_key
+        if len(key.encode()) > LONGEST_KEY:
+            raise self.error(InvalidInput, f"an object's name has at most {LONGEST_KEY} bytes; shorten it")
+        if self.scheme in S3_SCHEMES:
+            try:
+                begun = self.fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+            except Exception as error:
+                if _is_refusal(error):
+                    raise
+                return  # some stores that speak S3's language have no such uploads
+            with suppress(Exception):
+                self.fs.abort_mpu(bucket, key, begun["UploadId"])
+
+    def try_temporary_file(self) -> None:
+        """Missing folders are made only later, so this goes into the nearest one that exists."""
+        if self.path.endswith(("/.", "/..")):
+            raise self.error(InvalidInput, "is a folder; let it end in '/'")
+        folders = (self.folder, *self.folder.parents)
+        nearest = next((folder for folder in folders if self.fs.lexists(str(folder))), folders[-1])
+        if not self.fs.isdir(str(nearest)):
+            raise self.error(InvalidInput, f"{shortened(str(nearest))} is not a folder; choose another path")
+        if self.is_local:
+            longest = os.pathconf(nearest, "PC_NAME_MAX")
+            names = PurePosixPath(self.path).relative_to(nearest).parts
+            if 0 < longest < max(len(os.fsencode(name)) for name in names):
+                raise self.error(InvalidInput, f"a file's name has at most {longest} bytes here; shorten it")
+        temporary = str(nearest / self.temporary_name())
+        try:
+            with self.fs.open(temporary, "wb") as file:
+                file.write(bytes(CHUNK_BYTES))
+        finally:
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(temporary)
+
+
+def digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:length]

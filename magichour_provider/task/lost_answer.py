@@ -1,0 +1,138 @@
+"""The answer of a paid call is lost: believe a report of its job, wait for one, or ask a person."""
+
+from __future__ import annotations
+
+import time
+from time import sleep as pause
+from typing import TYPE_CHECKING, Any
+
+from magichour_provider.exceptions import InvalidInput, MagicHourError, RequestFailed
+from magichour_provider.task import ask
+from magichour_provider.task.record import PaidJob
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from magichour_provider.task.journal import Journal
+    from magichour_provider.task.record import Intent, Report
+    from magichour_provider.task.submit import PaidJobOperator
+
+REPORT_INTERVAL = 3.0  # seconds between two reads of what a webhook has reported
+
+
+class LostAnswers:
+    """
+    Those of one task instance.
+
+    :ivar why_not_believed: the end of a sentence about the last report that was not taken.
+    """
+
+    def __init__(self, operator: PaidJobOperator[Any], journal: Journal) -> None:
+        self._operator = operator
+        self.journal = journal
+        self.log = operator.log
+        self.why_not_believed = ""
+
+    def adopt_reported(self) -> None:
+        """Settle the intents whose answer was lost, where somebody outside has said what became of them."""
+        for intent in self.journal.record.adoptable:
+            for report in self.journal.reports(intent):
+                if report.pay_again and intent.outcome != "open":
+                    continue
+                why_not = self._settle(intent, report)
+                if why_not is None:
+                    break
+                self._disbelieve(f"{report.source} of {intent.mark}: {why_not}")
+
+    def await_report(self, lost: Intent) -> bool:
+        """With webhooks: wait until the job of the lost answer has been reported. Has it?"""
+        left = lost.at.timestamp() + self._operator.report_timeout - time.time()
+        if not self._operator.hook.settings.webhooks or left <= 0:
+            return False
+        self.log.warning(
+            "The answer to the paid call of %s is lost. Waiting for a webhook's report, for at most %.0f s",
+            *(lost.mark, left),
+        )
+        deadline = time.monotonic() + left
+        while self.journal.record.lost and time.monotonic() < deadline:
+            pause(REPORT_INTERVAL)
+            try:
+                self.adopt_reported()
+            except MagicHourError as error:
+                if not error.retryable:
+                    raise
+        return self.journal.record.lost is None
+
+    def ask_a_person(self, context: Context, lost: Intent) -> None:
+        """Park the task until a person says what became of the lost answer."""
+        self.log.warning(
+            "The answer to the paid call of %s is lost, and the task was cleared. A person is asked: see "
+            "Required Actions in Airflow's UI",
+            lost.mark,
+        )
+        ask.ask(
+            context,
+            lost,
+            balance=self._operator.balance(),
+            timeout=self._operator.question_timeout,
+            notifiers=self._operator.question_notifiers,
+            assigned_users=self._operator.assigned_users,
+        )
+
+    def apply(self, lost: Intent, event: Any, deadline: float) -> None:
+        """Do what the person has answered."""
+        try:
+            answer = ask.answered(event)
+            if answer is None and time.time() < deadline:
+                ask.park(lost.short_id, deadline=deadline)
+            if answer is None:
+                raise ask.unanswered(lost, self._operator.question_timeout)
+            what = "pay again" if answer.pay_again else f"adopt {answer.job_id}"
+            anyway = ", whatever its name" if answer.anyway else ""
+            self.log.warning("%s answered about %s: %s%s", answer.source, lost.mark, what, anyway)
+            why_not = self._settle(lost, answer)
+        except InvalidInput as error:
+            why_not = str(error)
+        if why_not is not None:
+            raise ask.not_usable(lost, why_not)
+
+    def _settle(self, intent: Intent, report: Report) -> str | None:
+        """
+        Believe a report, if it is so.
+
+        :returns: why it is not so.
+        :raises RequestFailed: the API could not be asked now.
+        """
+        if report.pay_again:
+            self.log.warning("%s says that no job was made for %s: paying again", report.source, intent.mark)
+            self.journal.settle(intent, "paid_again")
+            return None
+        if report.job_id is None:
+            return "it names no job"
+        job = self._operator.poll_once(report.job_id)
+        if isinstance(job, RequestFailed):
+            if job.retryable:  # a report is not thrown away because the API is busy
+                raise job.copied(charged="unknown", credits=intent.estimated_credits)
+            return str(job)
+        if why_not := report.why_not(intent, job):
+            return f"job {job.job_id} is not the one: {why_not}"
+        self.log.info("Job %s is that of %s, says %s: adopted", job.job_id, intent.mark, report.source)
+        adopted = PaidJob(
+            job_id=job.job_id,
+            short_id=intent.short_id,
+            job_type=intent.job_type,
+            conn_id=intent.conn_id,
+            host=intent.host,
+            inputs=intent.inputs,
+            submitted_at=intent.at,
+            credits_charged=job.credits_charged,
+            max_tries=intent.max_tries,
+        )
+        self.journal.record_job(adopted, outcome="adopted")
+        return None
+
+    def _disbelieve(self, why: str) -> None:
+        ending = f". What was reported is not believed: {why}"
+        if ending != self.why_not_believed:
+            self.log.warning("A report is not believed: %s", why)
+        self.why_not_believed = ending

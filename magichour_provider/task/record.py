@@ -1,0 +1,314 @@
+"""
+What a task instance has paid for, and the decision whether it may pay: this module alone makes it.
+
+Before the paid call the task writes an *intent*, after it the *job*. Both survive the death of any process,
+so the next try knows one of three things: nothing was sent, a job exists, or a call went out whose answer
+was lost. Nothing here reads or writes: see ``journal``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from magichour_provider.api.jobs import JobType
+from magichour_provider.api.wire import Job
+from magichour_provider.exceptions import (
+    JobCanceled,
+    JobDeleted,
+    JobFailed,
+    JobMismatch,
+    JournalUnavailable,
+    NotFound,
+    RequestFailed,
+    SubmissionUncertain,
+)
+
+KEY = "magichour_journal"  # under which the record is kept
+JUST_CREATED = 600.0  # seconds in which the API may not know a job yet that it has just made
+CLOCK_SKEW = 600.0  # seconds by which the vendor's clock may be behind ours
+KEPT = 20  # jobs, and intents that are settled
+
+# What became of an intent. "refused" is the vendor's own word that no job was made, which only the next try
+# believes; "adopted" and "paid_again" settle an intent whose answer was lost.
+Outcome = Literal["open", "job", "no_job", "refused", "adopted", "paid_again"]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Intent(_Entry):
+    """The paid call is about to be sent. Its short id is in the job's name, by which the job can be found."""
+
+    short_id: str
+    try_number: int
+    at: datetime
+    max_tries: int | None = None
+    inputs: dict[str, str] | None = None
+    host: str | None = None
+    conn_id: str | None = None
+    job_type: JobType = "video"
+    output_path: str | None = None
+    estimated_credits: float | None = None
+    name: str | None = None
+    takes_name: bool = True
+    outcome: Outcome = "open"
+    job_id: str | None = None
+
+    @property
+    def mark(self) -> str:
+        return mark(self.short_id)
+
+    @property
+    def how_to_find(self) -> str:
+        """How a person finds its job in the vendor's library."""
+        if not self.takes_name:
+            return (
+                "Such a job takes no name, so it cannot be found by one: it is the one that was made at "
+                f"{self.at:%Y-%m-%d %H:%M:%S} UTC"
+            )
+        return f"The name of such a job ends in {self.mark}"
+
+    def is_cleared_since(self, max_tries: int) -> bool:
+        """Has a person cleared the task since? Airflow changes ``max_tries`` when a finished one is."""
+        return self.max_tries not in (None, max_tries)
+
+
+def mark(short_id: str) -> str:
+    """The end of a job's name, by which a person or a webhook finds the task that paid for it."""
+    return f"[mh-{short_id}]"
+
+
+class Ending(_Entry):
+    """How a job ended, and where its file is."""
+
+    status: Literal["complete", "error", "canceled", "deleted"]
+    at: datetime
+    credits_charged: float | None = None
+    duration_seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    size_bytes: int | None = None
+    output_path: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+class PaidJob(_Entry):
+    """
+    A job that this task instance has paid for. Only ``job_id`` is required: a person may have adopted it.
+
+    :ivar watched: a sensor's: another task paid for it.
+    :ivar output_path: where its file is being written, or was written.
+    """
+
+    job_id: str = Field(min_length=1)
+    watched: bool = False
+    short_id: str | None = None
+    job_type: JobType = "video"
+    conn_id: str | None = None
+    host: str | None = None
+    inputs: dict[str, str] | None = None
+    submitted_at: datetime | None = None
+    credits_charged: float | None = None
+    max_tries: int | None = None
+    output_path: str | None = None
+    ended: Ending | None = None
+
+    def age(self, now: float) -> float:
+        return now - self.submitted_at.timestamp() if self.submitted_at else float("inf")
+
+
+class Report(_Entry):
+    """
+    What somebody outside says of an intent.
+
+    :ivar anyway: a person adopts a job whose name does not carry the short id.
+    :ivar pay_again: a person says that no job was made.
+    """
+
+    job_id: str | None = None
+    conn_id: str | None = None
+    at: datetime | None = None
+    source: str = "command line"
+    anyway: bool = False
+    pay_again: bool = False
+
+    def why_not(self, intent: Intent, job: Job) -> str | None:
+        """Why this job is not the one that the intent paid for, or None if it is."""
+        if self.conn_id is not None and self.conn_id != intent.conn_id:
+            return f"it was reported for the connection {self.conn_id}, and paid for with {intent.conn_id}"
+        if not self.anyway and not (job.name or "").rstrip().endswith(intent.mark):
+            return f"its name does not end in {intent.mark}"
+        created_at = _time(job.created_at)
+        if created_at and created_at.timestamp() < intent.at.timestamp() - CLOCK_SKEW:
+            return f"it was made at {job.created_at}, before the paid call was sent"
+        return None
+
+
+class Record(_Entry):
+    """All that is known, oldest first."""
+
+    version: Literal[1] = 1
+    intents: tuple[Intent, ...] = ()
+    jobs: tuple[PaidJob, ...] = ()
+
+    @classmethod
+    def of(cls, written: object) -> Record:
+        """
+        :raises JournalUnavailable: something is written there that cannot be read.
+        """
+        try:
+            if isinstance(written, str):
+                written = json.loads(written)
+            if written is None:
+                return cls()
+            if not isinstance(written, dict):
+                raise ValueError("not an object")  # noqa: TRY004, TRY301
+            if "job_id" in written:  # by hand
+                written = {"jobs": [written]}
+            elif "intent" in written:  # before there was a list
+                written = {"intents": [written["intent"]] if written["intent"] else [], **written}
+            elif not written.keys() & cls.model_fields.keys():
+                # A misspelt "job_id" must not read as "nothing is paid", though newer fields may be there.
+                raise ValueError("no field is known")  # noqa: TRY301
+            return cls.model_validate(written)
+        except (ValueError, ValidationError) as error:
+            raise JournalUnavailable(
+                f"what is written under {KEY} cannot be read, so it is not known whether this task has paid; "
+                'write {"job_id": "…"} there to adopt a job, or delete the key to pay again',
+                retryable=False,
+                charged="unknown",
+            ) from error
+
+    @property
+    def lost(self) -> Intent | None:
+        """The latest intent whose answer is not known."""
+        return next((intent for intent in reversed(self.intents) if intent.outcome == "open"), None)
+
+    @property
+    def adoptable(self) -> list[Intent]:
+        """Intents whose job may still be found, latest first: a refused one until another call has paid."""
+        found: list[Intent] = []
+        for intent in reversed(self.intents):
+            if intent.outcome in ("job", "adopted"):
+                break
+            if intent.outcome in ("open", "refused"):
+                found.append(intent)
+        return found
+
+    def job_for(self, inputs: Mapping[str, str]) -> PaidJob | None:
+        """The job that was paid for these inputs; a job adopted by hand counts as paid for any inputs."""
+        return next((job for job in reversed(self.jobs) if job.inputs in (None, dict(inputs))), None)
+
+    def job(self, job_id: str) -> PaidJob | None:
+        return next((job for job in self.jobs if job.job_id == job_id), None)
+
+    def with_job(self, job: PaidJob) -> Record:
+        others = [known for known in self.jobs if known.job_id != job.job_id]
+        return self.model_copy(update={"jobs": (*others, job)[-KEPT:]})
+
+    def with_intent(self, intent: Intent) -> Record:
+        others = [known for known in self.intents if known.short_id != intent.short_id]
+        settled = [known.short_id for known in others if known.outcome != "open"][: -KEPT + 1]
+        kept = [known for known in others if known.short_id not in settled]
+        ordered = sorted([*kept, intent], key=lambda known: known.at)
+        return self.model_copy(update={"intents": tuple(ordered)})
+
+    def settled(self, short_id: str | None, outcome: Outcome, job_id: str | None = None) -> Record:
+        """The record in which this is what became of the intent."""
+        intent = next((known for known in self.intents if known.short_id == short_id), None)
+        if intent is None:
+            return self
+        return self.with_intent(intent.model_copy(update={"outcome": outcome, "job_id": job_id}))
+
+
+def decide(
+    record: Record,
+    inputs: Mapping[str, str],
+    *,
+    host: str,
+    max_tries: int,
+    answer: Job | RequestFailed | None,
+    now: float,
+) -> PaidJob | None:
+    """
+    The job to resume, or None: nothing has been paid for that could be resumed, so submit.
+
+    :param inputs: the fingerprint of what the task asks for now.
+    :param max_tries: of the task instance now. Airflow raises it when a person clears a finished task.
+    :param answer: the vendor's, when asked for ``record.job_for(inputs)``.
+    :raises SubmissionUncertain: a call went out, and its outcome is not known.
+    :raises JobMismatch: paid for other inputs, or on another host.
+    :raises JobEnded: paid for, ended without a result, and the same input would end so again.
+    """
+    if record.lost is not None:
+        raise _uncertain(record.lost)
+    job = record.job_for(inputs)
+    if job is None:
+        if record.jobs and not _cleared_since(record.jobs[-1], max_tries):
+            raise _other_inputs(record.jobs[-1], inputs)
+        return None
+    if job.host is not None and job.host != host:
+        raise JobMismatch(
+            f"this task has paid for job {job.job_id} on {job.host}, but its connection now names {host}; "
+            "point the connection back to wait for the job",
+            job_id=job.job_id,
+            credits=job.credits_charged,
+        )
+    if isinstance(answer, NotFound) and answer.by_vendor and job.age(now) > JUST_CREATED:
+        raise JobDeleted(
+            f"job {job.job_id}, which this task has paid for, is not known to Magic Hour any more: it was "
+            "deleted, or the connection's key now belongs to another account",
+            job_id=job.job_id,
+            status_code=answer.status_code,
+            credits=job.credits_charged,
+        )
+    if not isinstance(answer, Job):
+        return job  # cannot be asked now: wait for it, which asks until the deadline
+    try:
+        answer.raise_unless_complete()
+    except (JobFailed, JobCanceled) as ended:
+        if ended.retryable or _cleared_since(job, max_tries):
+            return None  # refunded
+        raise
+    return job
+
+
+def _cleared_since(job: PaidJob, max_tries: int) -> bool:
+    """Has a person cleared the task since it paid for this job?"""
+    return job.max_tries is not None and max_tries > job.max_tries
+
+
+def _uncertain(intent: Intent) -> SubmissionUncertain:
+    return SubmissionUncertain(
+        f"try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC, and its answer "
+        f"was not recorded: a job may have been made and charged. {intent.how_to_find}. If that try "
+        "received a job id, its log has it",
+        credits=intent.estimated_credits,
+    )
+
+
+def _other_inputs(job: PaidJob, inputs: Mapping[str, str]) -> JobMismatch:
+    before = job.inputs or {}
+    changed = sorted(field for field in {*before, *inputs} if before.get(field) != inputs.get(field))
+    return JobMismatch(
+        f"this task has paid for job {job.job_id} with other inputs: {', '.join(changed)} changed "
+        "between two tries. A retry never pays again by itself: clear the task to pay for the new inputs, "
+        "or wait for the paid job with a sensor",
+        job_id=job.job_id,
+        credits=job.credits_charged,
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
