@@ -10,6 +10,7 @@ export PYTHONUNBUFFERED := 1
 help:
 	@echo "make demo     a photo and a voice become a video, in real Airflow, without a key"
 	@echo "              PHOTO=me.jpg AUDIO=hello.mp3 take your own; V=1 shows Airflow's log;"
+	@echo "              DAG=speaking_portrait runs another file of example_dags/;"
 	@echo "              REAL=1 uses the real API with MAGICHOUR_API_KEY, and spends credits"
 	@echo "make test     the tests           make check    ruff, mypy, layers, links in the docs"
 	@echo "              ARGS='tests/unit -k journal' runs a part; WORKERS=0 runs it in one process"
@@ -24,7 +25,7 @@ help:
 	@echo "make release-check   is the wheel fit to be published?"
 
 demo: $(VENV)/demo-ready
-	@$(BIN)/python tools/demo.py $(if $(PHOTO),--photo '$(PHOTO)') $(if $(AUDIO),--audio '$(AUDIO)') \
+	@$(BIN)/python tools/demo.py $(if $(DAG),--dag '$(DAG)') $(if $(PHOTO),--photo '$(PHOTO)') $(if $(AUDIO),--audio '$(AUDIO)') \
 		$(if $(filter-out 0,$(REAL)),--real) $(if $(filter-out 0,$(V)),-v)
 
 test: $(VENV)/dev-ready

@@ -1,5 +1,5 @@
 """
-``make demo``: the example DAG in real Airflow, against the emulator, with one line for each step.
+``make demo``: an example DAG in real Airflow, against the emulator, with one line for each step.
 
 Airflow runs in a process of its own, whose log is followed here: with ``-v`` all of it is shown.
 """
@@ -23,16 +23,18 @@ HERE = Path(__file__).resolve().parent.parent
 MEDIA = HERE / "example_dags" / "media"
 RESULT = "DEMO-RESULT "
 
-# What the operator and its trigger say in the task's log, as steps.
+# What the operators and their trigger say in the task's log, as steps.
 STEPS = {
     r"Uploading (.+)": "uploading",
     r"Submitted job (\S+ \[\S+\])": "submitted",
     r"Job \S+ is queued": "queued",
     r"Job \S+ is rendering": "rendering",
     r"Downloading the video": "downloading",
-    r"Job \S+ is in .+, (\S+ credits)": "ending Airflow",
-    r"(A look at the job failed.*)": "looking again",
+    r"Job \S+ is in .+[:,] (\S+ credits)": "ending the task",
+    r"Approved by the demo": "approved by the demo",
+    r"(A poll of the job failed.*)": "polling again",
 }
+TASK = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
 MESSAGE = re.compile(r"\[\w+ *\] (.+?) +\[[\w.]+\]")  # of a line in Airflow's log
 
 
@@ -49,9 +51,10 @@ def main() -> int:
         "voice": str(audio),
         "end_seconds": seconds,
         "output_path": f"{options.output.resolve()}/",
+        "output": str(options.output.resolve()),
     }
     with _magic_hour(options.real, seconds) as connection:
-        result = _run_airflow(connection, params, verbose=options.verbose)
+        result = _run_airflow(connection, options.dag, params, verbose=options.verbose)
     if result is None:
         return 1
     _show(result)
@@ -60,12 +63,17 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description="A photo and a voice become a video.")
+    parser.add_argument("--dag", default="one_photo", help="a file of example_dags/, without .py")
     parser.add_argument("--photo", type=Path, default=MEDIA / "ada.jpg")
     parser.add_argument("--audio", type=Path, default=MEDIA / "ada.mp3")
     parser.add_argument("--output", type=Path, default=HERE / "demo_output")
     parser.add_argument("--real", action="store_true", help="the real API: spends credits")
     parser.add_argument("-v", "--verbose", action="store_true", help="show Airflow's log")
-    return parser.parse_args()
+    options = parser.parse_args()
+    dags = sorted(path.stem for path in (HERE / "example_dags").glob("*.py"))
+    if options.dag not in dags:
+        parser.error(f"there is no DAG {options.dag}: choose {', '.join(dags)}")
+    return options
 
 
 def _duration_of_audio(path: Path) -> float:
@@ -96,7 +104,9 @@ def _magic_hour(real: bool, seconds: float) -> Iterator[str]:
         yield emulator.connection_json
 
 
-def _run_airflow(connection: str, params: dict[str, Any], *, verbose: bool) -> dict[str, Any] | None:
+def _run_airflow(
+    connection: str, dag: str, params: dict[str, Any], *, verbose: bool
+) -> dict[str, Any] | None:
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(HERE / ".venv" / "demo-airflow"),
@@ -105,7 +115,7 @@ def _run_airflow(connection: str, params: dict[str, Any], *, verbose: bool) -> d
         "AIRFLOW_CONN_MAGICHOUR_DEFAULT": connection,
         "PYTHONUNBUFFERED": "1",
     }
-    command = [sys.executable, __file__, "--in-airflow", json.dumps(params)]
+    command = [sys.executable, __file__, "--in-airflow", dag, json.dumps(params)]
     airflow = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -120,6 +130,8 @@ def _run_airflow(connection: str, params: dict[str, Any], *, verbose: bool) -> d
         if verbose:
             print(line, end="")
         message = MESSAGE.search(line)
+        if dag != "one_photo" and (task := TASK.search(line)):
+            progress.step("starting the task", task.group(1))
         for pattern, step in STEPS.items():
             if message and (found := re.match(pattern, message.group(1))):
                 files = " ".join(found.groups()).split(" and ")
@@ -154,23 +166,37 @@ class _Progress:
         self._current = None
 
 
-def _in_airflow(params: dict[str, Any]) -> None:
+def _in_airflow(name: str, params: dict[str, Any]) -> None:
     """In a process of its own: a migrated database, the DAG, and its result as the last line."""
     from airflow.utils.db import initdb
 
     initdb()
     sys.path.insert(0, str(HERE / "example_dags"))
-    dag = importlib.import_module("one_photo").dag
+    dag = importlib.import_module(name).dag
+    _approve_at_once()
 
-    run = dag.test(run_conf=params)
+    run = dag.test(run_conf={name: value for name, value in params.items() if name in dag.params})
     if run.state == "success":
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
 
         with create_session() as session:
             rows = XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, key="return_value")
-            value: Any = session.execute(rows.with_only_columns(XComModel.value)).scalar_one()
-            print(RESULT + (value if isinstance(value, str) else json.dumps(value)))
+            values = session.execute(rows.with_only_columns(XComModel.value)).scalars()
+            results = [json.loads(value) if isinstance(value, str) else value for value in values]
+        videos = [one for one in results if isinstance(one, dict) and "output_path" in one]
+        print(RESULT + json.dumps(videos[0]))
+
+
+def _approve_at_once() -> None:
+    """Nobody answers a question in ``dag.test()``: the demo does, and says so."""
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    def execute(operator: ApprovalOperator, context: Any) -> dict[str, list[str]]:
+        operator.log.info("Approved by the demo: a person would answer under Required Actions")
+        return {"chosen_options": [operator.APPROVE]}
+
+    ApprovalOperator.execute = execute  # type: ignore[method-assign]
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -193,6 +219,6 @@ def _shown(path: Path) -> Path:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--in-airflow"]:
-        _in_airflow(json.loads(sys.argv[2]))
+        _in_airflow(sys.argv[2], json.loads(sys.argv[3]))
     else:
         sys.exit(main())

@@ -414,12 +414,12 @@ def paid_call(path: str, body: Mapping[str, Any]) -> Call[Submission]:
 
 
 def get_job(job_id: str, job_type: JobType = "video") -> Call[Job]:
-    """``GET /v1/{video,audio}-projects/{id}``: free."""
+    """``GET /v1/{video,audio,image}-projects/{id}``: free."""
     return Call("get", "GET", _route(job_id, job_type), Job.model_validate, job_id=checked_job_id(job_id))
 
 
 def delete_job(job_id: str, job_type: JobType = "video") -> Call[None]:
-    """``DELETE /v1/{video,audio}-projects/{id}``: irreversible; not a cancel, and no refund."""
+    """``DELETE /v1/{video,audio,image}-projects/{id}``: irreversible; not a cancel, and no refund."""
     return Call("delete", "DELETE", _route(job_id, job_type), lambda _: None, job_id=checked_job_id(job_id))
 
 

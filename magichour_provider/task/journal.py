@@ -86,18 +86,19 @@ class Journal:
                 continue
         return found
 
-    def record_intent(self, *, name: str, **details: Any) -> Intent:
+    def record_intent(self, *, name: str | None, **details: Any) -> Intent:
         """
         Write down that the paid call is about to be sent.
 
-        :param name: of the job; the mark of the intent is added to it.
+        :param name: of the job; the mark of the intent is added to it. None: it takes no name.
         :param details: fields of ``Intent``.
         :raises JournalUnavailable: not written, so do not send; nothing charged.
         """
         short_id = uuid.uuid4().hex[:8]
         intent = Intent(
             short_id=short_id,
-            name=f"{name} {mark(short_id)}",
+            name=None if name is None else f"{name} {mark(short_id)}",
+            takes_name=name is not None,
             try_number=self.try_number,
             max_tries=self.max_tries,
             at=datetime.now(UTC),
@@ -158,15 +159,17 @@ class Journal:
         """The same error, with what a person can do now."""
         lost = self.record.lost
         if isinstance(error, SubmissionUncertain) and lost is not None:
+            adopt = self._store.adopt_command(lost.short_id, "JOB_ID", anyway=not lost.takes_name)
+            report = {"job_id": "JOB_ID"} | ({} if lost.takes_name else {"anyway": True})
             steps = (
-                f"Search {LIBRARY_URL} for a job whose name ends in {lost.mark}.\n"
+                f"Search {LIBRARY_URL} for it. {lost.how_to_find}.\n"
                 "If it is there, adopt it, free of charge (replace JOB_ID by its id):\n"
-                f"  {self._store.adopt_command(lost.short_id, 'JOB_ID')}\n"
+                f"  {adopt}\n"
                 "If it is not there, allow this task to pay again:\n"
                 f"  {self._store.pay_again_command(lost.short_id)}\n"
                 "Then clear the task. In Airflow's UI the same is done on the task's page, under Task State "
-                f"Store: key {REPORTED_KEY}, value {{{json.dumps(lost.short_id)}: "
-                '[{"job_id": "JOB_ID"}]} or [{"pay_again": true}].'
+                f"Store: key {REPORTED_KEY}, value {{{json.dumps(lost.short_id)}: [{json.dumps(report)}]}} "
+                'or [{"pay_again": true}].'
             )
         else:
             steps = (
@@ -177,7 +180,8 @@ class Journal:
 
     def adopt_instructions(self, job: PaidJob) -> str:
         """How a person records a job that this task could not record."""
-        return self._store.adopt_command(job.short_id or "", job.job_id)
+        nameless = {intent.short_id for intent in self.record.intents if not intent.takes_name}
+        return self._store.adopt_command(job.short_id or "", job.job_id, anyway=job.short_id in nameless)
 
     def _write(self, record: Record, patience: float = LONGEST_PATIENCE) -> None:
         """Write until it is written: Airflow's API server may be restarting."""

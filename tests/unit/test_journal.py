@@ -47,7 +47,7 @@ class Shelf:
             raise self.fails.pop(0)
         self.written = json.loads(json.dumps(value))
 
-    def adopt_command(self, short_id: str, job_id: str) -> str:
+    def adopt_command(self, short_id: str, job_id: str, *, anyway: bool = False) -> str:
         return f"ADOPT {short_id} {job_id}"
 
     def pay_again_command(self, short_id: str | None) -> str:
