@@ -191,10 +191,10 @@ def result(key: TaskKey, **values: Any) -> TaskKey:
     return key
 
 
-def make_video(emulator: Emulator) -> str:
+def make_video(emulator: Emulator, name: str = "ada") -> str:
     """A finished job, paid for elsewhere."""
     body = {
-        "name": "ada",
+        "name": name,
         "start_seconds": 0,
         "end_seconds": 1,
         "assets": {
