@@ -11,19 +11,21 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 import httpx
+from airflow.providers.common.compat.sdk import Connection
 
 from magichour_provider.api import wire
-from magichour_provider.api.client import MagicHourClient
+from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.exceptions import InvalidInput, JournalUnavailable, NotFound
+from magichour_provider.hooks import MagicHourHook, settings_from_connection
 from magichour_provider.task.record import KEY, Intent, Record, Report
 from magichour_provider.task.stores import REPORTED_KEY
 
@@ -71,10 +73,11 @@ def run(options: argparse.Namespace) -> int:
     :raises MagicHourError: a sentence about what cannot work; nothing was written.
     """
     answers = read(options.file) if options.file else []
-    airflow = Airflow(options.url, options.token)
-    lost = list(airflow.lost_answers(options.dag))
-    if options.file:
-        return settle(airflow, lost, answers, accounts(options.magichour_url), apply=options.apply)
+    with Airflow(options.url, options.token) as airflow:
+        lost = list(airflow.lost_answers(options.dag))
+        if options.file:
+            with Accounts(options.magichour_url) as accounts:
+                return settle(airflow, lost, answers, accounts, apply=options.apply)
     if options.csv:
         _write_csv(lost)
     else:
@@ -145,6 +148,12 @@ class Airflow:
                 self.url,
                 f"is Airflow {version}, and this needs 3.3 or newer; use the commands in each task's log",
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
     def lost_answers(self, dag_ids: list[str] | None = None) -> Iterator[Lost]:
         """
@@ -288,49 +297,56 @@ def _answer(line: int, cells: list[str], columns: tuple[int, int], before: Itera
     return [Answer(line, short_id, report)]
 
 
-def accounts(url: str) -> Callable[[Intent], MagicHourClient]:
+class Accounts:
     """
-    The account that a call was paid from.
+    Those that the calls were paid from.
 
     :param url: to which MAGICHOUR_API_KEY is sent. The address in a journal is not trusted with it.
     """
-    from airflow.sdk import Connection
 
-    from magichour_provider.hooks import MagicHourHook, settings_from_connection
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._key = os.environ.get("MAGICHOUR_API_KEY")
+        self._clients: dict[str, tuple[str, MagicHourClient]] = {}
+        self._lock = Lock()
 
-    name = "MAGICHOUR_API_KEY"
+    def __enter__(self) -> Self:
+        return self
 
-    @cache
-    def settings_of(conn_id: str) -> Any:
-        if key := os.environ.get(name):
-            return settings_from_connection(
-                Connection(conn_id=name, conn_type="magichour", password=key, host=url)
-            )
-        return MagicHourHook(conn_id).settings
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients.values():
+            client[1].close()
 
-    @cache
-    def client_of(conn_id: str) -> MagicHourClient:
-        return MagicHourClient(settings_of(conn_id))
+    def of(self, intent: Intent) -> MagicHourClient:
+        """
+        :raises InvalidInput: it was paid elsewhere, or the connection cannot be used.
+        """
+        conn_id = intent.conn_id or MagicHourHook.default_conn_name
+        with self._lock:
+            if conn_id not in self._clients:
+                settings = self._settings(conn_id)
+                self._clients[conn_id] = settings.base_url, MagicHourClient(settings)
+        known, client = self._clients[conn_id]
+        if intent.host in (None, known):
+            return client
+        why = "MAGICHOUR_API_KEY is for {}; give --magichour-url"
+        if not self._key:
+            why = f"the connection {conn_id!r} now names {{}}; point it back"
+        raise InvalidInput(f"it was paid on {intent.host}, and {why.format(known)}")
 
-    def of(intent: Intent) -> MagicHourClient:
-        conn_id = intent.conn_id or "magichour_default"
-        known = settings_of(conn_id).base_url
-        if intent.host not in (None, known):
-            raise InvalidInput(
-                f"it was paid on {intent.host}, and the key is for {known}; give --magichour-url"
-                if os.environ.get(name)
-                else f"it was paid on {intent.host}, and the connection {conn_id!r} now names {known}"
-            )
-        return client_of(conn_id)
-
-    return of
+    def _settings(self, conn_id: str) -> Settings:
+        if not self._key:
+            return MagicHourHook(conn_id).settings
+        return settings_from_connection(
+            Connection(conn_id="MAGICHOUR_API_KEY", conn_type="magichour", password=self._key, host=self._url)
+        )
 
 
 def settle(
     airflow: Airflow,
     lost: Iterable[Lost],
     answers: list[Answer],
-    account_of: Callable[[Intent], MagicHourClient],
+    accounts: Accounts,
     *,
     apply: bool,
 ) -> int:
@@ -346,22 +362,21 @@ def settle(
         known = by_short_id.get(answer.short_id)
         if known is None:
             return "no task that has stopped lost the answer of such a call; it may be settled, or running"
-        return why_not(answer.report, known, account_of)
+        return why_not(answer.report, known, accounts)
 
     right: list[tuple[Lost, Report]] = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for answer, wrong in zip(answers, pool.map(check, answers), strict=True):
-            known = by_short_id.get(answer.short_id)
             what = PAY_AGAIN if answer.report.pay_again else f"adopt {answer.report.job_id}"
-            print(
-                f"line {answer.line}: {answer.short_id}, {what}: "
-                + (f"not written, {wrong}" if wrong else f"right, for {known and known.task}")
-            )
-            if known is not None and not wrong:
-                right.append((known, answer.report.model_copy(update={"conn_id": known.intent.conn_id})))
-        if apply:
-            for _ in pool.map(lambda one: airflow.report(one[0].task, one[0].intent.short_id, one[1]), right):
-                pass
+            result = f"not written, {wrong}"
+            if not wrong:
+                found = by_short_id[answer.short_id]
+                right.append((found, answer.report.model_copy(update={"conn_id": found.intent.conn_id})))
+                result = f"right, for {found.task}"
+            print(f"line {answer.line}: {answer.short_id}, {what}: {result}")
+    if apply:
+        for known, report in right:
+            airflow.report(known.task, known.intent.short_id, report)
     again = [known.intent for known, report in right if report.pay_again]
     print(f"{len(right)} of {len(answers)} are right; {len(again)} pay again, {_at_stake(again)}.")
     print(
@@ -373,7 +388,7 @@ def settle(
     return 0 if len(right) == len(answers) else 1
 
 
-def why_not(report: Report, lost: Lost, account_of: Callable[[Intent], MagicHourClient]) -> str | None:
+def why_not(report: Report, lost: Lost, accounts: Accounts) -> str | None:
     """
     Why a task could not believe this, or would not read it, as the end of a sentence; or None.
 
@@ -382,16 +397,14 @@ def why_not(report: Report, lost: Lost, account_of: Callable[[Intent], MagicHour
     for known in lost.reports:  # a task believes the first one that can be believed
         if known.pay_again and not report.pay_again:
             return f"'{PAY_AGAIN}' is reported already and counts; delete the task's key {REPORTED_KEY} first"
-        if report.pay_again and known.job_id and _why_not_its_job(known, lost.intent, account_of) is None:
+        if report.pay_again and known.job_id and _why_not_its_job(known, lost.intent, accounts) is None:
             return f"job {known.job_id} is reported already and is the one; clear the task, which adopts it"
-    return None if report.pay_again else _why_not_its_job(report, lost.intent, account_of)
+    return None if report.pay_again else _why_not_its_job(report, lost.intent, accounts)
 
 
-def _why_not_its_job(
-    report: Report, intent: Intent, account_of: Callable[[Intent], MagicHourClient]
-) -> str | None:
+def _why_not_its_job(report: Report, intent: Intent, accounts: Accounts) -> str | None:
     try:
-        job = account_of(intent).get(str(report.job_id), intent.job_type)
+        job = accounts.of(intent).get(str(report.job_id), intent.job_type)
     except NotFound:
         return f"the account has no {intent.job_type} job {report.job_id}; check the id, and whose key it is"
     except InvalidInput as error:

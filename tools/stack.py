@@ -248,7 +248,7 @@ def _is_of_no_more_use(orphan: psutil.Process) -> bool:
     beside its next try, is part of the trial. What would only wait for ever is ended.
     """
     title = title_of(orphan)
-    is_busy = title.startswith("airflow worker") and "<idle>" not in title
+    is_busy = title.startswith(("airflow worker", "airflow supervisor")) and "<idle>" not in title
     is_young = time.time() - orphan.create_time() < PATIENCE
     return not (is_busy and is_young)
 

@@ -240,7 +240,7 @@ def test_a_key_from_the_environment_goes_to_no_address_of_a_journal(
     before = len(emulator.requests())
     code, said = command(answers(f"{short_id},{job_id}"))
     assert code == 1
-    assert f"it was paid on {emulator.url}, and the key is for https://api.magichour.ai" in said
+    assert f"it was paid on {emulator.url}, and MAGICHOUR_API_KEY is for https://api.magichour.ai" in said
     assert len(emulator.requests()) == before
     assert command(answers(f"{short_id},{job_id}"), "--magichour-url", emulator.url)[0] == 0
 

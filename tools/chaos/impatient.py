@@ -21,6 +21,7 @@ QUICK = {
     "SCHEDULER__TASK_QUEUED_TIMEOUT": 30,
     "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": 5,
     "WORKERS__MIN_HEARTBEAT_INTERVAL": 2,
+    "WORKERS__EXECUTION_API_RETRIES": 10,
     "WORKERS__EXECUTION_API_RETRY_WAIT_MAX": 4,
     "WORKERS__SOCKET_CLEANUP_TIMEOUT": 5,
     "TRIGGERER__JOB_HEARTBEAT_SEC": 1,
@@ -56,7 +57,7 @@ def impatient(
     :param webhooks: tasks wait for the report of a job whose answer is lost; each holds a slot meanwhile.
     :param celery: two hosts with a worker and a triggerer each, which share no disk.
     """
-    parallelism, extra = (12, {"webhook_secret": WEBHOOK_SECRET}) if webhooks else (6, {})
+    parallelism, extra = (8, {"webhook_secret": WEBHOOK_SECRET}) if webhooks else (6, {})
     return Stack(
         home,
         database,

@@ -231,7 +231,7 @@ def _is_busy_worker(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         title = title_of(process)
         return (
-            title.startswith("airflow worker -- LocalExecutor")
+            title.startswith(("airflow worker -- LocalExecutor", "airflow supervisor: "))
             and "<idle>" not in title
             and bool(process.children())
         )
