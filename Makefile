@@ -16,6 +16,7 @@ help:
 	@echo "              ARGS='tests/unit -k journal' runs a part; WORKERS=0 runs it in one process"
 	@echo "make test-matrix   on Airflow 3.0 to 3.3, and each Python that is here; test-oldest: 3.0, briefly"
 	@echo "make chaos    N=200 kills in a whole Airflow on PostgreSQL; is anything paid twice, or lost?"
+	@echo "              WEBHOOKS=1 the vendor's events arrive, and nobody is needed; EXECUTOR=celery two hosts"
 	@echo "make bench    ours and the peers, measured side by side, into docs/performance.md"
 	@echo "              ROW=polls measures one row; QUICK=1 is rough, and writes nothing;"
 	@echo "              ROW=ten_thousand, ROW=busy_night: a whole Airflow; N=200 tasks, writes nothing"
@@ -39,7 +40,8 @@ test-oldest: $(VENV)/dev-ready
 		tests/airflow/test_any_version.py tests/contract/test_hook.py tests/contract/test_client_submit.py
 
 chaos: $(VENV)/chaos/ready
-	@$(VENV)/chaos/bin/python -m tools.chaos $(if $(N),--kills '$(N)') $(if $(SEED),--seed '$(SEED)')
+	@$(VENV)/chaos/bin/python -m tools.chaos $(if $(N),--kills '$(N)') $(if $(SEED),--seed '$(SEED)') \
+		$(if $(filter-out 0,$(WEBHOOKS)),--webhooks) $(if $(EXECUTOR),--executor '$(EXECUTOR)')
 
 bench: $(VENV)/bench/ready
 	@$(VENV)/bench/bin/python -m benchmarks $(if $(filter-out 0,$(QUICK)),--quick) \

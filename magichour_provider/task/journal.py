@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import tenacity
 from airflow.providers.common.compat.sdk import conf
-from pydantic import ValidationError
 
 from magichour_provider.api.wire import LIBRARY_URL
 from magichour_provider.exceptions import JournalUnavailable, MagicHourError, SubmissionUncertain
@@ -65,11 +64,7 @@ class Journal:
         return cls(store, try_number=ti.try_number, max_tries=ti.max_tries, patience=patience)
 
     def reports(self, intent: Intent) -> list[Report]:
-        """
-        What was reported of this intent from outside, the first report first.
-
-        An unreadable report is not believed, and does not hide the others.
-        """
+        """What was reported of this intent from outside, the first report first."""
         try:
             reported = self._store.get_reported()
         except Exception as error:
@@ -77,14 +72,7 @@ class Journal:
                 f"what was reported of this task's jobs could not be read ({_briefly(error)}); "
                 "nothing was submitted, and a retry reads it again"
             ) from error
-        entries = reported.get(intent.short_id) if isinstance(reported, dict) else None
-        found = []
-        for entry in entries if isinstance(entries, list) else [entries]:
-            try:
-                found.append(Report.model_validate({"job_id": entry} if isinstance(entry, str) else entry))
-            except ValidationError:
-                continue
-        return found
+        return Report.all_of(reported, intent.short_id)
 
     def record_intent(self, *, name: str | None, **details: Any) -> Intent:
         """

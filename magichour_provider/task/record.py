@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -138,6 +139,23 @@ class Report(_Entry):
     source: str = "command line"
     anyway: bool = False
     pay_again: bool = False
+
+    @classmethod
+    def all_of(cls, reported: object, short_id: str) -> list[Self]:
+        """
+        What was said of one intent, the first report first.
+
+        An unreadable report is not believed, and does not hide the others.
+        """
+        entries = reported.get(short_id) if isinstance(reported, dict) else None
+        found = []
+        for entry in entries if isinstance(entries, list) else [entries]:
+            with suppress(ValidationError):
+                found.append(cls.model_validate({"job_id": entry} if isinstance(entry, str) else entry))
+        return found
+
+    def says_the_same_as(self, other: Report) -> bool:
+        return (self.job_id, self.pay_again) == (other.job_id, other.pay_again)
 
     def why_not(self, intent: Intent, job: Job) -> str | None:
         """Why this job is not the one that the intent paid for, or None if it is."""
