@@ -30,6 +30,8 @@ class MagicHourJobLink(BaseOperatorLink):
     """
     The URL is pushed by the task as soon as it knows the job, under the key that the UI reads: so the button
     works while the task is deferred.
+
+    .. versionadded:: 0.1.0
     """
 
     @property
@@ -44,6 +46,8 @@ class MagicHourWatchLink(BaseOperatorLink):
     """
     The task's jobs on the plugin's page. The URL (``watch_url``) is pushed before the paid call: a task whose
     answer was lost needs the page most.
+
+    .. versionadded:: 0.1.0
     """
 
     @property

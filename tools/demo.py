@@ -1,7 +1,8 @@
 """
-``make demo``: the example DAG in real Airflow, against the emulator, with one line for each step.
+``make demo``: an example DAG in real Airflow, against the emulator, with one line for each step.
 
-Airflow runs in a process of its own, whose log is followed here: with ``-v`` all of it is shown.
+Airflow runs in processes of its own, whose log is followed here: with ``-v`` all of it is shown. By default
+it is the least that runs a DAG, ``dag.test()``; with ``--stay`` it is a whole Airflow with its UI.
 """
 
 from __future__ import annotations
@@ -11,61 +12,95 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
-MEDIA = HERE / "example_dags" / "media"
+EXAMPLES = HERE / "example_dags"
+MEDIA = EXAMPLES / "media"
 RESULT = "DEMO-RESULT "
+WEBHOOK_SECRET = "whsec_demo"  # noqa: S105 (of the emulator)
 
-# What the operator and its trigger say in the task's log, as steps.
+# What the operators and their trigger say in the task's log, as steps.
 STEPS = {
     r"Uploading (.+)": "uploading",
     r"Submitted job (\S+ \[\S+\])": "submitted",
     r"Job \S+ is queued": "queued",
     r"Job \S+ is rendering": "rendering",
     r"Downloading the video": "downloading",
-    r"Job \S+ is in .+, (\S+ credits)": "ending Airflow",
-    r"(A look at the job failed.*)": "looking again",
+    r"Job \S+ is in .+, (\S+ credits)": "ending the task",
+    r"(A poll of the job failed.*)": "polling again",
 }
 MESSAGE = re.compile(r"\[\w+ *\] (.+?) +\[[\w.]+\]")  # of a line in Airflow's log
+RAISED = re.compile(r"(?:[\w.]+\.)?([A-Z]\w+): (.+)")  # the end of a traceback; more lines may follow
 
 
 def main() -> int:
     options = _options()
-    photo, audio = options.photo.resolve(), options.audio.resolve()
-    for path in (photo, audio):
-        if not path.is_file():
-            sys.exit(f"{path}: there is no such file")
-    seconds = _duration_of_audio(audio)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    demo = Demo.of(options)
     options.output.mkdir(parents=True, exist_ok=True)
-    params = {
-        "photo": str(photo),
-        "voice": str(audio),
-        "end_seconds": seconds,
-        "output_path": f"{options.output.resolve()}/",
-    }
-    with _magic_hour(options.real, seconds) as connection:
-        result = _run_airflow(connection, params, verbose=options.verbose)
-    if result is None:
-        return 1
-    _show(result)
-    return 0
+    try:
+        with _magic_hour(demo, real=options.real) as emulator:
+            run = _in_a_whole_airflow if options.stay else _in_airflow
+            return run(demo, emulator, verbose=options.verbose)
+    except KeyboardInterrupt:
+        print("\nEnded.")
+        return 0 if options.stay else 130
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description="A photo and a voice become a video.")
     parser.add_argument("--photo", type=Path, default=MEDIA / "ada.jpg")
-    parser.add_argument("--audio", type=Path, default=MEDIA / "ada.mp3")
+    parser.add_argument("--audio", type=Path)
+    parser.add_argument("--text", help="is spoken, instead of an audio file")
     parser.add_argument("--output", type=Path, default=HERE / "demo_output")
+    parser.add_argument("--stay", action="store_true", help="a whole Airflow, which stays until Ctrl-C")
     parser.add_argument("--real", action="store_true", help="the real API: spends credits")
     parser.add_argument("-v", "--verbose", action="store_true", help="show Airflow's log")
     return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Demo:
+    """
+    Which example runs, and on what.
+
+    :param seconds: of sound, about.
+    """
+
+    module: str
+    params: dict[str, Any]
+    seconds: float
+    task_ids: tuple[str, ...] = ("talking_photo",)
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Demo:
+        if options.text and options.audio:
+            sys.exit("TEXT is spoken instead of AUDIO: give one of them")
+        audio = options.audio or MEDIA / "ada.mp3"
+        for path in (options.photo, audio):
+            if not path.is_file():
+                sys.exit(f"{path}: there is no such file")
+        params = {"photo": str(options.photo.resolve()), "output_path": f"{options.output.resolve()}/"}
+        if options.text:
+            params |= {"text": options.text}
+            return cls("text_to_video", params, len(options.text) / 15, ("voice", "talking_photo"))
+        seconds = _duration_of_audio(audio)
+        params |= {"voice": str(audio.resolve()), "end_seconds": seconds}
+        return cls("one_photo", params, seconds)
+
+    @property
+    def dag_id(self) -> str:
+        return f"magichour_{self.module}"
 
 
 def _duration_of_audio(path: Path) -> float:
@@ -82,53 +117,182 @@ def _duration_of_audio(path: Path) -> float:
 
 
 @contextmanager
-def _magic_hour(real: bool, seconds: float) -> Iterator[str]:
-    """The Airflow connection, as JSON."""
+def _magic_hour(demo: Demo, *, real: bool) -> Iterator[Any]:
+    """The emulator, if it is that; Airflow's connection to it is in the environment."""
     if real:
         key = os.environ.get("MAGICHOUR_API_KEY") or sys.exit("REAL=1 needs MAGICHOUR_API_KEY")
-        print(f"The real Magic Hour: this spends credits, about {48 * seconds:.0f} of your account's.\n")
-        yield json.dumps({"conn_type": "magichour", "password": key})
+        print(f"The real Magic Hour: this spends credits, about {48 * demo.seconds:.0f} of your account's.\n")
+        os.environ["AIRFLOW_CONN_MAGICHOUR_DEFAULT"] = json.dumps({"conn_type": "magichour", "password": key})
+        yield None
         return
     from magichour_provider.emulator import Emulator
 
     with Emulator(progression="seconds:3") as emulator:
         print(f"Magic Hour's emulator at {emulator.url}: no key, no credits, no network.\n")
-        yield emulator.connection_json
+        os.environ["AIRFLOW_CONN_MAGICHOUR_DEFAULT"] = emulator.connection_json
+        yield emulator
 
 
-def _run_airflow(connection: str, params: dict[str, Any], *, verbose: bool) -> dict[str, Any] | None:
+# --- the least of an Airflow ---
+
+
+def _in_airflow(demo: Demo, emulator: Any, *, verbose: bool) -> int:
+    del emulator  # its connection is in the environment
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(HERE / ".venv" / "demo-airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "example_dags"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW_CONN_MAGICHOUR_DEFAULT": connection,
         "PYTHONUNBUFFERED": "1",
     }
-    command = [sys.executable, __file__, "--in-airflow", json.dumps(params)]
     airflow = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "tools.demo", "--in-airflow", demo.module, json.dumps(demo.params)],
+        cwd=HERE,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    progress, result = _Progress(), None
-    tail: list[str] = []
-    progress.step("starting Airflow")
+    told = _Told(verbose=verbose)
+    told.progress.step("starting Airflow")
+    result = None
     for line in airflow.stdout or ():
         if line.startswith(RESULT):
             result = json.loads(line.removeprefix(RESULT))
-            continue
-        tail = [*tail[-40:], line]
-        if verbose:
-            print(line, end="")
-        message = MESSAGE.search(line)
-        for pattern, step in STEPS.items():
-            if message and (found := re.match(pattern, message.group(1))):
-                files = " ".join(found.groups()).split(" and ")
-                progress.step(step, " and ".join(Path(file).name for file in files))
+        else:
+            told.line(line)
     airflow.wait()
-    progress.end(ok=result is not None)
-    if result is None and not verbose:
-        print("".join(tail), "\nThe demo did not end well; the end of Airflow's log is above.", sep="")
-    return result
+    return _end(told, result)
+
+
+def _run_example(module: str, params: dict[str, Any]) -> None:
+    """In a process of its own: a migrated database, the DAG, and its result as the last line."""
+    from airflow.utils.db import initdb
+
+    initdb()
+    sys.path.insert(0, str(EXAMPLES))
+    dag = importlib.import_module(module).dag
+
+    run = dag.test(run_conf=params)
+    if run.state == "success":
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            rows = XComModel.get_many(
+                run_id=run.run_id, dag_ids=run.dag_id, task_ids="talking_photo", key="return_value"
+            )
+            value: Any = session.execute(rows.with_only_columns(XComModel.value)).scalar_one()
+            print(RESULT + (value if isinstance(value, str) else json.dumps(value)))
+
+
+# --- a whole Airflow ---
+
+
+def _in_a_whole_airflow(demo: Demo, emulator: Any, *, verbose: bool) -> int:
+    """Until Ctrl-C."""
+    from tools.database import Sqlite
+    from tools.stack import Stack
+
+    if emulator is not None:
+        connection = emulator.connection | {"extra": {"webhook_secret": WEBHOOK_SECRET}}
+        os.environ["AIRFLOW_CONN_MAGICHOUR_DEFAULT"] = json.dumps(connection)
+    told = _Told(verbose=verbose)
+    settings = {"CORE__DEFAULT_TASK_RETRY_DELAY": 2}
+    with (
+        TemporaryDirectory(prefix="magichour-demo-") as home,
+        Stack(
+            Path(home), Sqlite, dags=EXAMPLES, settings=settings, emulator=None, say=told.progress.step
+        ) as stack,
+    ):
+        if emulator is not None:
+            emulator.webhook(f"{stack.api}/magichour/webhooks/magichour_default", WEBHOOK_SECRET)
+        pool = {"name": "magichour", "slots": 16, "include_deferred": True}  # of the example nightly_batch
+        stack.ask("POST", "pools", pool)
+        told.progress.step("parsing the DAGs")
+        stack.await_dag(demo.dag_id)
+        result = _followed(stack, demo, told)
+        ended = _end(told, result)
+        print(f"\n  Airflow  {stack.api}/\n  videos   {stack.api}/plugin/magichour (Browse > Magic Hour)")
+        if emulator is not None:
+            print(f"  emulator {emulator.url}/")
+        print("\nCtrl-C ends all of it.", flush=True)
+        while True:
+            time.sleep(3600)
+    return ended
+
+
+def _followed(stack: Any, demo: Demo, told: _Told) -> Any:
+    """The result of one run, whose log is followed meanwhile."""
+    run = stack.ask("POST", f"dags/{demo.dag_id}/dagRuns", {"logical_date": None, "conf": demo.params})
+    path = f"dags/{demo.dag_id}/dagRuns/{run['dag_run_id']}"
+    told.progress.step("waiting for the task")
+    read: dict[Path, int] = {}
+    while True:
+        state = stack.ask("GET", path)["state"]
+        for log in sorted((stack.home / "logs").glob("dag_id=*/**/attempt=*"), key=_age_of):
+            lines = log.read_text("utf-8").splitlines(keepends=True)
+            for line in lines[read.get(log, 0) :]:
+                for shown in _plain(line).splitlines(keepends=True):
+                    told.line(shown)
+            read[log] = len(lines)
+        if state in ("success", "failed"):
+            break
+        time.sleep(0.2)
+    if state == "failed":
+        return None
+    return stack.ask("GET", f"{path}/taskInstances/talking_photo/xcomEntries/return_value")["value"]
+
+
+def _age_of(log: Path) -> float:
+    return log.stat().st_mtime
+
+
+def _plain(line: str) -> str:
+    """A line of a task's log as Airflow prints it in a terminal."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    raised = "".join(
+        f"\n{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or []
+    )
+    return f"[{entry.get('level')}] {entry.get('event')} [{entry.get('logger', '')}]{raised}\n"
+
+
+# --- what a person sees ---
+
+
+class _Told:
+    """What Airflow's log has told so far."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        self.progress = _Progress()
+        self._verbose = verbose
+        self._raised: list[str] = []
+        self._in_error = False
+        self._tail: list[str] = []
+
+    def line(self, line: str) -> None:
+        self._tail = [*self._tail[-40:], line]
+        if self._verbose:
+            print(line, end="")
+        if message := MESSAGE.search(line):
+            self._in_error = False
+            for pattern, step in STEPS.items():
+                if found := re.match(pattern, message[1]):
+                    files = " ".join(found.groups()).split(" and ")
+                    self.progress.step(step, " and ".join(Path(file).name for file in files))
+        elif found := RAISED.match(line):
+            self._raised, self._in_error = [found[2]], True
+        elif self._in_error:
+            self._raised.append(line.rstrip())
+
+    def why(self) -> str:
+        """What the task raised, or else the end of the log."""
+        if self._raised:
+            return "\n".join(self._raised)
+        return f"{''.join(self._tail)}\nThe demo did not end well; the end of Airflow's log is above."
 
 
 class _Progress:
@@ -150,27 +314,17 @@ class _Progress:
         if self._current is not None:
             name, detail = self._current
             took = time.monotonic() - self._since
-            print(f"  {'✓' if ok else '✗'} {name:<18}{took:6.1f} s  {detail}".rstrip(), flush=True)
+            print(f"  {'✓' if ok else '✗'} {name:<24}{took:6.1f} s  {detail}".rstrip(), flush=True)
         self._current = None
 
 
-def _in_airflow(params: dict[str, Any]) -> None:
-    """In a process of its own: a migrated database, the DAG, and its result as the last line."""
-    from airflow.utils.db import initdb
-
-    initdb()
-    sys.path.insert(0, str(HERE / "example_dags"))
-    dag = importlib.import_module("one_photo").dag
-
-    run = dag.test(run_conf=params)
-    if run.state == "success":
-        from airflow.models.xcom import XComModel
-        from airflow.utils.session import create_session
-
-        with create_session() as session:
-            rows = XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, key="return_value")
-            value: Any = session.execute(rows.with_only_columns(XComModel.value)).scalar_one()
-            print(RESULT + (value if isinstance(value, str) else json.dumps(value)))
+def _end(told: _Told, result: Any) -> int:
+    told.progress.end(ok=result is not None)
+    if result is None:
+        print(f"\n{told.why()}\n\nV=1 shows Airflow's log.")
+        return 1
+    _show(result)
+    return 0
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -193,6 +347,6 @@ def _shown(path: Path) -> Path:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--in-airflow"]:
-        _in_airflow(json.loads(sys.argv[2]))
+        _run_example(sys.argv[2], json.loads(sys.argv[3]))
     else:
         sys.exit(main())

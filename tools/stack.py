@@ -45,6 +45,7 @@ class Stack:
         settings: Mapping[str, object] = MappingProxyType({}),
         emulator: Mapping[str, object] | None = MappingProxyType({}),
         extra: Mapping[str, object] = MappingProxyType({}),
+        say: Callable[[str], None] = lambda what: print(f"  {what}", flush=True),
     ) -> None:
         """
         :param home: a folder for logs and videos.
@@ -53,6 +54,7 @@ class Stack:
         :param settings: Airflow's, as ``SECTION__NAME``.
         :param emulator: options of its command line, beyond ``EMULATOR``; None for no emulator.
         :param extra: of the connection to it.
+        :param say: is told each step of the start.
         """
         self.home = home
         self.videos = self.home / "videos"
@@ -66,11 +68,13 @@ class Stack:
         self._settings = settings
         self._emulator_options = emulator
         self._extra = extra
+        self._say = say
         self._token = ""
 
     def __enter__(self) -> Self:
         # Orphans become children of this process, so whatever the stack has started can be found by ancestry.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._strangers = {child.pid for child in psutil.Process().children()}
         self._environment = dict(os.environ)
         self.database = self._database(self.home)
@@ -80,7 +84,10 @@ class Stack:
             self._configure()
             self._say("migrating the database")
             subprocess.run(
-                [sys.executable, "-m", "airflow", "db", "migrate"], check=True, stdout=subprocess.DEVNULL
+                [sys.executable, "-m", "airflow", "db", "migrate"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for this process alone, which then ends the others
             )
             for name in self._first:
                 self._say(f"starting the {name}")
@@ -194,9 +201,6 @@ class Stack:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-
-    def _say(self, what: str) -> None:
-        print(f"  {what}", flush=True)
 
 
 def _is_of_no_more_use(orphan: psutil.Process) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from magichour_provider.files.storage import Target
     from magichour_provider.hooks import MagicHourHook
     from magichour_provider.task.arguments import Check
+    from magichour_provider.task.journal import Journal
 
 # Beyond our own deadline, in case the triggerer is too busy to keep it.
 GRACE = timedelta(minutes=2)
@@ -71,6 +72,7 @@ class JobMixin:
     _charged: Charged = "no"  # has this task instance paid, as far as it knows?
     _credits: float | None = None
     _adopt_instructions: str | None = None
+    _error: MagicHourError | None = None  # that this try ends with
     _result: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
 
     @cached_property
@@ -144,6 +146,7 @@ class JobMixin:
         try:
             yield
         except runtime.exceptions.MagicHourError as error:
+            self._error = self._with_charge(error)
             runtime.telemetry.failed(error)
             raise self.surfaced(error) from (error.__cause__ if error.retryable else None)
         except AirflowTaskTimeout as error:
@@ -273,7 +276,7 @@ class JobMixin:
                 job, download = self.hook.client.completed(job_id, self.job_type)
                 place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
         except runtime.exceptions.JobEnded as ended:
-            self._record_end(context, job_id, _ending_of(ended))
+            self._record_end(context, job_id, ending_of(ended))
             raise
         self._result = {
             "job_id": job_id,
@@ -285,7 +288,8 @@ class JobMixin:
         with runtime.telemetry.best_effort("The rendered fields do not show what was sent"):
             self._show_what_was_sent(job)
         self._record_end(context, job_id, {"status": "complete", **self._result, **self._size(place)})
-        runtime.telemetry.delivered(self.log, self._result, self.outlets, context)
+        library_url = runtime.wire.library_url(job_id, self.job_type)
+        runtime.telemetry.delivered(self.log, self._result, self.outlets, context, library_url=library_url)
         return self._result
 
     def _described(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
@@ -318,10 +322,21 @@ class JobMixin:
                 return {"size_bytes": runtime.Source.find("output_path", "image", uri).size}
         return {}
 
-    def _record_end(self, context: Context, job_id: str, ending: dict[str, Any]) -> None:
-        """For people, and for the pages in Airflow's UI: nothing depends on it."""
+    def _record_end(
+        self, context: Context, job_id: str, ending: dict[str, Any], journal: Journal | None = None
+    ) -> None:
+        """For people, for the pages in Airflow's UI and for metrics: nothing depends on it."""
         with runtime.telemetry.best_effort("How the job ended was not recorded"):
-            runtime.Journal.of(context).record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
+            journal = journal or runtime.Journal.of(context)
+            job = journal.record.job(job_id)
+            journal.record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
+            if job is None or job.watched or job.ended is not None:
+                return  # another task has paid, or it is counted already
+            if ending["status"] in ("error", "canceled"):
+                runtime.telemetry.refunded(job.credits_charged)
+            else:
+                final = ending.get("credits_charged")
+                runtime.telemetry.charged(job.credits_charged if final is None else final)
 
     def _show_what_was_sent(self, job: Job) -> None:
         """Among the rendered fields in the UI; an operator's say more than what was asked for."""
@@ -330,10 +345,11 @@ class JobMixin:
                 setattr(self, field, getattr(job, field))
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Called by Airflow's OpenLineage provider, if there is one."""
-
+        """Called by Airflow's OpenLineage provider, if there is one; also when the task has failed."""
         files = (getattr(self, field, None) for field in runtime.inputs.ASSET_FIELDS)
-        return runtime.telemetry.lineage([str(file) for file in files if file], self._result)
+        return runtime.telemetry.lineage(
+            [str(file) for file in files if file], self._result, self._job_id, self._error
+        )
 
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
         target = self.hook.target(job_id, runtime.Target(output_path, self.replace), self.job_type)
@@ -397,7 +413,7 @@ class JobMixin:
         )
 
 
-def _ending_of(ended: JobEnded) -> dict[str, Any]:
+def ending_of(ended: JobEnded) -> dict[str, Any]:
     """How a job ended that made nothing."""
     statuses = {"JobCanceled": "canceled", "JobDeleted": "deleted"}
     status = statuses.get(type(ended).__name__, "error")
