@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
+from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -39,7 +39,12 @@ class MagicHourJobLink(BaseOperatorLink):
         return "Magic Hour job"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+        """
+        Called when the task has ended, to push the URL once more.
+
+        It does not read what was pushed: Airflow logs an error for an XCom that is not there.
+        """
+        return str(getattr(operator, "job_link", ""))
 
 
 class MagicHourWatchLink(BaseOperatorLink):
@@ -55,7 +60,7 @@ class MagicHourWatchLink(BaseOperatorLink):
         return "Watch"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+        return watch_url(ti_key)
 
 
 def watch_url(ti: TaskInstance) -> str:

@@ -12,20 +12,28 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tools.stack import Stack
 
 HERE = Path(__file__).resolve().parent.parent
 EXAMPLES = HERE / "example_dags"
 MEDIA = EXAMPLES / "media"
+AIRFLOW = HERE / ".venv" / "demo-airflow"
+EMPTY = AIRFLOW / "empty.db"  # migrated, which takes a while
 RESULT = "DEMO-RESULT "
 WEBHOOK_SECRET = "whsec_demo"  # noqa: S105 (of the emulator)
 
@@ -45,7 +53,8 @@ RAISED = re.compile(r"(?:[\w.]+\.)?([A-Z]\w+): (.+)")  # the end of a traceback;
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.default_int_handler)
     demo = Demo.of(options)
     options.output.mkdir(parents=True, exist_ok=True)
     try:
@@ -80,7 +89,6 @@ class Demo:
     module: str
     params: dict[str, Any]
     seconds: float
-    task_ids: tuple[str, ...] = ("talking_photo",)
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Demo:
@@ -90,10 +98,13 @@ class Demo:
         for path in (options.photo, audio):
             if not path.is_file():
                 sys.exit(f"{path}: there is no such file")
-        params = {"photo": str(options.photo.resolve()), "output_path": f"{options.output.resolve()}/"}
+        params: dict[str, Any] = {
+            "photo": str(options.photo.resolve()),
+            "output_path": f"{options.output.resolve()}/",
+        }
         if options.text:
             params |= {"text": options.text}
-            return cls("text_to_video", params, len(options.text) / 15, ("voice", "talking_photo"))
+            return cls("text_to_video", params, len(options.text) / 15)
         seconds = _duration_of_audio(audio)
         params |= {"voice": str(audio.resolve()), "end_seconds": seconds}
         return cls("one_photo", params, seconds)
@@ -140,7 +151,7 @@ def _in_airflow(demo: Demo, emulator: Any, *, verbose: bool) -> int:
     del emulator  # its connection is in the environment
     environment = {
         **os.environ,
-        "AIRFLOW_HOME": str(HERE / ".venv" / "demo-airflow"),
+        "AIRFLOW_HOME": str(AIRFLOW),
         "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PYTHONUNBUFFERED": "1",
@@ -170,6 +181,8 @@ def _run_example(module: str, params: dict[str, Any]) -> None:
     from airflow.utils.db import initdb
 
     initdb()
+    if not EMPTY.exists():
+        _keep_empty_database()
     sys.path.insert(0, str(EXAMPLES))
     dag = importlib.import_module(module).dag
 
@@ -186,6 +199,15 @@ def _run_example(module: str, params: dict[str, Any]) -> None:
             print(RESULT + (value if isinstance(value, str) else json.dumps(value)))
 
 
+def _keep_empty_database() -> None:
+    """For a whole Airflow: to migrate takes a while."""
+    partial = EMPTY.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with closing(sqlite3.connect(AIRFLOW / "airflow.db")) as database:
+        database.execute("vacuum into ?", (str(partial),))
+    partial.replace(EMPTY)
+
+
 # --- a whole Airflow ---
 
 
@@ -197,12 +219,18 @@ def _in_a_whole_airflow(demo: Demo, emulator: Any, *, verbose: bool) -> int:
     if emulator is not None:
         connection = emulator.connection | {"extra": {"webhook_secret": WEBHOOK_SECRET}}
         os.environ["AIRFLOW_CONN_MAGICHOUR_DEFAULT"] = json.dumps(connection)
+
+    def database(home: Path) -> Sqlite:
+        if EMPTY.exists():
+            shutil.copy(EMPTY, home / "airflow.db")
+        return Sqlite(home)
+
     told = _Told(verbose=verbose)
     settings = {"CORE__DEFAULT_TASK_RETRY_DELAY": 2}
     with (
         TemporaryDirectory(prefix="magichour-demo-") as home,
         Stack(
-            Path(home), Sqlite, dags=EXAMPLES, settings=settings, emulator=None, say=told.progress.step
+            Path(home), database, dags=EXAMPLES, settings=settings, emulator=None, say=told.progress.step
         ) as stack,
     ):
         if emulator is not None:
@@ -222,26 +250,31 @@ def _in_a_whole_airflow(demo: Demo, emulator: Any, *, verbose: bool) -> int:
     return ended
 
 
-def _followed(stack: Any, demo: Demo, told: _Told) -> Any:
-    """The result of one run, whose log is followed meanwhile."""
+def _followed(stack: Stack, demo: Demo, told: _Told) -> Any:
+    """
+    The result of one run, whose log is followed meanwhile.
+
+    The database is asked rather than the api-server, which has enough to do.
+    """
     run = stack.ask("POST", f"dags/{demo.dag_id}/dagRuns", {"logical_date": None, "conf": demo.params})
-    path = f"dags/{demo.dag_id}/dagRuns/{run['dag_run_id']}"
+    of_the_run = f"run_id = '{run['dag_run_id']}'"
     told.progress.step("waiting for the task")
-    read: dict[Path, int] = {}
+    read: Counter[Path] = Counter()
     while True:
-        state = stack.ask("GET", path)["state"]
+        ((state,),) = stack.database.rows(f"select state from dag_run where {of_the_run}")  # noqa: S608
         for log in sorted((stack.home / "logs").glob("dag_id=*/**/attempt=*"), key=_age_of):
-            lines = log.read_text("utf-8").splitlines(keepends=True)
-            for line in lines[read.get(log, 0) :]:
+            lines = log.read_text("utf-8").splitlines()
+            for line in lines[read[log] :]:
                 for shown in _plain(line).splitlines(keepends=True):
                     told.line(shown)
             read[log] = len(lines)
-        if state in ("success", "failed"):
-            break
-        time.sleep(0.2)
-    if state == "failed":
-        return None
-    return stack.ask("GET", f"{path}/taskInstances/talking_photo/xcomEntries/return_value")["value"]
+        if state == "failed":
+            return None
+        if state == "success":
+            of_the_video = f"{of_the_run} and task_id = 'talking_photo' and key = 'return_value'"
+            ((value,),) = stack.database.rows(f"select value from xcom where {of_the_video}")  # noqa: S608
+            return json.loads(value)
+        time.sleep(0.3)
 
 
 def _age_of(log: Path) -> float:

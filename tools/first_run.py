@@ -3,8 +3,7 @@ A stranger's first run, with a stopwatch: what the README says, in an empty fold
 
     python tools/first_run.py dist/airflow_provider_magichour-0.1.0-py3-none-any.whl
 
-The commands and the DAG are read from the README. The emulator stands in for an account. What differs from the
-README is said where it happens.
+The commands and the DAG are read from the README. The emulator stands in for an account.
 """
 
 from __future__ import annotations
@@ -89,7 +88,11 @@ class FirstRun:
     def run(self, command: str) -> None:
         """In the folder, as it would be typed."""
         done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True  # noqa: S602
+            ["/bin/sh", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             sys.exit(f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}\nended with {done.returncode}")

@@ -195,9 +195,16 @@ class JobMixin:
 
         self._job_id = job_id
         with runtime.telemetry.best_effort("The link to the job was not stored"):
-            if self.hook.settings.base_url == runtime.wire.BASE_URL:
-                url = runtime.wire.library_url(job_id, self.job_type)
+            if url := self.job_link:
                 context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=url)
+
+    @property
+    def job_link(self) -> str:
+        """The job in the vendor's library; empty where the connection leads elsewhere."""
+        with runtime.telemetry.best_effort("The link to the job is not known"):
+            if self._job_id and self.hook.settings.base_url == runtime.wire.BASE_URL:
+                return runtime.wire.library_url(self._job_id, self.job_type)
+        return ""
 
     # --- waiting ---
 

@@ -181,7 +181,7 @@ def test_what_was_charged_is_counted_once_and_what_goes_wrong_by_its_name(
 
 def total(heard: list[str], metric: str) -> int:
     """The sum of a counter."""
-    return sum(int(found) for found in re.findall(rf"^{re.escape(metric)}[^:]*:(\d+)\|c$", "\n".join(heard), re.M))
+    return sum(int(line.partition(":")[2].partition("|")[0]) for line in heard if line.startswith(metric))
 
 
 def test_the_sum_of_what_was_charged_is_the_bill_whatever_was_retried(
@@ -195,7 +195,8 @@ def test_the_sum_of_what_was_charged_is_the_bill_whatever_was_retried(
         airflow,
         dags,
         f"""
-        made = TalkingPhotoOperator(task_id="made", output_path={str(airflow.folder)!r} + "/", retries=1, **VIDEO)
+        folder = {str(airflow.folder)!r} + "/"
+        made = TalkingPhotoOperator(task_id="made", output_path=folder, retries=1, **VIDEO)
         fails = TalkingPhotoOperator(task_id="fails", name="fails", retries=1, **VIDEO)
         again = TalkingPhotoSensor(task_id="again", job_id=fails.output["job_id"])
         left = TalkingPhotoOperator(task_id="left", wait_for_completion=False, **VIDEO)
