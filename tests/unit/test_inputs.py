@@ -367,7 +367,7 @@ def test_the_fingerprint_of_a_voice_is_its_text_and_voice_not_its_name() -> None
     assert VoiceInputs.checked(SPOKEN | {"voice_name": "Anybody"}).fingerprint() != one
 
 
-@pytest.mark.parametrize("voice", ["Albert Einstien", "ALBERT EINSTEIN", "Einstein, Albert"])
+@pytest.mark.parametrize("voice", ["Albert Einstien", "ALBERT EINSTEIN", "Einstein"])
 def test_the_hint_about_an_unknown_voice_names_the_nearest_one(voice: str) -> None:
     hint = VoiceInputs.checked(SPOKEN | {"voice_name": voice}).hint()
     assert hint == f"{voice!r} is none of the 1266 voices of 2026-10; the nearest one is 'Albert Einstein'"
