@@ -47,6 +47,8 @@ class MagicHourHook(BaseHook):
     triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA
     bundle), ``strict`` (true: a 502 or 503 proves nothing), ``webhook_secret``.
 
+    .. versionadded:: 0.1.0
+
     :param magichour_conn_id: the Airflow connection; it is read when it is first needed.
     """
 

@@ -32,6 +32,8 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     Templated: all below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
     ``timeout``, ``poll_interval``.
 
+    .. versionadded:: 0.1.0
+
     :param image_file_path: the photo: a URL, an ``api-assets/…`` path, a URL of the vendor's library, a local
         path, or an object-storage URI (``s3://conn_id@bucket/key``). The last two are uploaded.
     :param audio_file_path: the voice, likewise.
@@ -126,6 +128,8 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
     Templated: all below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
     ``timeout``, ``poll_interval``.
+
+    .. versionadded:: 0.1.0
 
     :param prompt: the text, of at most 1000 characters.
     :param voice_name: who speaks it; the vendor's list of voices is open, so only the vendor refuses one.

@@ -41,6 +41,8 @@ class JobSensor(JobMixin, BaseSensorOperator):
 
     Templated: ``job_id``, ``output_path``, ``replace`` and ``magichour_conn_id``.
 
+    .. versionadded:: 0.1.0
+
     :param job_id: the job.
     :param job_type: of what it makes: ``video``, ``audio`` or ``image``; a subclass knows its own.
     :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
@@ -203,12 +205,20 @@ class JobSensor(JobMixin, BaseSensorOperator):
 
 
 class TalkingPhotoSensor(JobSensor):
-    """Wait for a video: see ``JobSensor``. It returns what ``TalkingPhotoOperator`` does."""
+    """
+    Wait for a video: see ``JobSensor``. It returns what ``TalkingPhotoOperator`` does.
+
+    .. versionadded:: 0.1.0
+    """
 
     job_type: JobType = "video"
 
 
 class VoiceGeneratorSensor(JobSensor):
-    """Wait for a voice: see ``JobSensor``. It returns what ``VoiceGeneratorOperator`` does."""
+    """
+    Wait for a voice: see ``JobSensor``. It returns what ``VoiceGeneratorOperator`` does.
+
+    .. versionadded:: 0.1.0
+    """
 
     job_type: JobType = "audio"

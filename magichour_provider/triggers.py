@@ -14,7 +14,7 @@ from magichour_provider.api.jobs import JobType
 from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import MagicHourError, Unauthorized
 from magichour_provider.hooks import MagicHourHook
-from magichour_provider.telemetry import NonBlockingLogger, PollObserver
+from magichour_provider.telemetry import NonBlockingLogger, PollObserver, tags_of
 
 if TYPE_CHECKING:
     from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
@@ -26,6 +26,8 @@ class JobTrigger(BaseTrigger):
 
     The event is ``{"job_id", "status"}``, or ``{"job_id", "error", "error_type", "retryable"}``. It carries
     no URL: the task asks for a fresh one when it is resumed.
+
+    .. versionadded:: 0.1.0
 
     :param job_id: the job.
     :param magichour_conn_id: the Airflow connection.
@@ -95,7 +97,8 @@ class JobTrigger(BaseTrigger):
 
     async def _wait(self, log: NonBlockingLogger) -> Job:
         new = self.submitted_at is not None and time.time() - self.submitted_at < JUST_SUBMITTED
-        observer = PollObserver(log, self.job_type, from_the_start=new)
+        tags = tags_of(getattr(self, "task_instance", None))
+        observer = PollObserver(log, self.job_type, from_the_start=new, tags=tags)
         hook = MagicHourHook(self.magichour_conn_id)
         refused: tuple[Settings, Unauthorized] | None = None
         while True:

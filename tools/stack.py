@@ -52,6 +52,7 @@ class Stack:
         emulator: Mapping[str, object] | None = MappingProxyType({}),
         extra: Mapping[str, object] = MappingProxyType({}),
         services: Mapping[str, Callable[[Path], Service]] = MappingProxyType({}),
+        say: Callable[[str], None] = lambda what: print(f"  {what}", flush=True),
     ) -> None:
         """
         :param home: a folder for logs and videos.
@@ -61,6 +62,7 @@ class Stack:
         :param emulator: options of its command line, beyond ``EMULATOR``; None for no emulator.
         :param extra: of the connection to it.
         :param services: what else Airflow needs; they are started first, and ended last.
+        :param say: is told each step of the start.
         """
         self.home = home
         self.videos = self.home / "videos"
@@ -77,11 +79,13 @@ class Stack:
         self._make_services = services
         self.services: dict[str, Any] = {}
         self._held: dict[str, float] = {}
+        self._say = say
         self._token = ""
 
     def __enter__(self) -> Self:
         # Orphans become children of this process, so whatever the stack has started can be found by ancestry.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._strangers = {child.pid for child in psutil.Process().children()}
         self._environment = dict(os.environ)
         self.database = self._database(self.home)
@@ -95,7 +99,10 @@ class Stack:
                 os.environ |= self.services[name].environment
             self._say("migrating the database")
             subprocess.run(
-                [sys.executable, "-m", "airflow", "db", "migrate"], check=True, stdout=subprocess.DEVNULL
+                [sys.executable, "-m", "airflow", "db", "migrate"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for this process alone, which then ends the others
             )
             for name in self._first:
                 self._say(f"starting the {name}")
@@ -237,9 +244,6 @@ class Stack:
                 cwd=folder if host else None,
                 env=os.environ | own if host else None,
             )
-
-    def _say(self, what: str) -> None:
-        print(f"  {what}", flush=True)
 
 
 def _is_of_no_more_use(orphan: psutil.Process) -> bool:

@@ -8,12 +8,15 @@ one limit that is held: it is the same in every description there is.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -147,6 +150,10 @@ class Inputs(BaseModel):
     def warnings(self) -> list[str]:
         """What will likely not do what was meant, but is the vendor's to judge, free of charge."""
         return []
+
+    def hint(self) -> str:
+        """What may be wrong when the vendor has refused this; empty if nothing is known."""
+        return ""
 
     def uploads(self) -> list[Asset]:
         """The files that must first be uploaded."""
@@ -307,6 +314,13 @@ class VoiceInputs(Inputs):
                 "shorten it, or make several voices of it",
             )
 
+    def hint(self) -> str:
+        if self.voice_name in voices().values():
+            return ""
+        near = difflib.get_close_matches(str(self.voice_name).casefold(), voices(), n=1)
+        nearest = f"; the nearest one is {voices()[near[0]]!r}" if near else ""
+        return f"{self.voice_name!r} is none of the {len(voices())} voices of 2026-10{nearest}"
+
     @property
     def estimated_credits(self) -> int:
         return math.ceil(len(self.prompt or "") / CHARACTERS_PER_CREDIT)
@@ -321,6 +335,17 @@ class VoiceInputs(Inputs):
             f"at {1 / CHARACTERS_PER_CREDIT:g} credit a character (vendor's OpenAPI, 2026-08; "
             "its models page says 0.05)"
         )
+
+
+@cache
+def voices() -> dict[str, str]:
+    """
+    The vendor's voices as of 2026-10, by their names in lower case. New ones may have come since.
+
+    It is a file of data that the emulator has too.
+    """
+    names = (files("magichour_provider") / "emulator" / "voices.txt").read_text("utf-8").splitlines()
+    return {name.casefold(): name for name in names}
 
 
 def is_remote(asset: str) -> bool:

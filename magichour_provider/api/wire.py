@@ -101,6 +101,8 @@ class Submission(_Answer):
     """
     An accepted, paid job.
 
+    .. versionadded:: 0.1.0
+
     :ivar job_id: the vendor's id of it.
     :ivar credits_charged: an estimate until the job is complete.
     :ivar poll_interval: seconds; the answer's ``Retry-After``, which the emulator sends.
@@ -112,14 +114,22 @@ class Submission(_Answer):
 
 
 class Download(_Answer):
-    """``url``: signed; anybody who has it can read the file until ``expires_at`` (ISO 8601)."""
+    """
+    ``url``: signed; anybody who has it can read the file until ``expires_at`` (ISO 8601).
+
+    .. versionadded:: 0.1.0
+    """
 
     url: str = Field(repr=False, pattern=r"^https?://.")
     expires_at: Lenient[str] = None
 
 
 class JobError(_Answer):
-    """Why the vendor gave up: ``code``, such as ``no_source_face`` (the list is open), and ``message``."""
+    """
+    Why the vendor gave up: ``code``, such as ``no_source_face`` (the list is open), and ``message``.
+
+    .. versionadded:: 0.1.0
+    """
 
     code: Lenient[Words] = None
     message: Lenient[Words] = None
@@ -128,6 +138,8 @@ class JobError(_Answer):
 class Job(_Answer):
     """
     A job as the vendor sees it now. What the vendor does not say is None.
+
+    .. versionadded:: 0.1.0
 
     :ivar job_id: the vendor's id of it.
     :ivar status: ``queued``, ``rendering``, ``complete``, ``error`` or ``canceled``; the list is open.
@@ -240,6 +252,8 @@ class _UploadSlots(_Answer):
 class Account(_Answer):
     """
     The account that a key belongs to. What the vendor does not say is None.
+
+    .. versionadded:: 0.1.0
 
     :ivar account_id: the vendor's id of it.
     :ivar credits: left.

@@ -56,6 +56,8 @@ class Emulator:
     ``with Emulator() as emulator:`` runs the server in a thread of this process. The arguments are those of
     :class:`~magichour_provider.emulator.settings.Settings`.
 
+    .. versionadded:: 0.1.0
+
     :param progression: when jobs change their status: ``instant``, ``polls:N``, ``seconds:N``, ``manual``,
         ``realistic`` or ``realistic:N``.
     :param render: ``real`` renders the MP4; ``stub`` answers with a tiny ready-made one.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from magichour_provider.task import runtime
-from magichour_provider.task.wait import JobMixin, event_job_id
+from magichour_provider.task.wait import JobMixin, ending_of, event_job_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -36,6 +36,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     A subclass names its ``input_fields``, and says how they are checked, completed and sent.
 
     None stands for the default of each argument.
+
+    .. versionadded:: 0.1.0
 
     :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
         file is named after the job. Without it the result holds a signed URL that expires. Templated.
@@ -215,7 +217,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def _pay_and_wait(self, context: Context, answers: LostAnswers, inputs: InputsT) -> dict[str, Any]:
         journal = answers.journal
-        resumed = self._resumable(answers, inputs)
+        resumed = self._resumable(context, answers, inputs)
         try:
             job = resumed or self._submit(context, journal, inputs)
         except runtime.exceptions.SubmissionUncertain:
@@ -224,16 +226,21 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             raise
         self.push_link(context, job.job_id)
         if not self.wait_for_completion:
+            if resumed is None:
+                runtime.telemetry.charged(job.credits_charged)  # the last that this task hears of it
             return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
         return self._wait(context, job, just_submitted=resumed is None)
 
     # --- a job that was paid for already ---
 
-    def _resumable(self, answers: LostAnswers, inputs: InputsT) -> PaidJob | None:
+    def _resumable(self, context: Context, answers: LostAnswers, inputs: InputsT) -> PaidJob | None:
         """The job that was paid for already. The input files are not touched: they may be gone by now."""
         journal = answers.journal
         fingerprint = inputs.fingerprint()
         known = journal.record.job_for(fingerprint)
+        answer = self.poll_once(known.job_id) if known else None
+        if known and known.ended is None and isinstance(answer, runtime.wire.Job):
+            self._record_failure(context, journal, answer)
         host = self.hook.settings.base_url
         try:
             job = runtime.decide(
@@ -241,7 +248,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 fingerprint,
                 host=host,
                 max_tries=journal.max_tries,
-                answer=self.poll_once(known.job_id) if known else None,
+                answer=answer,
                 now=time.time(),
             )
         except (
@@ -274,6 +281,13 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             return self.hook.get(job_id, job_type=self.job_type)
         except runtime.exceptions.RequestFailed as error:
             return error
+
+    def _record_failure(self, context: Context, journal: Journal, job: Job) -> None:
+        """Of a job that failed while no task waited: its refund counts, whatever is paid for next."""
+        try:
+            job.raise_unless_complete()
+        except runtime.exceptions.JobEnded as ended:
+            self._record_end(context, job.job_id, ending_of(ended), journal)
 
     # --- paying ---
 
@@ -312,6 +326,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
+            if isinstance(error, runtime.exceptions.InvalidRequest) and (hint := whole.hint()):
+                raise error.copied(f"{error}. {hint}") from error
             raise
         except BaseException:  # Airflow ends the task
             if self._is_paused:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from magichour_provider.files.storage import Target
     from magichour_provider.hooks import MagicHourHook
     from magichour_provider.task.arguments import Check
+    from magichour_provider.task.journal import Journal
 
 # Beyond our own deadline, in case the triggerer is too busy to keep it.
 GRACE = timedelta(minutes=2)
@@ -71,6 +72,7 @@ class JobMixin:
     _charged: Charged = "no"  # has this task instance paid, as far as it knows?
     _credits: float | None = None
     _adopt_instructions: str | None = None
+    _error: MagicHourError | None = None  # that this try ends with
     _result: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
 
     @cached_property
@@ -148,6 +150,7 @@ class JobMixin:
         try:
             yield
         except runtime.exceptions.MagicHourError as error:
+            self._error = self._with_charge(error)
             runtime.telemetry.failed(error)
             raise self.surfaced(error) from (error.__cause__ if error.retryable else None)
         except AirflowTaskTimeout as error:
@@ -196,9 +199,16 @@ class JobMixin:
 
         self._job_id = job_id
         with runtime.telemetry.best_effort("The link to the job was not stored"):
-            if self.hook.settings.base_url == runtime.wire.BASE_URL:
-                url = runtime.wire.library_url(job_id, self.job_type)
+            if url := self.job_link:
                 context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=url)
+
+    @property
+    def job_link(self) -> str:
+        """The job in the vendor's library; empty where the connection leads elsewhere."""
+        with runtime.telemetry.best_effort("The link to the job is not known"):
+            if self._job_id and self.hook.settings.base_url == runtime.wire.BASE_URL:
+                return runtime.wire.library_url(self._job_id, self.job_type)
+        return ""
 
     # --- waiting ---
 
@@ -279,7 +289,7 @@ class JobMixin:
                 if self.spec.has_several_files:
                     place["download_urls"] = [one.url for one in job.downloads]
         except runtime.exceptions.JobEnded as ended:
-            self._record_end(context, job_id, _ending_of(ended))
+            self._record_end(context, job_id, ending_of(ended))
             raise
         self._result = {
             "job_id": job_id,
@@ -291,7 +301,8 @@ class JobMixin:
         with runtime.telemetry.best_effort("The rendered fields do not show what was sent"):
             self._show_what_was_sent(job)
         self._record_end(context, job_id, {"status": "complete", **self._result, **self._size(place)})
-        runtime.telemetry.delivered(self.log, self._result, self.outlets, context)
+        library_url = runtime.wire.library_url(job_id, self.job_type)
+        runtime.telemetry.delivered(self.log, self._result, self.outlets, context, library_url=library_url)
         return self._result
 
     def _described(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
@@ -326,10 +337,21 @@ class JobMixin:
                 return {"size_bytes": sum(sizes)}
         return {}
 
-    def _record_end(self, context: Context, job_id: str, ending: dict[str, Any]) -> None:
-        """For people, and for the pages in Airflow's UI: nothing depends on it."""
+    def _record_end(
+        self, context: Context, job_id: str, ending: dict[str, Any], journal: Journal | None = None
+    ) -> None:
+        """For people, for the pages in Airflow's UI and for metrics: nothing depends on it."""
         with runtime.telemetry.best_effort("How the job ended was not recorded"):
-            runtime.Journal.of(context).record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
+            journal = journal or runtime.Journal.of(context)
+            job = journal.record.job(job_id)
+            journal.record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
+            if job is None or job.watched or job.ended is not None:
+                return  # another task has paid, or it is counted already
+            if ending["status"] in ("error", "canceled"):
+                runtime.telemetry.refunded(job.credits_charged)
+            else:
+                final = ending.get("credits_charged")
+                runtime.telemetry.charged(job.credits_charged if final is None else final)
 
     def _show_what_was_sent(self, job: Job) -> None:
         """Among the rendered fields in the UI; an operator's say more than what was asked for."""
@@ -338,9 +360,8 @@ class JobMixin:
                 setattr(self, field, getattr(job, field))
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Called by Airflow's OpenLineage provider, if there is one."""
-
-        return runtime.telemetry.lineage(self.input_files(), self._result)
+        """Called by Airflow's OpenLineage provider, if there is one; also when the task has failed."""
+        return runtime.telemetry.lineage(self.input_files(), self._result, self._job_id, self._error)
 
     def input_files(self) -> list[str]:
         """What the job is made from."""
@@ -420,7 +441,7 @@ class JobMixin:
         )
 
 
-def _ending_of(ended: JobEnded) -> dict[str, Any]:
+def ending_of(ended: JobEnded) -> dict[str, Any]:
     """How a job ended that made nothing."""
     statuses = {"JobCanceled": "canceled", "JobDeleted": "deleted"}
     status = statuses.get(type(ended).__name__, "error")

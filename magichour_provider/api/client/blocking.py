@@ -42,6 +42,8 @@ class MagicHourClient:
     """
     The API, blocking. Close it, or use it in a ``with``.
 
+    .. versionadded:: 0.1.0
+
     :raises RequestFailed: from every method; the subclass says why; nothing was charged.
     """
 
