@@ -176,15 +176,15 @@ class Killer:
                 return _alive([task for worker in self._busy_workers() for task in worker.children()])
             if kind.startswith("worker"):
                 return self._busy_workers()
-            daemons = [
-                daemon
+            named = [
+                psutil.Process(process.pid)
                 for name, process in self._stack.daemons.items()
-                for daemon in _alive([psutil.Process(process.pid)])
-                if name.partition("@")[0] == _name_of(kind) and time.time() - daemon.create_time() >= WARM_UP
+                if name.partition("@")[0] == _name_of(kind)
             ]
+            daemons = [one for one in _alive(named) if time.time() - one.create_time() >= WARM_UP]
             if "runner" in kind:
                 runners = _alive([child for daemon in daemons for child in daemon.children()])
-                return [runner for runner in runners if "serve-logs" not in title_of(runner)]
+                return [runner for runner in runners if title_of(runner) != "airflow serve-logs"]
             return daemons
         return []
 
