@@ -104,6 +104,7 @@ class RequestFailed(MagicHourError):
     :param retry_after: seconds after which to ask again, if the API said so.
     :param by_vendor: the answer is the vendor's JSON, not that of something between us and the vendor.
     :param by_page: the answer is an HTML page: a proxy's, a gateway's, or a web site's at a wrong address.
+    :param on_vendors_word: only the vendor's JSON says that no job was made, and a gateway can write it too.
     """
 
     def __init__(
@@ -113,12 +114,14 @@ class RequestFailed(MagicHourError):
         retry_after: float | None = None,
         by_vendor: bool = False,
         by_page: bool = False,
+        on_vendors_word: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(message, **common)
         self.retry_after = retry_after
         self.by_vendor = by_vendor
         self.by_page = by_page
+        self.on_vendors_word = on_vendors_word
 
 
 class InvalidRequest(RequestFailed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LARGEST_NUMBER = 1e8  # in an extra: more seconds than sockets and dates can bear
 LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
 
 
@@ -209,7 +211,7 @@ class MagicHourHook(BaseHook):
         spec = job_spec(job_type)
         downloads = flows.downloads_in_order(job, job_type) if spec.has_several_files else [first]
         names = [job_id] if len(downloads) == 1 else [f"{job_id}-{n}" for n in range(1, len(downloads) + 1)]
-        extensions = [extension_of(download.url) for download in downloads]
+        extensions = [_extension_of(download.url) for download in downloads]
         return [
             place.for_job(name, extension if extension in spec.extensions else spec.extensions[0])
             for name, extension in zip(names, extensions, strict=True)
@@ -309,19 +311,25 @@ def settings_from_connection(connection: Connection) -> Settings:
     def bad(field: str, value: object, remedy: str) -> InvalidConnection:
         return InvalidConnection(f"connection {conn_id!r}, {field}={value!r}: {remedy}")
 
+    host = (connection.host or "").strip().rstrip("/")
+    # Magic Hour must not get the secret of another service, whose connection was named by mistake.
+    if connection.conn_type not in (None, "", MagicHourHook.conn_type) and not (
+        host and connection.conn_type in ("http", "generic")
+    ):
+        raise bad("conn_type", connection.conn_type, f"is not a connection of {MagicHourHook.conn_type}")
     key = (connection.password or "").strip()
     if not key:
         raise bad("password", connection.password, "holds no API key; put the key of Magic Hour's API there")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise bad("password", "***", "holds what cannot be an API key (a space or a special character)")
 
-    host = (connection.host or "").strip().rstrip("/") or wire.BASE_URL
+    host = host or wire.BASE_URL
     schema = (connection.schema or "").strip().lower()
     if "://" not in host and schema in ("http", "https"):
         host = f"{schema}://{host}"
     address = _address(host)
     if address is None or address.scheme not in ("http", "https"):
-        raise bad("host", _shown(host), f"is not an http(s) URL; write https://{host.rpartition('://')[2]}")
+        raise bad("host", _shown(host), "is not an http(s) URL; write it like https://api.example.com")
     if "@" in address.netloc or address.query or address.fragment:
         # It would be kept in every task's record, in plain text.
         raise bad(
@@ -345,10 +353,10 @@ def settings_from_connection(connection: Connection) -> Settings:
             return None
         try:
             found = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found = 0.0
-        if not 0 < found < float("inf"):
-            raise bad(field, value, f"must be a number of {unit} above 0")
+        if not 0 < found < LARGEST_NUMBER:
+            raise bad(field, value, f"must be a number of {unit} above 0, and below {LARGEST_NUMBER:.0e}")
         return found
 
     def flag(field: str) -> bool:
@@ -408,9 +416,11 @@ def _extra(connection: Connection) -> dict[str, Any]:
 
 
 def _shown(url: str) -> str:
-    """A URL for a message, without the user, password and query that it may hold."""
-    scheme, _, rest = url.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if scheme else rest.rpartition("@")[2]
+    """A URL for a message, without the user, password, query or key that it may hold."""
+    scheme, separator, rest = url.rpartition("://")
+    place = re.split(r"[?#]", rest.rpartition("@")[2])[0]
+    is_host = re.match(r"[\w-]+(\.[\w-]+)+|localhost|\[", place)
+    return f"{scheme}{separator}{place}" if is_host else "***"
 
 
 def _address(url: object) -> SplitResult | None:
@@ -439,6 +449,13 @@ def _no_such_connection(conn_id: str) -> InvalidConnection:
         "create it, for example with "
         f"airflow connections add {conn_id} --conn-type magichour --conn-password <your API key>"
     )
+
+
+def _extension_of(url: str) -> str:
+    try:
+        return extension_of(url)
+    except ValueError:  # not a URL
+        return ""
 
 
 def _source(path: str) -> Source:

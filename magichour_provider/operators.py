@@ -192,7 +192,8 @@ class ToolOperator(PaidJobOperator["ToolInputs"]):
         estimate = None if self.is_known_later(self.estimated_credits) else self.estimated_credits
         request = {"tool": self.tool, "body": self.body_of(values), "estimated_credits": estimate}
         inputs = runtime.tools.ToolInputs.checked(request, unknown={"body"} if unknown else ())
-        if self.output_path and not self.output_path.endswith("/") and inputs.file_count > 1:
+        place = "/" if self.is_known_later(self.output_path) else self.output_path or "/"
+        if not place.endswith("/") and inputs.file_count > 1:
             raise runtime.exceptions.InvalidInput.of(
                 "output_path",
                 self.output_path,

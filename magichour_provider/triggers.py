@@ -119,14 +119,10 @@ class JobTrigger(BaseTrigger):
                     client.outdated, refused = True, (client.settings, error)
 
     def _record_finder(self, *, by_poll: bool) -> bool:
-        """See ``RenderTimes``. An event also tells how long the render took."""
+        """See ``RenderTimes``. What ended the wait may be a person: it tells nothing of render times."""
         if self._client is None or not self._client.settings.webhooks or not self.expects_event:
             return False
-        renders = self._client.renders
-        if self.submitted_at is not None and not by_poll:
-            age = time.time() - self.submitted_at
-            renders.record_end(self.job_type, self.mode, self.clip_seconds, after=age, before=age)
-        return renders.record_finder(by_poll=by_poll)
+        return self._client.renders.record_finder(by_poll=by_poll)
 
     async def on_kill(self) -> None:
         """Airflow 3.3 and newer: a webhook's event or a person has ended the wait. The job is left alone."""

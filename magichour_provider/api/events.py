@@ -18,6 +18,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from magichour_provider.api.wire import UNREADABLE, id_text
+
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "magic-hour-event-signature", "magic-hour-event-timestamp"
 TOLERANCE = 300.0  # seconds between the time in an event and ours
 _MARK = re.compile(r"\[mh-([0-9a-f]{8})\]\s*$")
@@ -48,15 +50,21 @@ class Event:
         """
         try:
             sent = json.loads(body)
-            kind, job_id, name = sent["type"], sent["payload"]["id"], sent["payload"].get("name") or ""
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            kind, job_id = sent["type"], id_text(sent["payload"]["id"])
+            name = sent["payload"].get("name") or ""
+        except (*UNREADABLE, KeyError, AttributeError):
             raise ValueError("not an event") from None
         if not (isinstance(kind, str) and isinstance(job_id, str) and isinstance(name, str)):
             raise ValueError("not an event")  # noqa: TRY004
         if not 0 < len(job_id) <= 200 or len(kind) > 50:
             raise ValueError("not an event")
-        found = _MARK.search(name)
-        return cls(kind, job_id, found[1] if found else None, _STATUSES.get(kind.partition(".")[2]))
+        return cls(kind, job_id, short_id_of(name), _STATUSES.get(kind.partition(".")[2]))
+
+
+def short_id_of(name: str) -> str | None:
+    """That of the paid call that made a job of this name; None if the name carries none."""
+    found = _MARK.search(name)
+    return found[1] if found else None
 
 
 def is_signed(secret: str, *, timestamp: str, signature: str, body: bytes) -> bool:

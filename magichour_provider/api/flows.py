@@ -255,8 +255,19 @@ def _policy(may_repeat: Callable[[BaseException], bool], stop: Any = None) -> di
 # Arguments for tenacity's blocking and async drivers.
 RETRY_SAFE = _policy(_may_repeat)
 RETRY_TRANSFER = _policy(lambda error: _may_repeat(error) and not _is_429(error))
-RETRY_SUBMIT = _policy(_was_not_sent)  # the paid call: not even after a 502 or 503
 NO_RETRY = {"stop": tenacity.stop_after_attempt(1), "reraise": True}
+
+
+def retry_submit(pausing: Callable[[bool], object]) -> dict[str, Any]:
+    """
+    Likewise, for the paid call: only what was not sent is sent again, not even what got a 502 or 503.
+
+    :param pausing: called with True when a pause begins, and with False before the next attempt.
+    """
+    return _policy(_was_not_sent) | {
+        "before": lambda _: pausing(False),
+        "before_sleep": lambda _: pausing(True),
+    }
 
 
 def retry_429(seconds: float, pausing: Callable[[bool], object] = bool) -> dict[str, Any]:
@@ -265,7 +276,7 @@ def retry_429(seconds: float, pausing: Callable[[bool], object] = bool) -> dict[
 
     A burst of tasks, each in a process of its own, then spends none of Airflow's retries on the rate limit.
 
-    :param pausing: called with True when a pause begins, and with False before the next attempt.
+    :param pausing: see ``retry_submit``.
     """
 
     def begin_pause(state: tenacity.RetryCallState) -> None:

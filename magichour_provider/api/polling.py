@@ -17,6 +17,7 @@ from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import RateLimited, RequestFailed
 
 MAX_RETRY_AFTER = 300.0  # seconds; for a longer pause that the API asks for, a wait does not stop polling
+LONGEST_RENDER = 86_400.0  # seconds; the vendor gives up sooner
 JITTER = 0.1  # of a pause, each way: a burst of tasks does not poll in step
 
 
@@ -45,7 +46,13 @@ class RenderTimes:
     def record_end(
         self, job_type: JobType, mode: str | None, clip_seconds: float | None, *, after: float, before: float
     ) -> None:
-        """A job was not complete at the one age, in seconds, and complete at the other."""
+        """
+        A job was not complete at the one age, in seconds, and complete at the other.
+
+        Ages that clocks which differ have made are no render times.
+        """
+        if not 0.0 <= after <= before <= LONGEST_RENDER or not before:
+            return
         key = job_type, mode, _octave(clip_seconds)
         latest = self._latest.setdefault(key, deque(maxlen=self.LATEST))
         latest.appendleft((after + before) / 2)
@@ -69,7 +76,7 @@ class RenderTimes:
 
 
 def _octave(clip_seconds: float | None) -> int | None:
-    return round(math.log2(clip_seconds)) if clip_seconds and clip_seconds > 0 else None
+    return round(math.log2(clip_seconds)) if clip_seconds and 0 < clip_seconds < math.inf else None
 
 
 class PollSchedule:
@@ -121,6 +128,7 @@ class PollSchedule:
         An older job was polled by another process, such as a triggerer that was restarted. Nobody knows when,
         so it is polled at a random point of the pause: or else all would be polled at once.
         """
+        age = max(0.0, age)  # a clock may be ahead of another
         first = self.poll_interval
         if first is None and self._is_safety_net:
             first = max(self.SAFETY_NET, self.OVERDUE * self._usual(math.inf))
@@ -134,6 +142,7 @@ class PollSchedule:
         """Seconds until the poll after this one; the age is infinite when it is not known."""
         if self.poll_interval is not None:
             return _jittered(self.poll_interval)
+        age = max(0.0, age)
         if self._is_safety_net:
             return _jittered(max(self.SAFETY_NET, 0.5 * min(age, self.OVERDUE * self._usual(math.inf))))
         usual = self._usual(age)

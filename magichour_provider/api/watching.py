@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import datetime
 
 from magichour_provider.api.polling import MAX_RETRY_AFTER
-from magichour_provider.api.wire import Job
+from magichour_provider.api.wire import UNREADABLE, Job
 from magichour_provider.exceptions import RequestFailed, WaitTimeout
 
 
@@ -127,8 +127,9 @@ class JobWatcher:
             raise refusal
 
     def _is_refused(self) -> bool:
-        """By the vendor, and not by something in between: it does not know the job, or the key."""
-        return self.problem is not None and self.problem.by_vendor and self.problem.status_code in (401, 404)
+        """By the vendor, and not by something in between: it does not know the job, or not this key's."""
+        status = self.problem.status_code if self.problem is not None and self.problem.by_vendor else None
+        return status in (401, 403, 404)
 
     def _refusal(self, now: float) -> RequestFailed | None:
         """What the last polls say, if it can end the wait."""
@@ -143,9 +144,9 @@ class JobWatcher:
 
 
 def submission_time(job: Job) -> float | None:
-    """When the vendor made the job, in seconds since the epoch; None if it does not say."""
+    """When the vendor made the job, in seconds since the epoch; None if it does not say, or not the zone."""
     try:
         made = datetime.fromisoformat(job.created_at or "")
-    except ValueError:
+        return made.timestamp() if made.tzinfo else None
+    except UNREADABLE:
         return None
-    return (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp()

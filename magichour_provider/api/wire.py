@@ -33,7 +33,7 @@ from pydantic import (
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.inputs import MediaType, TalkingPhotoInputs, VoiceInputs
-from magichour_provider.api.jobs import JobType, job_spec
+from magichour_provider.api.jobs import JOBS, JobType, job_spec
 
 T = TypeVar("T")
 Redact = Callable[[str], str]
@@ -67,29 +67,42 @@ _UNPRINTABLE = re.compile(
 _URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]+")
 
 
-def clean(text: str) -> str:
-    """Somebody else's words for a log: one line without control characters and URL queries, not too long."""
-    text = _UNPRINTABLE.sub(" ", _ESCAPE_SEQUENCE.sub("", text[: 4 * LONGEST_TEXT])).strip()
+def clean(text: str, redact: Redact = str) -> str:
+    """
+    Somebody else's words for a log: one line without control characters and URL queries, not too long.
+
+    :param redact: takes secrets out, before the text is cut and after what could hide a secret is gone.
+    """
+    text = redact(_UNPRINTABLE.sub(" ", _ESCAPE_SEQUENCE.sub("", text)).strip())
     text = _URL_QUERY.sub(r"\1?…", text)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+# What reading somebody else's value can raise: pydantic and the standard library let OverflowError through.
+UNREADABLE = (ValueError, TypeError, ArithmeticError, RecursionError)
 
 
 def _or_none(value: object, read: Callable[[object], object]) -> object:
     try:
         return read(value)
-    except ValueError:
+    except UNREADABLE:
         return None
 
 
-def _text(value: object) -> object:
-    """An id is text, also when the vendor sends a number."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def id_text(value: object) -> object:
+    """An id is text, also when the vendor sends a number. White space around it is not part of it."""
+    if isinstance(value, str) and _UNPRINTABLE.search(value.strip()):
+        raise ValueError("a control character in an id")
+    is_id = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value).strip() if is_id else value
 
 
 # An optional field of an answer: missing, null or of an unexpected type, it becomes None.
 Lenient = Annotated[T | None, WrapValidator(_or_none)]
-Number = Annotated[int | float, Field(allow_inf_nan=False)]
-JobId = Annotated[str, BeforeValidator(_text), Field(pattern=r"[^\s.]", max_length=1000)]  # ".." has no route
+Number = Annotated[int | float, Field(allow_inf_nan=False, gt=-1e12, lt=1e12)]  # what arithmetic can bear
+Pixels = Annotated[int, Field(ge=-1, lt=1_000_000)]
+# ".." has no route.
+JobId = Annotated[str, BeforeValidator(id_text), Field(pattern=r"[^\s.]", max_length=1000)]
 Words = Annotated[str, BeforeValidator(lambda value: clean(value) if isinstance(value, str) else value)]
 
 
@@ -121,7 +134,7 @@ class Download(_Answer):
     """
 
     url: str = Field(repr=False, pattern=r"^https?://.")
-    expires_at: Lenient[str] = None
+    expires_at: Lenient[Words] = None
 
 
 class JobError(_Answer):
@@ -159,12 +172,12 @@ class Job(_Answer):
     job_id: JobId = Field(alias="id")
     status: Words
     name: Lenient[Words] = None
-    created_at: Lenient[str] = None
+    created_at: Lenient[Words] = None
     enabled: Lenient[bool] = None
     start_seconds: Lenient[Number] = None
     end_seconds: Lenient[Number] = None
-    width: Lenient[int] = None
-    height: Lenient[int] = None
+    width: Lenient[Pixels] = None
+    height: Lenient[Pixels] = None
     fps: Lenient[Number] = None
     credits_charged: Lenient[Number] = None
     error: Lenient[JobError] = None
@@ -213,12 +226,6 @@ class Job(_Answer):
         :raises JobCanceled: stopped in the vendor's web app; refunded.
         :raises JobDeleted: its file was deleted; the credits stay charged.
         """
-        if self.enabled is False:
-            raise errors.JobDeleted(
-                f"job {self.job_id} was deleted, in the vendor's web app or by its API; its file is gone",
-                job_id=self.job_id,
-                credits=self.credits_charged,
-            )
         if self.status == "canceled":
             raise errors.JobCanceled(
                 f"job {self.job_id} was canceled in the vendor's web app",
@@ -234,6 +241,12 @@ class Job(_Answer):
                 job_id=self.job_id,
                 retryable=not permanent,
                 code=code,
+            )
+        if self.enabled is False:
+            raise errors.JobDeleted(
+                f"job {self.job_id} was deleted, in the vendor's web app or by its API; its file is gone",
+                job_id=self.job_id,
+                credits=self.credits_charged,
             )
 
 
@@ -300,7 +313,7 @@ class Call(Generic[T]):
             self._refused(status, headers, body, content, redact)
         try:
             answer = self.read(content)
-        except ValueError as error:
+        except UNREADABLE as error:
             what = f"HTTP {status} with {_describe(body)}{_hint_of_id(content)}"
             self.no_answer(what, status=status, page=_is_page(body), cause=error)
         if isinstance(answer, Submission):
@@ -340,21 +353,23 @@ class Call(Generic[T]):
     def _refused(
         self, status: int, headers: Mapping[str, str], body: bytes, content: Any, redact: Redact
     ) -> NoReturn:
-        message = _message(content)
+        message = _message(content, redact)
         said = f"HTTP {status}, {message or _describe(body)}"
         page = _is_page(body)
         retry_after = _retry_after(headers)
         error_cls = _REFUSALS.get(status)
-        if status in _REDIRECTS:
-            target = _without_query(redact(clean(headers.get("location", "")))) or "nowhere"
+        location = headers.get("location", "")
+        is_moved = status in _MOVED and not any(spec.route in location for spec in JOBS.values())
+        if is_moved:
+            target = _without_query(clean(location, redact)) or "nowhere"
             said = (
                 f"HTTP {status}, a redirect to {target}. The key is not sent there; if the API has moved, "
                 "put its new address into the connection's host"
             )
         # The vendor documents 502 and 503 as "no job was made", but a gateway can send them too: trust them
         # only with the vendor's JSON body, and then only by the next try of the task.
-        vendors_word = status in VENDORS_WORD and message is not None and not self.strict
-        believed = vendors_word or status in _NO_JOB or status in _REDIRECTS
+        vendors_word = status in (502, 503) and message is not None and not self.strict
+        believed = vendors_word or status in _NO_JOB or is_moved
         if error_cls is None and not believed:
             self.no_answer(said, status=status, page=page, retry_after=retry_after)
         advice = _ADVICE.get(status, "") if not page else ", from something between us and Magic Hour"
@@ -365,6 +380,7 @@ class Call(Generic[T]):
             retry_after=retry_after,
             by_vendor=message is not None,
             by_page=page,
+            on_vendors_word=self.pays and vendors_word,
         )
 
 
@@ -382,8 +398,8 @@ _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     422: errors.InvalidRequest,
     429: errors.RateLimited,
 }
-VENDORS_WORD = frozenset({502, 503})
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# The API is elsewhere. Not 303, by which a server leads from a request that it has done to its result.
+_MOVED = frozenset({301, 302, 307, 308})
 # "Too early", and Cloudflare's own statements that it never reached the origin.
 _NO_JOB = frozenset({425, 521, 522, 523, 525, 526, 530})
 _ADVICE = {
@@ -511,7 +527,7 @@ def _decoded(body: bytes, redact: Redact) -> Any:
 
 def _redacted(content: Any, redact: Redact) -> Any:
     if isinstance(content, str):
-        return redact(content)
+        return redact(_ESCAPE_SEQUENCE.sub("", content))
     if isinstance(content, list):
         return [_redacted(item, redact) for item in content]
     if isinstance(content, dict):
@@ -519,10 +535,10 @@ def _redacted(content: Any, redact: Redact) -> Any:
     return content
 
 
-def _message(content: Any) -> str | None:
+def _message(content: Any, redact: Redact) -> str | None:
     """The vendor's ``message``, if the body is the vendor's."""
     message = content.get("message") if isinstance(content, dict) else None
-    return clean(message) if isinstance(message, str) else None
+    return clean(message, redact) if isinstance(message, str) else None
 
 
 def _hint_of_id(content: Any) -> str:
@@ -555,8 +571,11 @@ def _is_page(body: bytes) -> bool:
 
 
 def _without_query(url: str) -> str:
-    """An address without what may be secret in it."""
-    parts = urlsplit(url)
+    """An address without what may be secret in it; empty if it is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
@@ -569,5 +588,5 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except UNREADABLE:
         return None

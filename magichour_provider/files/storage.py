@@ -171,7 +171,7 @@ class Target:
         each job has a file of its own. In a bucket it would be an object that others see and react to.
 
         :param owner: the task instance in words: DAG, run, task and map index. Its tries share a reservation.
-        :param seconds: after which the reservation of another owner counts as abandoned.
+        :param seconds: after which others may take the reservation for abandoned.
         :raises TargetExists: another task makes this file, or has just made it; nothing charged.
         """
         with translate_errors("output_path", self.uri):
@@ -180,13 +180,13 @@ class Target:
                 return
             reservation = _reservation(place)
             reservation.parent.mkdir(parents=True, exist_ok=True)
-            while not _create(reservation, owner):
+            while not _create(reservation, f"{owner}\n{time.time() + seconds:.0f}"):
                 with suppress(FileNotFoundError):  # it was released meanwhile
-                    holder, since = reservation.read_text(), reservation.stat().st_mtime
-                    if holder != owner and time.time() - since < seconds:
+                    holder, until = _holder(reservation)
+                    if holder != owner and time.time() < until:
                         text = (
-                            f"{clean(holder) or 'another task'} has been making this file since "
-                            f"{datetime.fromtimestamp(since, UTC):%F %T} UTC; choose another path, or delete "
+                            f"{clean(holder) or 'another task'} makes this file, and has reserved it until "
+                            f"{datetime.fromtimestamp(until, UTC):%F %T} UTC; choose another path, or delete "
                             f"{reservation.name} beside it if that task is gone"
                         )
                         raise place.error(TargetExists, text)
@@ -201,7 +201,7 @@ class Target:
         """Give the owner's reservation up: no job makes this file."""
         with suppress(OSError, MagicHourError):
             place = self._place
-            if place.is_local and (reservation := _reservation(place)).read_text() == owner:
+            if place.is_local and _holder(reservation := _reservation(place))[0] == owner:
                 reservation.unlink()
 
     @contextmanager
@@ -238,6 +238,12 @@ class Target:
 
 def _reservation(place: Place) -> Path:
     return Path(place.folder / place.hidden_name("reserved"))
+
+
+def _holder(reservation: Path) -> tuple[str, float]:
+    """Who holds it, and until when, in seconds since the epoch. One that cannot be read is held for a day."""
+    holder, _, until = reservation.read_text(errors="replace").partition("\n")
+    return holder, float(until) if until.isdecimal() else reservation.stat().st_mtime + 86_400
 
 
 def _create(path: Path, text: str) -> bool:

@@ -315,7 +315,10 @@ class Index:
             self._result_of.pop(task, None)
             if journal := kept.get(JOURNAL):
                 reported = kept[REPORTED].value if REPORTED in kept else None
-                self._rows_of[task] = journal_rows(task, journal.value, reported, journal.stamp)
+                try:
+                    self._rows_of[task] = journal_rows(task, journal.value, reported, journal.stamp)
+                except Exception:  # noqa: BLE001 (whatever a task has written there, the others are shown)
+                    journal.value = None
             if (result := kept.get(RESULT)) and (row := result_row(task, result.value, result.stamp)):
                 self._result_of[task] = row
             if not kept:

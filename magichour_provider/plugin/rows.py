@@ -304,7 +304,7 @@ def decoded(value: Any) -> Any:
     try:
         while isinstance(value, str):
             value = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value
 
@@ -320,7 +320,7 @@ def text(value: Any) -> str | None:
 
 def number_of(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) < float("inf") else None
+    return value if is_number and abs(value) < 1e12 else None  # what arithmetic can bear
 
 
 def time_of(value: Any) -> datetime | None:

@@ -14,6 +14,8 @@ from typing import Any
 
 from magichour_provider.exceptions import InvalidInput
 
+LONGEST = 10 * 365 * 86_400.0  # seconds: what Airflow's dates can bear
+
 Check = Callable[[str, Any], Any]
 Notifier = Callable[[Any], object]  # called with the task's context, as Airflow's notifiers are
 
@@ -65,7 +67,10 @@ def number(field: str, value: Any) -> float:
 
 
 def seconds(field: str, value: Any) -> float:
-    return number(field, value.total_seconds() if isinstance(value, timedelta) else value)
+    found = number(field, value.total_seconds() if isinstance(value, timedelta) else value)
+    if found > LONGEST:
+        raise InvalidInput.of(field, value, "is longer than ten years; give fewer seconds")
+    return found
 
 
 def seconds_or_off(field: str, value: Any) -> float:

@@ -67,7 +67,8 @@ def charge(error: MagicHourError, *, recorded: bool = True) -> str:
     amount = "" if error.credits is None else f" {error.credits:g} credits"
     match error.charged:
         case "no":
-            return "Not charged."
+            by_whom = ", as Magic Hour says" if getattr(error, "on_vendors_word", False) else ""
+            return f"Not charged{by_whom}."
         case "refunded":
             return f"Refunded{amount}."
         case "unknown":

@@ -37,7 +37,7 @@ class Journal:
         :raises JournalUnavailable: could not be read; nothing was sent.
         """
         self._store = store
-        self._patience = patience
+        self.patience = patience
         self.try_number = try_number
         self.max_tries = max_tries
         try:
@@ -45,7 +45,7 @@ class Journal:
         except Exception as error:
             raise JournalUnavailable(
                 f"the record of what this task has paid for could not be read ({_briefly(error)}); "
-                "nothing was submitted, and a retry reads it again"
+                "this try has submitted nothing, and a retry reads it again"
             ) from error
         self.record = Record.of(written)
 
@@ -70,7 +70,7 @@ class Journal:
         except Exception as error:
             raise JournalUnavailable(
                 f"what was reported of this task's jobs could not be read ({_briefly(error)}); "
-                "nothing was submitted, and a retry reads it again"
+                "this try has submitted nothing, and a retry reads it again"
             ) from error
         return Report.all_of(reported, intent.short_id)
 
@@ -174,7 +174,7 @@ class Journal:
     def _write(self, record: Record, patience: float = LONGEST_PATIENCE) -> None:
         """Write until it is written: Airflow's API server may be restarting."""
         tenacity.Retrying(
-            stop=tenacity.stop_after_delay(min(patience, self._patience, LONGEST_PATIENCE)),
+            stop=tenacity.stop_after_delay(min(patience, self.patience, LONGEST_PATIENCE)),
             wait=tenacity.wait_exponential(0.2, max=15) + tenacity.wait_random(0, 0.5),
             retry=tenacity.retry_if_exception(_may_pass),
             reraise=True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from magichour_provider.exceptions import InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.task import ask
-from magichour_provider.task.record import PaidJob
+from magichour_provider.task.record import JUST_CREATED, PaidJob
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,16 +33,24 @@ class LostAnswers:
         self.log = operator.log
         self.why_not_believed = ""
 
-    def adopt_reported(self) -> None:
-        """Settle the intents whose answer was lost, where somebody outside has said what became of them."""
+    def adopt_reported(self) -> bool:
+        """
+        Settle the intents whose answer was lost, where somebody outside has said what became of them.
+
+        :returns: whether one was settled.
+        """
+        settled = False
         for intent in self.journal.record.adoptable:
-            for report in self.journal.reports(intent):
+            # A job that is there weighs more than a person who did not find it.
+            for report in sorted(self.journal.reports(intent), key=lambda report: report.pay_again):
                 if report.pay_again and intent.outcome != "open":
                     continue
                 why_not = self._settle(intent, report)
                 if why_not is None:
+                    settled = True
                     break
                 self._disbelieve(f"{report.source} of {intent.mark}: {why_not}")
+        return settled
 
     def await_report(self, lost: Intent) -> bool:
         """With webhooks: wait until the job of the lost answer has been reported. Has it?"""
@@ -109,11 +117,14 @@ class LostAnswers:
             return None
         if report.job_id is None:
             return "it names no job"
-        job = self._operator.poll_once(report.job_id)
+        if self.journal.record.job(report.job_id) is not None:
+            return f"job {report.job_id} is recorded already, as that of another paid call"
+        try:
+            job = self._operator.poll_once(report.job_id)
+        except InvalidInput as error:
+            return str(error)
         if isinstance(job, RequestFailed):
-            if job.retryable:  # a report is not thrown away because the API is busy
-                raise job.copied(charged="unknown", credits=intent.estimated_credits)
-            return str(job)
+            return self._without_answer(intent, report, job)
         if why_not := report.why_not(intent, job):
             return f"job {job.job_id} is not the one: {why_not}"
         self.log.info("Job %s is that of %s, says %s: adopted", job.job_id, intent.mark, report.source)
@@ -130,6 +141,20 @@ class LostAnswers:
         )
         self.journal.record_job(adopted, outcome="adopted")
         return None
+
+    def _without_answer(self, intent: Intent, report: Report, failed: RequestFailed) -> str:
+        """
+        The vendor does not show the job now: that is no proof that there is none.
+
+        :raises RequestFailed: it may show it soon; a report is not thrown away because the API is busy.
+        """
+        is_young = time.time() - intent.at.timestamp() < JUST_CREATED
+        if failed.retryable or not failed.by_vendor or (is_young and failed.status_code == 404):
+            raise failed.copied(retryable=True, charged="unknown", credits=intent.estimated_credits)
+        if intent.outcome == "refused" and report.source == "webhook" and report.conn_id == intent.conn_id:
+            # The vendor has said that no job was made, and has signed that one was: a person decides.
+            self.journal.settle(intent, "open")
+        return str(failed)
 
     def _disbelieve(self, why: str) -> None:
         ending = f". What was reported is not believed: {why}"

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from magichour_provider.api.events import short_id_of
 from magichour_provider.api.jobs import JobType
+from magichour_provider.api.watching import submission_time
 from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import (
     JobCanceled,
@@ -32,6 +34,7 @@ from magichour_provider.exceptions import (
 KEY = "magichour_journal"  # under which the record is kept
 JUST_CREATED = 600.0  # seconds in which the API may not know a job yet that it has just made
 CLOCK_SKEW = 600.0  # seconds by which the vendor's clock may be behind ours
+LONGEST_SUBMIT = 3600.0  # seconds from an intent to its job, with all pauses and the vendor's clock ahead
 KEPT = 20  # jobs, and intents that are settled
 
 # What became of an intent. "refused" is the vendor's own word that no job was made, which only the next try
@@ -124,6 +127,14 @@ class PaidJob(_Entry):
     def age(self, now: float) -> float:
         return now - self.submitted_at.timestamp() if self.submitted_at else float("inf")
 
+    @property
+    def is_refunded(self) -> bool:
+        return self.ended is not None and self.ended.status in ("error", "canceled")
+
+    def submitted_lately(self, now: float) -> float | None:
+        """When it was submitted, in seconds since the epoch, while the API may not know it yet."""
+        return self.submitted_at.timestamp() if self.submitted_at and self.age(now) < JUST_CREATED else None
+
 
 class Report(_Entry):
     """
@@ -161,11 +172,18 @@ class Report(_Entry):
         """Why this job is not the one that the intent paid for, or None if it is."""
         if self.conn_id is not None and self.conn_id != intent.conn_id:
             return f"it was reported for the connection {self.conn_id}, and paid for with {intent.conn_id}"
-        if not self.anyway and not (job.name or "").rstrip().endswith(intent.mark):
+        marked = short_id_of(job.name or "")
+        if marked not in (None, intent.short_id):
+            return f"its name ends in {mark(marked)}, so another paid call made it"
+        # The vendor has signed that this is the name, also where its answer now leaves the name out.
+        is_signed = self.source == "webhook" and job.name is None
+        if marked is None and not self.anyway and not is_signed:
             return f"its name does not end in {intent.mark}"
-        created_at = _time(job.created_at)
-        if created_at and created_at.timestamp() < intent.at.timestamp() - CLOCK_SKEW:
+        created_at = submission_time(job)
+        if created_at is not None and created_at < intent.at.timestamp() - CLOCK_SKEW:
             return f"it was made at {job.created_at}, before the paid call was sent"
+        if created_at is not None and created_at > intent.at.timestamp() + LONGEST_SUBMIT:
+            return f"it was made at {job.created_at}, long after the paid call was sent"
         return None
 
 
@@ -211,18 +229,27 @@ class Record(_Entry):
 
     @property
     def adoptable(self) -> list[Intent]:
-        """Intents whose job may still be found, latest first: a refused one until another call has paid."""
+        """
+        Intents whose job may still be found, latest first.
+
+        One that was refused, or that a person gave up, until another call has paid.
+        """
         found: list[Intent] = []
         for intent in reversed(self.intents):
             if intent.outcome in ("job", "adopted"):
                 break
-            if intent.outcome in ("open", "refused"):
+            if intent.outcome in ("open", "refused", "paid_again"):
                 found.append(intent)
         return found
 
     def job_for(self, inputs: Mapping[str, str]) -> PaidJob | None:
         """The job that was paid for these inputs; a job adopted by hand counts as paid for any inputs."""
-        return next((job for job in reversed(self.jobs) if job.inputs in (None, dict(inputs))), None)
+        return next((job for job in reversed(self.paid) if job.inputs in (None, dict(inputs))), None)
+
+    @property
+    def paid(self) -> tuple[PaidJob, ...]:
+        """The jobs of this task, without those that it only waited for when it was a sensor."""
+        return tuple(job for job in self.jobs if not job.watched)
 
     def job(self, job_id: str) -> PaidJob | None:
         return next((job for job in self.jobs if job.job_id == job_id), None)
@@ -269,8 +296,8 @@ def decide(
         raise _uncertain(record.lost)
     job = record.job_for(inputs)
     if job is None:
-        if record.jobs and not _cleared_since(record.jobs[-1], max_tries):
-            raise _other_inputs(record.jobs[-1], inputs)
+        if record.paid and not _cleared_since(record.paid[-1], max_tries):
+            raise _other_inputs(record.paid[-1], inputs)
         return None
     if job.host is not None and job.host != host:
         raise JobMismatch(
@@ -322,11 +349,3 @@ def _other_inputs(job: PaidJob, inputs: Mapping[str, str]) -> JobMismatch:
         job_id=job.job_id,
         credits=job.credits_charged,
     )
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -185,8 +185,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def execute(self, context: Context) -> dict[str, Any]:
         with self.as_airflow_errors():
+            journal = self._read_journal(context)
             inputs = self._check_all()
-            journal = runtime.Journal.of(context, patience=self.timeout)
+            journal.patience = self.timeout
             self.push_watch_link(context)
             answers = runtime.LostAnswers(self, journal)
             answers.adopt_reported()
@@ -206,8 +207,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         :param deadline: of the answer, in seconds since the epoch.
         """
         with self.as_airflow_errors():
+            journal = self._read_journal(context)
             inputs = self._check_all()
-            journal = runtime.Journal.of(context, patience=self.timeout)
+            journal.patience = self.timeout
             answers = runtime.LostAnswers(self, journal)
             answers.adopt_reported()
             lost = journal.record.lost
@@ -215,21 +217,39 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 answers.apply(lost, event, deadline)
             return self._pay_and_wait(context, answers, inputs)
 
+    def _read_journal(self, context: Context) -> Journal:
+        """Before all else: an error of what follows says whether this task has paid."""
+        self._charged = "unknown" if context["ti"].try_number > 1 else "no"
+        journal = runtime.Journal.of(context)
+        self._charged = "no"
+        if lost := journal.record.lost:
+            self._charged, self._credits = "unknown", lost.estimated_credits
+        elif journal.record.paid and not (job := journal.record.paid[-1]).is_refunded:
+            self._charged, self._credits, self._job_id = "yes", job.credits_charged, job.job_id
+        return journal
+
     def _pay_and_wait(self, context: Context, answers: LostAnswers, inputs: InputsT) -> dict[str, Any]:
         journal = answers.journal
-        resumed = self._resumable(context, answers, inputs)
+        is_new = False
         try:
-            job = resumed or self._submit(context, journal, inputs)
+            job = self._resumable(context, answers, inputs)
+            if job is None:
+                whole, uploaded = self._prepare(context, inputs)
+                # Meanwhile the job of an earlier call may have been reported.
+                if answers.adopt_reported():
+                    job = self._resumable(context, answers, inputs)
+            if job is None:
+                job, is_new = self._submit(context, journal, inputs, whole, uploaded), True
         except runtime.exceptions.SubmissionUncertain:
             if (lost := journal.record.lost) and answers.await_report(lost):
                 return self._pay_and_wait(context, answers, inputs)
             raise
         self.push_link(context, job.job_id)
         if not self.wait_for_completion:
-            if resumed is None:
+            if is_new:
                 runtime.telemetry.charged(job.credits_charged)  # the last that this task hears of it
             return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
-        return self._wait(context, job, just_submitted=resumed is None)
+        return self._wait(context, job, just_submitted=is_new)
 
     # --- a job that was paid for already ---
 
@@ -258,6 +278,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         ) as error:
             raise journal.with_instructions(error.copied(f"{error}{answers.why_not_believed}")) from error
         if job is None:
+            self._charged, self._credits, self._job_id = "no", None, None  # of what is paid for now
             return None
         self.log.info("Job %s was paid for by an earlier try: it is picked up, nothing is paid", job.job_id)
         # A job adopted by hand is completed with what is known now. From now on only another Clear counts as
@@ -291,30 +312,31 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     # --- paying ---
 
-    def _submit(self, context: Context, journal: Journal, inputs: InputsT) -> PaidJob:
-        self._refuse_shared_target(context)
-        whole, uploaded = self._prepare(inputs)
-        if self.output_path is not None:
-            runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
+    def _submit(
+        self, context: Context, journal: Journal, asked: InputsT, inputs: InputsT, uploaded: dict[str, str]
+    ) -> PaidJob:
+        """
+        :param asked: what the task asks for, by which its next try knows the job again.
+        :param inputs: the same, complete.
+        """
         client = self.hook.client  # what can fail before the paid call, fails before the intent
-        self._render_class = whole.render_class
-        name = inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME]
+        self._render_class = inputs.render_class
+        name = (inputs.name or f"{self.dag_id}.{self.task_id}")[:LONGEST_NAME]
         intent = journal.record_intent(
             name=name if inputs.takes_name else None,
-            inputs=inputs.fingerprint(),
+            inputs=asked.fingerprint(),
             host=self.hook.settings.base_url,
             conn_id=self.magichour_conn_id,
             job_type=self.job_type,
             output_path=self.output_path,
-            estimated_credits=whole.estimated_credits,
+            estimated_credits=inputs.estimated_credits,
         )
         self.name = intent.name
-        self._charged, self._credits = "unknown", whole.estimated_credits
+        self._charged, self._credits = "unknown", inputs.estimated_credits
+        call = self.paid_call(inputs, uploaded, str(intent.name))
         try:
             submission = client.submit(
-                self.paid_call(whole, uploaded, str(intent.name)),
-                retry_429_seconds=self.rate_limit_timeout,
-                pausing=self._set_paused,
+                call, retry_429_seconds=self.rate_limit_timeout, pausing=self._set_paused
             )
         except runtime.exceptions.SubmissionUncertain as error:
             raise journal.with_instructions(error.copied(f"{error}. {intent.how_to_find}")) from error
@@ -322,17 +344,24 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             self._charged = "no"
             self._release_target(context)
             # The vendor's own word, which a gateway can write too: only the next try believes it.
-            refused = error.status_code in runtime.wire.VENDORS_WORD
+            refused = isinstance(error, runtime.exceptions.RequestFailed) and error.on_vendors_word
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
-                raise self._with_balance(error, whole) from error
-            if isinstance(error, runtime.exceptions.InvalidRequest) and (hint := whole.hint()):
+                raise self._with_balance(error, inputs) from error
+            if isinstance(error, runtime.exceptions.InvalidRequest) and (hint := inputs.hint()):
                 raise error.copied(f"{error}. {hint}") from error
             raise
-        except BaseException:  # Airflow ends the task
-            if self._is_paused:
+        except BaseException as error:
+            if self._is_paused:  # Airflow ends the task
                 self._charged = "no"
                 journal.settle(intent, "no_job")
+            elif isinstance(error, Exception):  # a fault of ours must not hide what was sent
+                raise journal.with_instructions(
+                    runtime.exceptions.SubmissionUncertain(
+                        f"the paid call was sent, and its answer was not understood: {type(error).__name__}: "
+                        f"{error}. A job may have been made and charged. {intent.how_to_find}"
+                    )
+                ) from error
             raise
         if self.poll_interval is None and self.hook.settings.poll_interval is None:
             self.poll_interval = submission.poll_interval
@@ -356,18 +385,18 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         return job
 
     def _set_paused(self, is_paused: bool) -> None:
-        """After a 429: no call is under way, and none has made a job."""
+        """After a 429, or where nothing was sent: no call is under way, and none has made a job."""
         self._is_paused = is_paused
 
     def on_kill(self) -> None:
         """
         Airflow calls this from a signal handler, so what it raises ends the pause that is under way.
 
-        :raises MagicHourError: the API was busy; nothing charged; retryable.
+        :raises MagicHourError: the API was busy, or out of reach; nothing charged; retryable.
         """
         if self._is_paused:
             raise runtime.exceptions.MagicHourError(
-                "the task was killed while it waited to submit: the API was busy (HTTP 429)", retryable=True
+                "the task was killed while it waited to send the paid call again", retryable=True
             )
         super().on_kill()
 
@@ -385,8 +414,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             )
         self._adopt_instructions = None
 
-    def _prepare(self, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
-        """All that comes before the paid call, is free, and may be repeated; the last of it is the upload."""
+    def _prepare(self, context: Context, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
+        """All that comes before the paid call, is free, and may be repeated."""
+        self._refuse_shared_target(context)
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).check()
         sources = [runtime.Source.find(*asset) for asset in inputs.uploads()]
@@ -396,11 +426,14 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         for warning in inputs.warnings():
             self.log.warning(warning)
         self._hold_limit(inputs)
-        if not sources:
-            return inputs, {}
-        self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
-        paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
-        return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
+        uploaded: dict[str, str] = {}
+        if sources:
+            self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
+            paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
+            uploaded = {source.field: path for source, path in zip(sources, paths, strict=True)}
+        if self.output_path is not None:
+            runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
+        return inputs, uploaded
 
     def _hold_limit(self, inputs: InputsT) -> None:
         """
@@ -470,7 +503,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             "mode": mode,
             "clip_seconds": clip_seconds,
             "deadline": self.deadline(),
-            "submitted_at": time.time() if just_submitted else None,
+            "submitted_at": job.submitted_lately(time.time()),
             "poll_interval": self.poll_interval,
         }
         if self.deferrable:
@@ -483,24 +516,26 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Resumed by the trigger's one event."""
         with self.as_airflow_errors():
+            self._charged = "yes"  # whatever comes next
             self._job_id = event_job_id(event)
-            journal = runtime.Journal.of(context)
-            job = journal.record.job(self._job_id)
-            self._charged, self._credits = "yes", job.credits_charged if job else None
+            paid = None
+            with runtime.telemetry.best_effort("What the job costs could not be read"):
+                paid = runtime.Journal.of(context).record.job(self._job_id)
+            self._credits = paid.credits_charged if paid else None
             if event.get("source") == "webhook":
-                self._wait_unless_ended(self._job_id)
+                self._wait_unless_ended(self._job_id, paid)
         return super().execute_complete(context, event)
 
-    def _wait_unless_ended(self, job_id: str) -> None:
-        """A webhook's event is a hint: the API may say that the job goes on."""
+    def _wait_unless_ended(self, job_id: str, paid: PaidJob | None) -> None:
+        """A webhook's event is a hint: the API may say that the job goes on, or has no file yet."""
         self.check_arguments()
         self.log.info("A webhook reports that job %s has ended", job_id)
         job = self.poll_once(job_id)
-        if isinstance(job, runtime.wire.Job) and not job.ended:
+        if isinstance(job, runtime.wire.Job) and (not job.ended or job.awaits_download):
             self.defer_until_ended(
                 job_id,
                 deadline=self.deadline(),
-                submitted_at=None,
+                submitted_at=paid.submitted_lately(time.time()) if paid else None,
                 poll_interval=self.poll_interval,  # type: ignore[arg-type] # it is checked
             )
 

@@ -88,7 +88,7 @@ class MagicHourClient:
         Source: POST /v1/<tool>.
         """
         call = replace(call, strict=self._settings.strict)
-        repeated = partial(self._perform, partial(self._call, call), flows.RETRY_SUBMIT)
+        repeated = partial(self._perform, partial(self._call, call), flows.retry_submit(pausing))
         return tenacity.Retrying(**flows.retry_429(retry_429_seconds, pausing))(repeated)
 
     def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
