@@ -1,7 +1,8 @@
 """
 A text becomes a voice, and the voice speaks from a photo.
 
-The voice stays where it was made: Magic Hour takes it from its own library, so no file of it is kept here.
+The voice stays at Magic Hour: the second task uses it from the vendor's library, so no file of it is kept
+here.
 Both tasks pay once, however often they are retried.
 """
 
@@ -34,7 +35,7 @@ with DAG(
 
     @task
     def write_text(params: dict[str, Any]) -> str:
-        """Runs once: its text is the same for each retry of the tasks that are paid for."""
+        """A task of its own: its XCom, the text, is the same for each retry of the paid tasks."""
         return f"Good morning. My name is {params['name']}, and I have something to say today."
 
     voice = VoiceGeneratorOperator(

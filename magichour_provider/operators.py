@@ -21,25 +21,26 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     """
     Make a talking-photo video with Magic Hour, and download it to ``output_path``.
 
-    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
-    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
+    It also takes the arguments of ``PaidJobOperator``, such as ``output_path``, ``max_credits`` and
+    ``deferrable``.
 
-    Templated: all below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
+    Templated: all arguments below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
     ``timeout``, ``poll_interval``.
 
     :param image_file_path: the photo: a URL, an ``api-assets/…`` path, a URL of the vendor's library, a local
         path, or an object-storage URI (``s3://conn_id@bucket/key``). The last two are uploaded.
-    :param audio_file_path: the voice, likewise.
+    :param audio_file_path: the voice, in one of the same forms.
     :param start_seconds: where the clip starts in the audio, in seconds.
-    :param end_seconds: where the clip ends in the audio, likewise; default: with the audio, which is measured
-        if it is a file or a voice in the vendor's library. That needs the extra ``media``.
+    :param end_seconds: where the clip ends in the audio, in seconds; default: the end of the audio. The
+        operator then measures the audio, which must be a file or a voice in the vendor's library. That needs
+        the extra ``media``.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :param generation_mode: ``realistic`` (the vendor's default), ``prompted``, or an older name of these:
         ``pro``, ``standard``, ``stable``, ``expressive``.
     :param intensity: of the motion, with at most 2 decimals; only with ``expressive``.
     :param prompt: what should happen in the scene; only with ``prompted``.
     :param resolution: ``480p`` or ``720p``.
-    :param max_resolution: larger side of the video in pixels; the vendor prefers ``resolution``.
+    :param max_resolution: larger side of the video in pixels; ignored if ``resolution`` is given.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), ``duration_seconds``, ``width``, ``height``, ``fps``.
 
@@ -112,18 +113,18 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
 
 class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
     """
-    Have a text spoken by one of Magic Hour's voices.
+    Turn a text into a voice, with one of Magic Hour's voices.
 
-    Its result is what ``TalkingPhotoOperator`` takes: ``audio_file_path=voice.output["audio_file_path"]``.
+    ``TalkingPhotoOperator`` takes its result: ``audio_file_path=voice.output["audio_file_path"]``.
 
-    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
-    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
+    It also takes the arguments of ``PaidJobOperator``, such as ``output_path``, ``max_credits`` and
+    ``deferrable``.
 
-    Templated: all below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
+    Templated: all arguments below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
     ``timeout``, ``poll_interval``.
 
     :param prompt: the text, of at most 1000 characters.
-    :param voice_name: who speaks it; the vendor's list of voices is open, so only the vendor refuses one.
+    :param voice_name: who speaks it. The vendor's list of voices grows, so a name is not checked here.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), ``audio_file_path`` (the voice in the vendor's library: a URL without a

@@ -1,6 +1,6 @@
 """
-What others hear of a job: people in the log, dashboards in Airflow's statistics, other DAGs by an asset's
-event, catalogues by OpenLineage. None of it decides anything.
+Reports what happens to a job: log lines for people, metrics for dashboards, asset events for other DAGs, and
+OpenLineage for catalogues. Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 @contextmanager
 def best_effort(failed: str) -> Iterator[None]:
     """
-    For what is not the video: a link, a metric, a note. Its failure must not fail a task that has paid.
+    For extras, such as a link or a metric: if one of them fails, a task that has paid must not fail.
 
-    :param failed: what the log says then.
+    :param failed: the warning in the log if it fails.
     """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 (whatever it is, the task goes on)
+    except Exception as error:  # noqa: BLE001 (after any error the task continues)
         log.warning("%s (%s: %s)", failed, type(error).__name__, error)
 
 
@@ -56,8 +56,8 @@ class PollObserver(Listener):
     """
     Logs a wait: a line for each change, none for each poll.
 
-    :param from_the_start: the job was just submitted. Otherwise it may have ended long ago, and its age does
-        not say how long it took.
+    :param from_the_start: the job was just submitted. Otherwise it may have ended long ago, and its age is
+        not its render time.
     """
 
     __slots__ = ("_job_type", "_log", "_seen_going_on")
@@ -109,17 +109,17 @@ class NonBlockingLogger:
         self._write(self._log.warning, *line)
 
     async def written(self) -> None:
-        """Until all lines are."""
+        """Wait until all lines are written."""
         await asyncio.wrap_future(self._write(lambda: None))
 
     def _write(self, write: Callable[..., object], *line: object) -> Future[object]:
-        # By its context Airflow knows whose line it is.
+        # From the context Airflow knows which task a line belongs to.
         return _writer(os.getpid()).submit(copy_context().run, write, *line)
 
 
 @cache
 def _writer(process_id: int) -> ThreadPoolExecutor:
-    """A fork has none of its parent's threads."""
+    """One thread for each process: a forked child has none of its parent's threads."""
     return ThreadPoolExecutor(1, f"magichour-log-{process_id}")
 
 
@@ -136,15 +136,15 @@ def submitted(credits_charged: float | None) -> None:
 
 
 def failed(error: Exception) -> None:
-    """A task ends with this, or this try of it."""
+    """Count an error that ends a try."""
     count(f"magichour.errors.{type(error).__name__}")
 
 
 def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context) -> None:
     """
-    The result of a job is where it should be.
+    Report that the result of a job is in its place.
 
-    :param result: of the task. Its signed URL goes nowhere.
+    :param result: the task's result. Its signed URL is not reported.
     """
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
@@ -165,7 +165,7 @@ def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], conte
 
 
 def lineage(inputs: Iterable[str], result: Mapping[str, Any]) -> OperatorLineage[Any, Any]:
-    """For OpenLineage, whose provider is there if this is called."""
+    """For OpenLineage. Only its provider calls this, so its modules can be imported."""
     from airflow.providers.common.compat.openlineage.facet import Dataset, ExternalQueryRunFacet
     from airflow.providers.openlineage.extractors import OperatorLineage
 
@@ -176,13 +176,13 @@ def lineage(inputs: Iterable[str], result: Mapping[str, Any]) -> OperatorLineage
     facets = {}
     if "job_id" in result:
         facets["externalQuery"] = ExternalQueryRunFacet(externalQueryId=result["job_id"], source="magichour")
-    # A voice is in the vendor's library too, where the next task may take it from.
+    # A voice is also in the vendor's library, from which the next task may take it.
     made = datasets(result.get("output_path"), result.get("audio_file_path"))
     return OperatorLineage(inputs=datasets(*inputs), outputs=made, run_facets=facets)
 
 
 def _named(uri: str) -> tuple[str, str]:
-    """By OpenLineage's naming rules; without a connection's id, and without the signature of a URL."""
+    """The name by OpenLineage's rules, without a connection id and without the signature of a URL."""
     parts = urlsplit(uri)
     if parts.scheme in ("", "file"):
         return "file", uri.removeprefix("file://")
