@@ -2,8 +2,8 @@
 Magic Hour's JSON: paths, field names, statuses and error bodies. No other module knows them.
 
 A ``Call`` says what to send and how to read the answer; ``client`` sends it. The vendor's "project" is called
-a *job* here. Answers are read leniently: unknown fields and statuses are no error, and fields that the vendor
-deprecated are never needed.
+a *job* here. Unknown fields and statuses in an answer are not an error. Fields that the vendor deprecated are
+never needed.
 
 Source: the vendor's OpenAPI of 2026-08 and its Python SDK 0.90.0 of 2026-10.
 """
@@ -68,7 +68,7 @@ _URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]+")
 
 
 def clean(text: str) -> str:
-    """Somebody else's words for a log: one line without control characters and URL queries, not too long."""
+    """Text from outside for a log: one line of limited length, without control characters and URL queries."""
     text = _UNPRINTABLE.sub(" ", _ESCAPE_SEQUENCE.sub("", text[: 4 * LONGEST_TEXT])).strip()
     text = _URL_QUERY.sub(r"\1?…", text)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
@@ -86,10 +86,10 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-# An optional field of an answer: missing, null or of an unexpected type, it becomes None.
+# An optional field of an answer. If it is missing, null or of an unexpected type, it becomes None.
 Lenient = Annotated[T | None, WrapValidator(_or_none)]
 Number = Annotated[int | float, Field(allow_inf_nan=False)]
-JobId = Annotated[str, BeforeValidator(_text), Field(pattern=r"[^\s.]", max_length=1000)]  # ".." has no route
+JobId = Annotated[str, BeforeValidator(_text), Field(pattern=r"[^\s.]", max_length=1000)]  # not ".."
 Words = Annotated[str, BeforeValidator(lambda value: clean(value) if isinstance(value, str) else value)]
 
 
@@ -112,7 +112,7 @@ class Submission(_Answer):
 
 
 class Download(_Answer):
-    """``url``: signed; anybody who has it can read the file until ``expires_at`` (ISO 8601)."""
+    """``url`` is signed: anybody who has it can read the file until ``expires_at`` (ISO 8601)."""
 
     url: str = Field(repr=False, pattern=r"^https?://.")
     expires_at: Lenient[str] = None
@@ -161,7 +161,7 @@ class Job(_Answer):
     @model_validator(mode="before")
     @classmethod
     def _readable_downloads(cls, answer: object) -> object:
-        """Entries that cannot be read are left out. The older, single ``download`` serves if none is left."""
+        """Leave out entries that cannot be read. If none is left, use the older, single ``download``."""
         if not isinstance(answer, dict):
             return answer
         listed = answer.get("downloads")
@@ -173,7 +173,7 @@ class Job(_Answer):
 
     @property
     def ended(self) -> bool:
-        """Will it never change again? A status that is not known counts as going on."""
+        """Will it never change again? A job with an unknown status has not ended."""
         return self.status in ("complete", "error", "canceled") or self.enabled is False
 
     @property
@@ -226,7 +226,7 @@ class Job(_Answer):
 
 
 class UploadSlot(_Answer):
-    """Where to put one file, and the path by which the API then knows it."""
+    """The URL to which one file is uploaded, and the path that the API then has for it."""
 
     upload_url: str = Field(repr=False, pattern=r"^https?://.")
     file_path: str = Field(min_length=1)
@@ -258,9 +258,9 @@ class Call(Generic[T]):
     """
     One request and how to read its answer.
 
-    :param read: the JSON, decoded and redacted, as ours.
-    :param pays: after a byte was sent, never send it again.
-    :param job_id: of the job that it asks about; an answer about another job is a failed call.
+    :param read: turns the JSON, decoded and redacted, into one of our types.
+    :param pays: if a byte of it was sent, it is never sent again.
+    :param job_id: the job that it asks about; an answer about another job is a failed call.
     :param strict: a 502 or 503 in the vendor's JSON does not say that no job was made.
     """
 
@@ -275,7 +275,7 @@ class Call(Generic[T]):
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes, redact: Redact = str) -> T:
         """
-        The answer as ours, or the error that it stands for.
+        The answer as one of our types, or the error that it stands for.
 
         :param redact: takes secrets out of a text; used after the JSON's escapes are decoded.
         :raises RequestFailed: the subclass says why; nothing was charged.
@@ -307,7 +307,7 @@ class Call(Generic[T]):
         retry_after: float | None = None,
         cause: Exception | None = None,
     ) -> NoReturn:
-        """The request went out and no readable answer came back; with ``sent=False`` it never went out."""
+        """Raise the error for a request without a readable answer. ``sent=False``: it was never sent."""
         if self.pays and sent:
             raise errors.SubmissionUncertain(
                 f"the paid call {self.method} {self.path} was sent, but its outcome is not known: {what}. "
@@ -354,7 +354,7 @@ class Call(Generic[T]):
         )
 
 
-# Answers that say that this call made no job, no matter who sends them: the request itself was refused.
+# Answers that prove that this call made no job, even if a gateway sends them: the request was refused.
 _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     400: errors.InvalidRequest,
     401: errors.Unauthorized,
@@ -383,7 +383,7 @@ _ADVICE = {
 def create_talking_photo(
     inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str
 ) -> Call[Submission]:
-    """``POST /v1/ai-talking-photo``: spends credits. What was not given is left out: null is a 422."""
+    """``POST /v1/ai-talking-photo``: spends credits. A field without a value is not sent: null is a 422."""
     style = {
         "generation_mode": inputs.generation_mode,
         "intensity": inputs.intensity,
@@ -483,12 +483,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decoded(body: bytes, redact: Redact) -> Any:
-    """The JSON with each of its texts redacted, or None if it is none."""
+    """The JSON with each of its texts redacted, or None if the body is not JSON."""
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         text = body.decode(json.detect_encoding(body))
         content = json.loads(text)
-        # Nearly always there is nothing to redact, and without escapes the text as a whole shows that.
+        # Nearly always there is nothing to redact. If there are no escapes, the whole text shows that.
         return content if "\\" not in text and redact(text) == text else _redacted(content, redact)
     except (ValueError, RecursionError):
         return None
@@ -511,7 +511,7 @@ def _message(content: Any) -> str | None:
 
 
 def _hint_of_id(content: Any) -> str:
-    """An id somewhere in an answer whose form is not known: for a person, who may find the job by it."""
+    """An id in an answer of an unknown form. A person may find the job with it."""
     found = next((f" ({path}={clean(str(value))!r})" for path, value in _ids(content, "")), "")
     return f", which names an id{found}" if found else ""
 
@@ -526,7 +526,7 @@ def _ids(content: Any, path: str) -> Iterator[tuple[str, str | int]]:
 
 
 def _describe(body: bytes) -> str:
-    """A body that is not the vendor's JSON, in words: its content can hold anything, so it is not shown."""
+    """A description of a body that is not the vendor's JSON. It can hold anything, so it is not shown."""
     if not body.strip():
         return "an empty body"
     if _is_page(body):
@@ -540,7 +540,7 @@ def _is_page(body: bytes) -> bool:
 
 
 def _without_query(url: str) -> str:
-    """An address without what may be secret in it."""
+    """An address without its user, query and fragment, which may be secret."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
