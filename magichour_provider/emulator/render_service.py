@@ -100,7 +100,7 @@ class RenderService:
         return self._publish(job, await self._render_once(job, spec))
 
     def release(self, job: Job) -> None:
-        """Take a job's file from it; the last job's release deletes the file."""
+        """A job no longer needs its file. If no other job needs it, delete the file."""
         path = self.storage.results.pop(job.file_name, None)
         cached = self._cache.get(path) if path else None
         if path is None or cached is None:
@@ -126,7 +126,7 @@ class RenderService:
                 self.jobs.drop(job)
 
     async def _render_once(self, job: Job, spec: dict[str, Any], **inputs: tuple[str | None, str]) -> Output:
-        """Render, or wait for an equal render, or take its result."""
+        """Render. If there is an equal render, wait for it or use its result."""
         digests = {name: digest for name, (_, digest) in inputs.items()}
         key = hashlib.sha256(json.dumps([spec, digests], sort_keys=True).encode()).hexdigest()
         spec = spec | {name: path for name, (path, _) in inputs.items()}
@@ -149,7 +149,7 @@ class RenderService:
 
     @asynccontextmanager
     async def _input(self, asset: Asset) -> AsyncIterator[tuple[str | None, str]]:
-        """The local path of an input (None: draw a stand-in) and its digest, while they are needed."""
+        """The local path of an input (None: draw a stand-in) and its digest. The file stays until the end."""
         if asset.source == "upload":
             upload = self.storage.uploaded(asset.where)
             if upload is None:
@@ -161,7 +161,7 @@ class RenderService:
             finally:
                 use[asset.where] -= 1
         elif asset.source == "library":
-            # Of a library, the emulator has only the voices that it has made itself.
+            # From a library, the emulator has only the voices that it has made itself.
             job = self.jobs.all.get(asset.where)
             own = job.output.path if job and job.job_type == "audio" and job.output else None
             yield str(own) if own else None, own.stem if own else NO_DIGEST
