@@ -25,18 +25,19 @@ with DAG(
     doc_md=__doc__,
     schedule=None,
     params={
-        "name": "Ada",
+        "text": "Good morning. My name is Ada, and I have something to say today.",
         "photo": str(MEDIA / "ada.jpg"),
         "voice_name": "Albert Einstein",
         "output_path": "/tmp/magichour_videos/",  # noqa: S108 (an example; yours is s3://conn_id@bucket/…)
+        "max_credits": 1000,
     },
     default_args={"deferrable": True, "retries": 3, "retry_delay": timedelta(minutes=2)},
 ) as dag:
 
     @task
     def write_text(params: dict[str, Any]) -> str:
-        """A task of its own: its XCom, the text, is the same for each retry of the paid tasks."""
-        return f"Good morning. My name is {params['name']}, and I have something to say today."
+        """Yours may ask a language model. Its text stays the same for each retry of the paid tasks."""
+        return str(params["text"])
 
     voice = VoiceGeneratorOperator(
         task_id="voice",
@@ -52,5 +53,5 @@ with DAG(
         end_seconds=voice.output["duration_seconds"],
         resolution="480p",
         output_path="{{ params.output_path }}",
-        max_credits=1000,
+        max_credits="{{ params.max_credits }}",
     )

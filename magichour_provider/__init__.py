@@ -18,6 +18,9 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Magic Hour",
                 "external-doc-url": "https://docs.magichour.ai",
+                # Airflow's schema wants paths: the logo is served by the plugin, the docs are in the sdist.
+                "logo": "/magichour/static/icon.svg",
+                "how-to-guide": ["/docs/operator.md", "/docs/text-to-video.md", "/docs/sensor.md"],
                 "tags": ["service"],
             }
         ],

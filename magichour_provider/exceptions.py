@@ -31,6 +31,8 @@ MagicHourError
 
 Every instance carries ``status_code`` (HTTP, or None), ``job_id`` (or None), ``retryable`` (can the same call
 work later?), ``charged`` (was money spent?) and ``credits`` (how many, or how many are at stake; or None).
+
+.. versionadded:: 0.1.0
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
+from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -30,6 +30,8 @@ class MagicHourJobLink(BaseOperatorLink):
     """
     The task pushes the URL as soon as it knows the job, under the key that the UI reads. So the button works
     while the task is deferred.
+
+    .. versionadded:: 0.1.0
     """
 
     @property
@@ -37,13 +39,20 @@ class MagicHourJobLink(BaseOperatorLink):
         return "Magic Hour job"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+        """
+        Called when the task has ended, to push the URL once more.
+
+        It does not read what was pushed: Airflow logs an error for an XCom that is not there.
+        """
+        return str(getattr(operator, "job_link", ""))
 
 
 class MagicHourWatchLink(BaseOperatorLink):
     """
     The task's jobs on the plugin's page. The task pushes the URL (``watch_url``) before the paid call, since
     a task with a lost answer needs the page most.
+
+    .. versionadded:: 0.1.0
     """
 
     @property
@@ -51,7 +60,7 @@ class MagicHourWatchLink(BaseOperatorLink):
         return "Watch"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+        return watch_url(ti_key)
 
 
 def watch_url(ti: TaskInstance) -> str:

@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import Asset, Stats
+from airflow.providers.common.compat.sdk import Asset, AssetAlias, Stats, get_current_context
+from airflow.sdk.definitions.asset import AssetRef
 
 from magichour_provider.api.watching import Listener, submission_time
-from magichour_provider.exceptions import RateLimited, RequestFailed
+from magichour_provider.exceptions import JobEnded, MagicHourError, RateLimited, RequestFailed
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -47,9 +49,27 @@ def best_effort(failed: str) -> Iterator[None]:
         log.warning("%s (%s: %s)", failed, type(error).__name__, error)
 
 
-def count(metric: str, number: int = 1) -> None:
+def tags_of(ti: Any) -> dict[str, str]:
+    """Whose a metric is. The team's name is there where Airflow knows teams."""
+    if ti is None:
+        return {}
+    return dict(getattr(ti, "stats_tags", None) or {"dag_id": ti.dag_id, "task_id": ti.task_id})
+
+
+def _tags_of_this_process() -> dict[str, str]:
+    """Of the task that runs here; outside a task there are none."""
+    try:
+        return tags_of(get_current_context()["ti"])
+    except Exception:  # noqa: BLE001 (of another class in each version of Airflow)
+        return {}
+
+
+def count(metric: str, number: int = 1, *, tags: dict[str, str] | None = None) -> None:
+    """
+    :param tags: None for those of the task that runs in this process.
+    """
     with best_effort(f"The metric {metric} was not counted"):
-        Stats.incr(metric, number)
+        Stats.incr(metric, number, tags=_tags_of_this_process() if tags is None else tags)
 
 
 class PollObserver(Listener):
@@ -58,19 +78,23 @@ class PollObserver(Listener):
 
     :param from_the_start: the job was just submitted. Otherwise it may have ended long ago, and its age is
         not its render time.
+    :param tags: the tags of its metrics, since a triggerer runs the waits of many tasks.
     """
 
-    __slots__ = ("_job_type", "_log", "_seen_going_on")
+    __slots__ = ("_job_type", "_log", "_seen_going_on", "_tags")
 
-    def __init__(self, log: Any, job_type: JobType, *, from_the_start: bool) -> None:
+    def __init__(
+        self, log: Any, job_type: JobType, *, from_the_start: bool, tags: dict[str, str] | None = None
+    ) -> None:
         self._log = log
         self._job_type = job_type
         self._seen_going_on = from_the_start
+        self._tags = _tags_of_this_process() if tags is None else tags
 
     def on_poll(self, seen: Job | RequestFailed) -> None:
-        count("magichour.polls")
+        count("magichour.polls", tags=self._tags)
         if isinstance(seen, RateLimited):
-            count("magichour.rate_limited")
+            count("magichour.rate_limited", tags=self._tags)
 
     def on_change(self, job: Job) -> None:
         age = _age(job) if self._seen_going_on else None
@@ -80,7 +104,8 @@ class PollObserver(Listener):
             line += f", {job.credits_charged or 0:g} credits charged"
             if age is not None:
                 with best_effort("The render time was not counted"):
-                    Stats.timing(f"magichour.render_time.{self._job_type}", timedelta(seconds=age))
+                    metric = f"magichour.render_time.{self._job_type}"
+                    Stats.timing(metric, timedelta(seconds=age), tags=self._tags)
         elif job.error is not None and job.error.code:
             line += f": {job.error.code}"
         self._log.info(line)
@@ -130,9 +155,22 @@ def _age(job: Job) -> float | None:
     return age if age is not None and age >= 0 else None
 
 
-def submitted(credits_charged: float | None) -> None:
+def submitted(estimate: float | None) -> None:
+    """
+    :param estimate: the vendor's, in credits.
+    """
     count("magichour.jobs.submitted")
-    count("magichour.credits_charged", int(credits_charged or 0))
+    count("magichour.credits_estimated", round(estimate or 0))
+
+
+def charged(credits_charged: float | None) -> None:
+    """Once for each job that is paid for, by the task that has paid: so the sum is the bill."""
+    count("magichour.credits_charged", round(credits_charged or 0))
+
+
+def refunded(credits_refunded: float | None) -> None:
+    """Likewise, in place of the charge."""
+    count("magichour.credits_refunded", round(credits_refunded or 0))
 
 
 def failed(error: Exception) -> None:
@@ -140,11 +178,14 @@ def failed(error: Exception) -> None:
     count(f"magichour.errors.{type(error).__name__}")
 
 
-def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context) -> None:
+def delivered(
+    log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context, *, library_url: str
+) -> None:
     """
     Report that the result of a job is in its place.
 
     :param result: the task's result. Its signed URL is not reported.
+    :param library_url: where the vendor keeps it, without a signature.
     """
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
@@ -159,13 +200,22 @@ def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], conte
     kept = ("job_id", "credits_charged", "duration_seconds", "output_path")
     extra = {key: result[key] for key in kept if result.get(key) is not None}
     for outlet in outlets:
-        if isinstance(outlet, Asset):
-            with best_effort(f"The event of {outlet!r} does not carry the job"):
+        with best_effort(f"The event of {outlet!r} does not carry the job"):
+            if isinstance(outlet, AssetAlias):  # stands for what is known only now
+                made = Asset(_uri(result.get("output_path") or library_url))
+                context["outlet_events"][outlet].add(made, extra)
+            elif isinstance(outlet, Asset | AssetRef):
                 context["outlet_events"][outlet].extra.update(extra)
 
 
-def lineage(inputs: Iterable[str], result: Mapping[str, Any]) -> OperatorLineage[Any, Any]:
-    """For OpenLineage. Only its provider calls this, so its modules can be imported."""
+def lineage(
+    inputs: Iterable[str], result: Mapping[str, Any], job_id: str | None, error: MagicHourError | None
+) -> OperatorLineage[Any, Any]:
+    """
+    For OpenLineage. Only its provider calls this, so its modules can be imported.
+
+    :param error: the error of the task, if any; it says what was charged.
+    """
     from airflow.providers.common.compat.openlineage.facet import Dataset, ExternalQueryRunFacet
     from airflow.providers.openlineage.extractors import OperatorLineage
 
@@ -173,12 +223,51 @@ def lineage(inputs: Iterable[str], result: Mapping[str, Any]) -> OperatorLineage
         named = [_named(uri) for uri in uris if uri and not uri.startswith("api-assets/")]
         return [Dataset(namespace=namespace, name=name) for namespace, name in named]
 
-    facets = {}
-    if "job_id" in result:
-        facets["externalQuery"] = ExternalQueryRunFacet(externalQueryId=result["job_id"], source="magichour")
-    # A voice is also in the vendor's library, from which the next task may take it.
-    made = datasets(result.get("output_path"), result.get("audio_file_path"))
+    facets: dict[str, Any] = {}
+    if job_id:
+        facets["externalQuery"] = ExternalQueryRunFacet(externalQueryId=job_id, source="magichour")
+    if job_id or error:
+        facets["magichour_job"] = _job_facet()(
+            job_id=job_id,
+            charged=error.charged if error else "yes",
+            credits=error.credits if error else result.get("credits_charged"),
+            error=type(error).__name__ if error else None,
+            error_code=error.code if isinstance(error, JobEnded) else None,
+        )
+    # A voice or an image is also in the vendor's library, from which the next task may take it.
+    files = result.get("output_paths", [result.get("output_path")])
+    made = datasets(*files, result.get("audio_file_path"), result.get("image_file_path"))
     return OperatorLineage(inputs=datasets(*inputs), outputs=made, run_facets=facets)
+
+
+@cache
+def _job_facet() -> Any:
+    """A facet of our own: what a run made, and what it cost."""
+    from airflow.providers.common.compat.openlineage.facet import RunFacet
+    from attrs import define
+
+    @define
+    class MagicHourJobRunFacet(RunFacet):
+        """
+        :ivar charged: ``yes``, ``no``, ``refunded`` or ``unknown``.
+        :ivar credits: charged, refunded, or at stake.
+        :ivar error: its name in ``magichour_provider.exceptions``.
+        :ivar error_code: the vendor's, such as ``no_source_face``.
+        """
+
+        job_id: str | None
+        charged: str
+        credits: float | None
+        error: str | None
+        error_code: str | None
+
+    return MagicHourJobRunFacet
+
+
+def _uri(place: str) -> str:
+    """Of an asset: without a connection's id, and without the signature of a URL."""
+    namespace, name = _named(place)
+    return Path(name).as_uri() if namespace == "file" else f"{namespace}/{name}"
 
 
 def _named(uri: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from magichour_provider.api.jobs import JobType
 from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import MagicHourError, Unauthorized
 from magichour_provider.hooks import MagicHourHook
-from magichour_provider.telemetry import NonBlockingLogger, PollObserver
+from magichour_provider.telemetry import NonBlockingLogger, PollObserver, tags_of
 
 if TYPE_CHECKING:
     from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
@@ -27,14 +27,16 @@ class JobTrigger(BaseTrigger):
     The event is ``{"job_id", "status"}``, or ``{"job_id", "error", "error_type", "retryable"}``. It has no
     URL: the resumed task asks for a fresh one.
 
+    .. versionadded:: 0.1.0
+
     :param job_id: the job.
     :param magichour_conn_id: the Airflow connection.
-    :param job_type: ``video`` or ``audio``.
+    :param job_type: ``video``, ``audio`` or ``image``.
     :param deadline: seconds since the epoch.
     :param submitted_at: seconds since the epoch. If it is given, the schedule decides when to poll first;
         otherwise the first poll is at once.
     :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
-    :param mode: the generation mode, if it is known. The triggerer learns render times by mode and clip.
+    :param mode: the generation mode or the tool, if known. The triggerer learns render times by it and clip.
     :param clip_seconds: how long the clip is, if it is known.
     :param expects_event: a webhook's event may end this wait, if the connection has webhooks.
     """
@@ -96,7 +98,8 @@ class JobTrigger(BaseTrigger):
 
     async def _wait(self, log: NonBlockingLogger) -> Job:
         new = self.submitted_at is not None and time.time() - self.submitted_at < JUST_SUBMITTED
-        observer = PollObserver(log, self.job_type, from_the_start=new)
+        tags = tags_of(getattr(self, "task_instance", None))
+        observer = PollObserver(log, self.job_type, from_the_start=new, tags=tags)
         hook = MagicHourHook(self.magichour_conn_id)
         refused: tuple[Settings, Unauthorized] | None = None
         while True:

@@ -1,5 +1,5 @@
 """
-What a talking photo, or a voice, is made from, checked before anything is paid.
+What a talking photo, or a voice, is made from, checked before anything is paid. Any other body: ``tools``.
 
 The vendor's limits change: its clip limit rose from 30 s to 300 s within two years. And its refusal is free.
 So a value above a known limit is a warning here, and only a value that can never work is an error. There is
@@ -8,13 +8,16 @@ one exception: a text that is too long is an error, since all the vendor's descr
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, Self
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -23,7 +26,7 @@ from magichour_provider.exceptions import InvalidInput
 
 GenerationMode = Literal["realistic", "prompted", "pro", "standard", "stable", "expressive"]
 Resolution = Literal["480p", "720p"]
-MediaType = Literal["image", "audio"]
+MediaType = Literal["image", "audio", "video", "gif"]
 
 # POST /v1/files/upload-urls, 2026-08.
 # fmt: off
@@ -34,6 +37,8 @@ EXTENSIONS: dict[MediaType, tuple[str, ...]] = {
     "audio": (
         "mp3", "wav", "aac", "flac", "webm", "weba", "m4a", "opus", "ogg", "oga", "aiff", "amr",
     ),
+    "video": ("mp4", "m4v", "mov", "webm"),
+    "gif": ("gif",),  # for some inputs that are videos
 }
 # fmt: on
 PROMPTED_MODES = ("prompted", "standard", "expressive")
@@ -44,6 +49,9 @@ CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
 # Vendor's OpenAPI, 2026-08, and SDK 0.90.0, 2026-10: a tenth of a credit a character.
 CHARACTERS_PER_CREDIT = 10
 MAX_TEXT_CHARACTERS = 1000
+
+# What the vendor holds already: uploads of the last 7 days, and items that the account has saved.
+VENDOR_PATHS = ("api-assets/", "saved-items/")
 
 ASSET_FIELDS: dict[str, MediaType] = {"image_file_path": "image", "audio_file_path": "audio"}
 
@@ -79,6 +87,14 @@ Seconds = Annotated[
 ]
 
 
+class Asset(NamedTuple):
+    """A file of ours that must first be uploaded, and the field of the request that names it."""
+
+    field: str
+    media_type: MediaType
+    uri: str
+
+
 class Inputs(BaseModel):
     """The fields of the vendor's request, without its nesting. None is "not given", and is not sent."""
 
@@ -107,8 +123,13 @@ class Inputs(BaseModel):
         raise NotImplementedError
 
     @property
-    def estimated_credits(self) -> int:
-        """The price by the vendor's table of the date in ``price``. The vendor decides the real price."""
+    def takes_name(self) -> bool:
+        """Can the job have a name? With it, the job can be found if the answer to the paid call is lost."""
+        return True
+
+    @property
+    def estimated_credits(self) -> int | None:
+        """The price by the table that ``price`` names, or None. The vendor decides the real price."""
         raise NotImplementedError
 
     @property
@@ -118,7 +139,7 @@ class Inputs(BaseModel):
 
     @property
     def price(self) -> str:
-        """The price that the estimate uses, and where the vendor publishes it."""
+        """The price that the estimate uses, and where the vendor publishes it; or why there is no price."""
         raise NotImplementedError
 
     @property
@@ -130,9 +151,13 @@ class Inputs(BaseModel):
         """Values that probably do not do what was meant. The vendor decides, free of charge."""
         return []
 
-    def uploads(self) -> dict[str, MediaType]:
-        """The fields whose files must be uploaded first, with their media types."""
-        return {}
+    def hint(self) -> str:
+        """What may be wrong if the vendor refuses this; empty if nothing is known."""
+        return ""
+
+    def uploads(self) -> list[Asset]:
+        """The files that must be uploaded first."""
+        return []
 
     def fingerprint(self) -> dict[str, str]:
         """
@@ -169,7 +194,7 @@ class TalkingPhotoInputs(Inputs):
     def _check_together(self, unknown: Collection[str]) -> None:
         for field, media_type in ASSET_FIELDS.items():
             if field not in unknown:
-                _check_asset(field, media_type, getattr(self, field))
+                check_asset(field, media_type, getattr(self, field))
         if not {"end_seconds", "audio_file_path"} & set(unknown) and self.end_seconds is None:
             _check_measurable(str(self.audio_file_path))
         if (
@@ -245,12 +270,12 @@ class TalkingPhotoInputs(Inputs):
             )
         return found
 
-    def uploads(self) -> dict[str, MediaType]:
-        return {
-            field: media_type
+    def uploads(self) -> list[Asset]:
+        return [
+            Asset(field, media_type, getattr(self, field))
             for field, media_type in ASSET_FIELDS.items()
             if not is_remote(getattr(self, field) or "")
-        }
+        ]
 
     def _compared(self) -> dict[str, Any]:
         """
@@ -260,9 +285,8 @@ class TalkingPhotoInputs(Inputs):
         values = super()._compared()
         values["start_seconds"] = self.start
         for field in ASSET_FIELDS:
-            value = str(values.get(field, ""))
-            if _is_url(value) and not _is_library_url(value):
-                values[field] = urlsplit(value)._replace(query="", fragment="").geturl()
+            if field in values:
+                values[field] = unsigned(values[field])
         return values
 
 
@@ -288,6 +312,13 @@ class VoiceInputs(Inputs):
                 "shorten it, or make several voices of it",
             )
 
+    def hint(self) -> str:
+        if self.voice_name in voices().values():
+            return ""
+        near = difflib.get_close_matches(str(self.voice_name).casefold(), voices(), n=1)
+        nearest = f"; the nearest one is {voices()[near[0]]!r}" if near else ""
+        return f"{self.voice_name!r} is none of the {len(voices())} voices of 2026-10{nearest}"
+
     @property
     def estimated_credits(self) -> int:
         return math.ceil(len(self.prompt or "") / CHARACTERS_PER_CREDIT)
@@ -304,9 +335,25 @@ class VoiceInputs(Inputs):
         )
 
 
+@cache
+def voices() -> dict[str, str]:
+    """
+    The vendor's voices as of 2026-10, by their names in lower case. New ones may have come since.
+
+    It is a file of data that the emulator has too.
+    """
+    names = (files("magichour_provider") / "emulator" / "voices.txt").read_text("utf-8").splitlines()
+    return {name.casefold(): name for name in names}
+
+
 def is_remote(asset: str) -> bool:
     """Can Magic Hour read this by itself: a URL, or a file that it has already?"""
-    return _is_url(asset) or asset.startswith("api-assets/")
+    return _is_url(asset) or asset.startswith(VENDOR_PATHS)
+
+
+def unsigned(asset: str) -> str:
+    """The part that stays when the signature of a URL changes. The query of a library URL is the asset."""
+    return _without_query(asset) if _is_url(asset) and not _is_library_url(asset) else asset
 
 
 def extension_of(path: str) -> str:
@@ -321,7 +368,7 @@ def _is_url(asset: str) -> bool:
 def _is_library_url(asset: str) -> bool:
     parts = urlsplit(asset)
     return parts.path.rstrip("/").endswith("/my-library") and bool(
-        {"imageId", "audioId"} & set(parse_qs(parts.query))
+        {"imageId", "audioId", "videoId"} & set(parse_qs(parts.query))
     )
 
 
@@ -336,7 +383,10 @@ def _without_query(asset: str) -> str:
     return re.split("[?#]", asset, maxsplit=1)[0] if _is_url(asset) else asset
 
 
-def _check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
+def check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
+    """
+    :raises InvalidInput: it is none, or of another media type; nothing was sent.
+    """
     if asset is None:
         raise InvalidInput.of(field, asset, "is needed: a URL, an api-assets/ path, or a file")
     if asset.lower().startswith("data:"):
@@ -345,7 +395,7 @@ def _check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
         known = extension_of(asset) in EXTENSIONS[media_type] or (_is_url(asset) and _is_library_url(asset))
     except ValueError as problem:
         raise InvalidInput.of(field, _without_query(asset), f"is not a URL ({problem})") from None
-    if not known and not asset.startswith("api-assets/"):
+    if not known and not asset.startswith(VENDOR_PATHS):
         raise InvalidInput.of(
             field,
             _without_query(asset),

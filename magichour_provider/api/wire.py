@@ -101,6 +101,8 @@ class Submission(_Answer):
     """
     An accepted, paid job.
 
+    .. versionadded:: 0.1.0
+
     :ivar job_id: the vendor's id of it.
     :ivar credits_charged: an estimate until the job is complete.
     :ivar poll_interval: seconds; the answer's ``Retry-After``, which the emulator sends.
@@ -112,14 +114,22 @@ class Submission(_Answer):
 
 
 class Download(_Answer):
-    """``url`` is signed: anybody who has it can read the file until ``expires_at`` (ISO 8601)."""
+    """
+    ``url`` is signed: anybody who has it can read the file until ``expires_at`` (ISO 8601).
+
+    .. versionadded:: 0.1.0
+    """
 
     url: str = Field(repr=False, pattern=r"^https?://.")
     expires_at: Lenient[str] = None
 
 
 class JobError(_Answer):
-    """Why the vendor gave up: ``code``, such as ``no_source_face`` (the list is open), and ``message``."""
+    """
+    Why the vendor gave up: ``code``, such as ``no_source_face`` (the list is open), and ``message``.
+
+    .. versionadded:: 0.1.0
+    """
 
     code: Lenient[Words] = None
     message: Lenient[Words] = None
@@ -128,6 +138,8 @@ class JobError(_Answer):
 class Job(_Answer):
     """
     A job as the vendor sees it now. What the vendor does not say is None.
+
+    .. versionadded:: 0.1.0
 
     :ivar job_id: the vendor's id of it.
     :ivar status: ``queued``, ``rendering``, ``complete``, ``error`` or ``canceled``; the list is open.
@@ -241,6 +253,8 @@ class Account(_Answer):
     """
     The account that a key belongs to. What the vendor does not say is None.
 
+    .. versionadded:: 0.1.0
+
     :ivar account_id: the vendor's id of it.
     :ivar credits: left.
     :ivar tier: of its plan: ``free``, ``creator``, ``pro`` or ``business``.
@@ -339,7 +353,7 @@ class Call(Generic[T]):
             )
         # The vendor documents 502 and 503 as "no job was made", but a gateway can send them too: trust them
         # only with the vendor's JSON body, and then only by the next try of the task.
-        vendors_word = status in (502, 503) and message is not None and not self.strict
+        vendors_word = status in VENDORS_WORD and message is not None and not self.strict
         believed = vendors_word or status in _NO_JOB or status in _REDIRECTS
         if error_cls is None and not believed:
             self.no_answer(said, status=status, page=page, retry_after=retry_after)
@@ -368,6 +382,7 @@ _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     422: errors.InvalidRequest,
     429: errors.RateLimited,
 }
+VENDORS_WORD = frozenset({502, 503})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # "Too early", and Cloudflare's own statements that it never reached the origin.
 _NO_JOB = frozenset({425, 521, 522, 523, 525, 526, 530})
@@ -413,12 +428,12 @@ def paid_call(path: str, body: Mapping[str, Any]) -> Call[Submission]:
 
 
 def get_job(job_id: str, job_type: JobType = "video") -> Call[Job]:
-    """``GET /v1/{video,audio}-projects/{id}``: free."""
+    """``GET /v1/{video,audio,image}-projects/{id}``: free."""
     return Call("get", "GET", _route(job_id, job_type), Job.model_validate, job_id=checked_job_id(job_id))
 
 
 def delete_job(job_id: str, job_type: JobType = "video") -> Call[None]:
-    """``DELETE /v1/{video,audio}-projects/{id}``: irreversible; not a cancel, and no refund."""
+    """``DELETE /v1/{video,audio,image}-projects/{id}``: irreversible; not a cancel, and no refund."""
     return Call("delete", "DELETE", _route(job_id, job_type), lambda _: None, job_id=checked_job_id(job_id))
 
 

@@ -3,6 +3,7 @@
 
     python -m magichour_provider.emulator --port 0 --json
     python -m magichour_provider.emulator fault create status=502 html=true effect=true
+    python -m magichour_provider.emulator voices einstein
 """
 
 from __future__ import annotations
@@ -119,6 +120,9 @@ def parser() -> argparse.ArgumentParser:
         for name in names:
             command.add_argument(name)
         command.set_defaults(run=change, verb=verb, names=names)
+    known = verbs.add_parser("voices", help="[WORD]: print the names of the voices, all or those with WORD")
+    known.add_argument("word", nargs="?", default="")
+    known.set_defaults(run=print_voices)
     for command in verbs.choices.values():
         # --url may stand before the verb too; without a default here, that one is not overwritten.
         command.add_argument("--url", default=argparse.SUPPRESS, help=f"the emulator ({DEFAULT_URL})")
@@ -214,6 +218,16 @@ def print_lines(options: argparse.Namespace) -> int:
         if line is not None:
             say(json.dumps(line))
     return 0
+
+
+def print_voices(options: argparse.Namespace) -> int:
+    """Of the list that came with this package: no emulator needs to run."""
+    from .validation import voices
+
+    found = sorted(name for name in voices() if options.word.casefold() in name.casefold())
+    for name in found:
+        say(name)
+    return 0 if found else 1
 
 
 def change(options: argparse.Namespace) -> int:

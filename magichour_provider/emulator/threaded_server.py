@@ -56,6 +56,8 @@ class Emulator:
     ``with Emulator() as emulator:`` runs the server in a thread of this process. The arguments are those of
     :class:`~magichour_provider.emulator.settings.Settings`.
 
+    .. versionadded:: 0.1.0
+
     :param progression: when jobs change their status: ``instant``, ``polls:N``, ``seconds:N``, ``manual``,
         ``realistic`` or ``realistic:N``.
     :param render: ``real`` renders the MP4; ``stub`` answers with a tiny ready-made one.
@@ -214,7 +216,8 @@ class Emulator:
         Make a call fail, or answer differently.
 
         :param call: ``create``, ``get_video``, ``delete_video``, ``upload_urls``, ``put``, ``download``,
-            ``account``, ``create_voice``, ``get_audio``, ``delete_audio`` or ``*``.
+            ``account``, ``create_voice``, ``get_audio``, ``delete_audio``, ``create_tool``, ``get_image``,
+            ``delete_image`` or ``*``.
         :param status: answer with this status instead of having an effect.
         :param body: answer with this text or JSON. In it, ``{"$answer": "/downloads/0"}`` stands for the part
             of the true answer at that JSON pointer; the call then has its effect.

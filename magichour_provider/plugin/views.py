@@ -1,4 +1,4 @@
-"""The pages. They write nothing. They ask the vendor only if a person clicks on *Play*."""
+"""The pages. They write nothing. They ask the vendor only if a person clicks on *Play* or *Show*."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from magichour_provider.task import runtime
-from magichour_provider.task.wait import JobMixin, event_job_id
+from magichour_provider.task.wait import JobMixin, ending_of, event_job_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -36,6 +36,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     A subclass names its ``input_fields``, and defines how they are checked, completed and sent.
 
     For each argument, None stands for the default.
+
+    .. versionadded:: 0.1.0
 
     :param output_path: where the file goes, local or object storage. A path that ends in ``/`` is a folder,
         and the file is named after the job. Without a path, the result has a signed URL that expires.
@@ -157,7 +159,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """
         The call that pays.
 
-        :param uploaded: the ``api-assets/`` paths of ``inputs.uploads()``.
+        :param uploaded: for the fields of ``inputs.uploads()`` their ``api-assets/`` paths.
+        :param name: for the job, if it takes one.
         """
         raise NotImplementedError
 
@@ -216,7 +219,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def _pay_and_wait(self, context: Context, answers: LostAnswers, inputs: InputsT) -> dict[str, Any]:
         journal = answers.journal
-        resumed = self._resumable(answers, inputs)
+        resumed = self._resumable(context, answers, inputs)
         try:
             job = resumed or self._submit(context, journal, inputs)
         except runtime.exceptions.SubmissionUncertain:
@@ -225,16 +228,21 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             raise
         self.push_link(context, job.job_id)
         if not self.wait_for_completion:
+            if resumed is None:
+                runtime.telemetry.charged(job.credits_charged)  # the last that this task hears of it
             return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
         return self._wait(context, job, just_submitted=resumed is None)
 
     # --- a paid job of an earlier try ---
 
-    def _resumable(self, answers: LostAnswers, inputs: InputsT) -> PaidJob | None:
+    def _resumable(self, context: Context, answers: LostAnswers, inputs: InputsT) -> PaidJob | None:
         """The job that an earlier try paid for. This does not touch the input files: they may be gone."""
         journal = answers.journal
         fingerprint = inputs.fingerprint()
         known = journal.record.job_for(fingerprint)
+        answer = self.poll_once(known.job_id) if known else None
+        if known and known.ended is None and isinstance(answer, runtime.wire.Job):
+            self._record_failure(context, journal, answer)
         host = self.hook.settings.base_url
         try:
             job = runtime.decide(
@@ -242,7 +250,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 fingerprint,
                 host=host,
                 max_tries=journal.max_tries,
-                answer=self.poll_once(known.job_id) if known else None,
+                answer=answer,
                 now=time.time(),
             )
         except (
@@ -276,6 +284,13 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         except runtime.exceptions.RequestFailed as error:
             return error
 
+    def _record_failure(self, context: Context, journal: Journal, job: Job) -> None:
+        """Of a job that failed while no task waited: its refund counts, whatever is paid for next."""
+        try:
+            job.raise_unless_complete()
+        except runtime.exceptions.JobEnded as ended:
+            self._record_end(context, job.job_id, ending_of(ended), journal)
+
     # --- paying ---
 
     def _submit(self, context: Context, journal: Journal, inputs: InputsT) -> PaidJob:
@@ -285,8 +300,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
         client = self.hook.client  # made here: what can fail must fail before the intent is written
         self._render_class = whole.render_class
+        name = inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME]
         intent = journal.record_intent(
-            name=inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME],
+            name=name if inputs.takes_name else None,
             inputs=inputs.fingerprint(),
             host=self.hook.settings.base_url,
             conn_id=self.magichour_conn_id,
@@ -303,17 +319,17 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 pausing=self._set_paused,
             )
         except runtime.exceptions.SubmissionUncertain as error:
-            raise journal.with_instructions(
-                error.copied(f"{error}. The name of such a job ends in {intent.mark}")
-            ) from error
+            raise journal.with_instructions(error.copied(f"{error}. {intent.how_to_find}")) from error
         except runtime.exceptions.MagicHourError as error:
             self._charged = "no"
             self._release_target(context)
             # The vendor says that no job was made. A gateway can say so too: only the next try believes it.
-            refused = isinstance(error, runtime.exceptions.Unavailable) and error.by_vendor
+            refused = error.status_code in runtime.wire.VENDORS_WORD
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
+            if isinstance(error, runtime.exceptions.InvalidRequest) and (hint := whole.hint()):
+                raise error.copied(f"{error}. {hint}") from error
             raise
         except BaseException:  # Airflow ends the task
             if self._is_paused:
@@ -375,16 +391,35 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """The free steps before the paid call. They may be repeated, and the upload is the last one."""
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).check()
-        sources = [
-            runtime.Source.find(field, media_type, getattr(inputs, field))
-            for field, media_type in inputs.uploads().items()
-        ]
+        sources = [runtime.Source.find(*asset) for asset in inputs.uploads()]
         for source in sources:
             runtime.media.check_media_type(source)
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
             self.log.warning(warning)
+        self._hold_limit(inputs)
+        if not sources:
+            return inputs, {}
+        self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
+        paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
+        return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
+
+    def _hold_limit(self, inputs: InputsT) -> None:
+        """
+        :raises CreditLimitExceeded: the estimate is above ``max_credits``.
+        :raises InvalidInput: there is a limit, and no estimate to hold against it.
+        """
         estimate = inputs.estimated_credits
+        if estimate is None:
+            self.log.info("No estimate for %s: %s", inputs.description, inputs.price)
+            if self.max_credits is not None:
+                raise runtime.exceptions.InvalidInput.of(
+                    "max_credits",
+                    self.max_credits,
+                    f"cannot be held for {inputs.description}: {inputs.price}; give estimated_credits, which "
+                    "is then compared with it. Nothing was submitted",
+                )
+            return
         self.log.info("Estimate: %s credits for %s, %s", estimate, inputs.description, inputs.price)
         if self.max_credits is not None and estimate > float(self.max_credits):
             raise runtime.exceptions.CreditLimitExceeded(
@@ -392,11 +427,6 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 f"{inputs.price}; raise the limit or shorten it. Nothing was submitted",
                 credits=estimate,
             )
-        if not sources:
-            return inputs, {}
-        self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
-        paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
-        return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
 
     def _refuse_shared_target(self, context: Context) -> None:
         """If all mapped tasks have one file, only one can deliver it, and the others pay for nothing."""
@@ -421,9 +451,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.Target(self.output_path, self.replace).release(_owner(context))
 
     def _with_balance(self, error: InsufficientCredits, inputs: InputsT) -> MagicHourError:
+        estimate = inputs.estimated_credits
+        needed = "an unknown number" if estimate is None else f"about {estimate}"
         return error.copied(
-            f"{error}. The account has {self.balance()} credits, {inputs.description} needs about "
-            f"{inputs.estimated_credits}"
+            f"{error}. The account has {self.balance()} credits, {inputs.description} needs {needed}"
         )
 
     def balance(self) -> object:

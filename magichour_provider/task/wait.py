@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from magichour_provider.files.storage import Target
     from magichour_provider.hooks import MagicHourHook
     from magichour_provider.task.arguments import Check
+    from magichour_provider.task.journal import Journal
 
 # Airflow's timeout of the deferral is this much later than our own deadline, if the triggerer is busy.
 GRACE = timedelta(minutes=2)
@@ -71,6 +72,7 @@ class JobMixin:
     _charged: Charged = "no"  # has this task instance paid, as far as this try knows?
     _credits: float | None = None
     _adopt_instructions: str | None = None
+    _error: MagicHourError | None = None  # that this try ends with
     _result: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
 
     @cached_property
@@ -116,7 +118,11 @@ class JobMixin:
         }
 
     def is_known_later(self, value: object) -> bool:
-        """A template, or what Airflow resolves at run time: an XCom, a DAG's param."""
+        """A template, or what Airflow resolves at run time: an XCom, a DAG's param; or one of them inside."""
+        if isinstance(value, dict):
+            return any(map(self.is_known_later, value.values()))
+        if isinstance(value, list | tuple):
+            return any(map(self.is_known_later, value))
         dag = self.get_dag()
         jinja = (dag and dag.jinja_environment_kwargs) or {}
         starts = (jinja.get("variable_start_string", "{{"), jinja.get("block_start_string", "{%"))
@@ -143,6 +149,7 @@ class JobMixin:
         try:
             yield
         except runtime.exceptions.MagicHourError as error:
+            self._error = self._with_charge(error)
             runtime.telemetry.failed(error)
             raise self.surfaced(error) from (error.__cause__ if error.retryable else None)
         except AirflowTaskTimeout as error:
@@ -191,9 +198,16 @@ class JobMixin:
 
         self._job_id = job_id
         with runtime.telemetry.best_effort("The link to the job was not stored"):
-            if self.hook.settings.base_url == runtime.wire.BASE_URL:
-                url = runtime.wire.library_url(job_id, self.job_type)
+            if url := self.job_link:
                 context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=url)
+
+    @property
+    def job_link(self) -> str:
+        """The job in the vendor's library; empty where the connection leads elsewhere."""
+        with runtime.telemetry.best_effort("The link to the job is not known"):
+            if self._job_id and self.hook.settings.base_url == runtime.wire.BASE_URL:
+                return runtime.wire.library_url(self._job_id, self.job_type)
+        return ""
 
     # --- waiting ---
 
@@ -271,8 +285,10 @@ class JobMixin:
             else:
                 job, download = self.hook.client.completed(job_id, self.job_type)
                 place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
+                if self.spec.has_several_files:
+                    place["download_urls"] = [one.url for one in job.downloads]
         except runtime.exceptions.JobEnded as ended:
-            self._record_end(context, job_id, _ending_of(ended))
+            self._record_end(context, job_id, ending_of(ended))
             raise
         self._result = {
             "job_id": job_id,
@@ -284,7 +300,8 @@ class JobMixin:
         with runtime.telemetry.best_effort("The rendered fields do not show what was sent"):
             self._show_what_was_sent(job)
         self._record_end(context, job_id, {"status": "complete", **self._result, **self._size(place)})
-        runtime.telemetry.delivered(self.log, self._result, self.outlets, context)
+        library_url = runtime.wire.library_url(job_id, self.job_type)
+        runtime.telemetry.delivered(self.log, self._result, self.outlets, context, library_url=library_url)
         return self._result
 
     def _described(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
@@ -295,7 +312,8 @@ class JobMixin:
                 "height": _pixels(job.height),
                 "fps": job.fps,
             }
-
+        if self.job_type == "image":
+            return {"image_file_path": runtime.wire.library_url(job.job_id, self.job_type)}
         return {
             "audio_file_path": runtime.wire.library_url(job.job_id, self.job_type),
             "duration_seconds": self._measured(job, place),
@@ -313,14 +331,26 @@ class JobMixin:
 
     def _size(self, place: dict[str, Any]) -> dict[str, int]:
         with runtime.telemetry.best_effort("The size of the file is not known"):
-            if uri := place.get("output_path"):
-                return {"size_bytes": runtime.Source.find("output_path", "image", uri).size}
+            if uris := place.get("output_paths", [place["output_path"]] if "output_path" in place else []):
+                sizes = [runtime.Source.find("output_path", "image", uri).size for uri in uris]
+                return {"size_bytes": sum(sizes)}
         return {}
 
-    def _record_end(self, context: Context, job_id: str, ending: dict[str, Any]) -> None:
-        """For people and for the pages in Airflow's UI. Nothing else depends on it."""
+    def _record_end(
+        self, context: Context, job_id: str, ending: dict[str, Any], journal: Journal | None = None
+    ) -> None:
+        """For people, for the pages in Airflow's UI and for metrics. Nothing else depends on it."""
         with runtime.telemetry.best_effort("How the job ended was not recorded"):
-            runtime.Journal.of(context).record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
+            journal = journal or runtime.Journal.of(context)
+            job = journal.record.job(job_id)
+            journal.record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
+            if job is None or job.watched or job.ended is not None:
+                return  # another task has paid, or it is counted already
+            if ending["status"] in ("error", "canceled"):
+                runtime.telemetry.refunded(job.credits_charged)
+            else:
+                final = ending.get("credits_charged")
+                runtime.telemetry.charged(job.credits_charged if final is None else final)
 
     def _show_what_was_sent(self, job: Job) -> None:
         """Put it into the fields that the UI shows as rendered: there a person sees what was really sent."""
@@ -329,17 +359,21 @@ class JobMixin:
                 setattr(self, field, getattr(job, field))
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Called by Airflow's OpenLineage provider, if there is one."""
+        """Called by Airflow's OpenLineage provider, if there is one; also when the task has failed."""
+        return runtime.telemetry.lineage(self.input_files(), self._result, self._job_id, self._error)
 
+    def input_files(self) -> list[str]:
+        """What the job is made from."""
         files = (getattr(self, field, None) for field in runtime.inputs.ASSET_FIELDS)
-        return runtime.telemetry.lineage([str(file) for file in files if file], self._result)
+        return [str(file) for file in files if file]
 
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
-        target = self.hook.target(job_id, runtime.Target(output_path, self.replace), self.job_type)
+        targets = self.hook.targets(job_id, runtime.Target(output_path, self.replace), self.job_type)
         try:
-            target = self._own(context, job_id, target)
-            self.log.info("Downloading the %s of job %s to %s", self.spec.noun, job_id, target.uri)
-            return self.hook.client.download(job_id, target, self.job_type), {"output_path": target.uri}
+            for number, target in enumerate(targets):
+                own = self._own(context, job_id, target)
+                self.log.info("Downloading the %s of job %s to %s", self.spec.noun, job_id, target.uri)
+                job = self.hook.client.download(job_id, own, self.job_type, number=number)
         except (runtime.exceptions.InvalidInput, runtime.exceptions.StorageFailed) as error:
             raise error.copied(
                 f"{error}. The {self.spec.noun} of job {job_id} stays at Magic Hour: fix this, then clear "
@@ -347,6 +381,16 @@ class JobMixin:
                 job_id=job_id,
                 charged="yes",
             ) from error
+        if self.spec.has_several_files and len(job.downloads) > len(targets):
+            self.log.warning(
+                "Job %s has made %d files, and output_path=%s is one: the first is there. End output_path in "
+                "'/' to download all",
+                *(job_id, len(job.downloads), output_path),
+            )
+        place: dict[str, Any] = {"output_path": targets[0].uri}
+        if self.spec.has_several_files:
+            place["output_paths"] = [target.uri for target in targets]
+        return job, place
 
     def _own(self, context: Context, job_id: str, target: Target) -> Target:
         """The target. A file there may be replaced if an earlier try of this task began to write it."""
@@ -396,7 +440,7 @@ class JobMixin:
         )
 
 
-def _ending_of(ended: JobEnded) -> dict[str, Any]:
+def ending_of(ended: JobEnded) -> dict[str, Any]:
     """The end of a job that made nothing."""
     statuses = {"JobCanceled": "canceled", "JobDeleted": "deleted"}
     status = statuses.get(type(ended).__name__, "error")

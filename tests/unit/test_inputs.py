@@ -92,10 +92,8 @@ def test_a_refusal_does_not_repeat_the_signature_of_a_url() -> None:
 
 @pytest.mark.parametrize("extension", EXTENSIONS["image"] + tuple(e.upper() for e in EXTENSIONS["image"]))
 def test_every_photo_format_of_the_vendor_is_taken(extension: str) -> None:
-    assert inputs(image_file_path=f"/data/me.{extension}").uploads() == {
-        "image_file_path": "image",
-        "audio_file_path": "audio",
-    }
+    image, _ = inputs(image_file_path=f"/data/me.{extension}").uploads()
+    assert image == ("image_file_path", "image", f"/data/me.{extension}")
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS["audio"])
@@ -110,17 +108,18 @@ def test_every_audio_format_of_the_vendor_is_taken(extension: str) -> None:
         "HTTPS://x.example/me.png?X-Amz-Signature=1",
         "api-assets/id/abc.png",
         "api-assets/id/abc",
+        "saved-items/id/abc.png",
         f"{LIBRARY}?imageId=abc",
         f"{LIBRARY}/?imageId=abc",
     ],
 )
 def test_what_magic_hour_reads_by_itself_is_not_uploaded(asset: str) -> None:
-    assert inputs(image_file_path=asset).uploads() == {"audio_file_path": "audio"}
+    assert [upload.field for upload in inputs(image_file_path=asset).uploads()] == ["audio_file_path"]
 
 
 @pytest.mark.parametrize("path", ["/data/me.png", "me.png", "file:///data/me.png", "s3://aws@bucket/me.png"])
 def test_a_file_of_ours_is_uploaded(path: str) -> None:
-    assert "image_file_path" in inputs(image_file_path=path).uploads()
+    assert inputs(image_file_path=path).uploads()[0] == ("image_file_path", "image", path)
 
 
 def test_a_path_object_is_a_path() -> None:
@@ -365,3 +364,18 @@ def test_the_fingerprint_of_a_voice_is_its_text_and_voice_not_its_name() -> None
     assert VoiceInputs.checked(SPOKEN | {"name": "another"}).fingerprint() == one
     assert VoiceInputs.checked(SPOKEN | {"prompt": "Good morning."}).fingerprint() != one
     assert VoiceInputs.checked(SPOKEN | {"voice_name": "Anybody"}).fingerprint() != one
+
+
+@pytest.mark.parametrize("voice", ["Albert Einstien", "ALBERT EINSTEIN", "Einstein"])
+def test_the_hint_about_an_unknown_voice_names_the_nearest_one(voice: str) -> None:
+    hint = VoiceInputs.checked(SPOKEN | {"voice_name": voice}).hint()
+    assert hint == f"{voice!r} is none of the 1266 voices of 2026-10; the nearest one is 'Albert Einstein'"
+
+
+def test_the_hint_names_no_voice_where_none_is_near() -> None:
+    hint = VoiceInputs.checked(SPOKEN | {"voice_name": "qqqq"}).hint()
+    assert hint == "'qqqq' is none of the 1266 voices of 2026-10"
+
+
+def test_there_is_no_hint_about_a_voice_that_is_known() -> None:
+    assert VoiceInputs.checked(SPOKEN).hint() == ""

@@ -43,6 +43,8 @@ class AsyncMagicHourClient:
     """
     The API for an event loop: ``get``, ``wait`` and ``account``, with the errors of ``MagicHourClient``.
 
+    .. versionadded:: 0.1.0
+
     :param tls: from ``Settings.ssl_context``, which blocks: call it outside the event loop.
     :param limiter: of the connection's polls; default: the settings' limit.
     :param renders: what is known about the connection's render times; default: nothing.

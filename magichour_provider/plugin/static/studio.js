@@ -1,6 +1,6 @@
 "use strict";
 
-// Plays a job in place of its drawing, refreshes the page, and opens links outside of Airflow's frame.
+// Plays or shows a job's file in place of its drawing, refreshes the page, and opens links outside of Airflow's frame.
 
 const REFRESH = 10_000; // milliseconds
 const main = document.getElementById("jobs");
@@ -12,7 +12,7 @@ function play(link) {
   const kind = link.dataset.media;
   const media = document.createElement(kind === "audio" ? "audio" : kind === "image" ? "img" : "video");
   media.className = "media";
-  media.setAttribute("aria-label", link.getAttribute("aria-label").replace(/^Play /, ""));
+  media.setAttribute("aria-label", link.getAttribute("aria-label").replace(/^(Play|Show) /, ""));
   if (kind !== "image") {
     media.controls = true;
     media.autoplay = true;
