@@ -185,7 +185,7 @@ class MagicHourHook(BaseHook):
         :param output_path: local or object storage; a path that ends in ``/`` is a folder.
         :param replace: overwrite a file at ``output_path``.
         :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
-        :returns: where the file is; of several images in a folder, the first.
+        :returns: the place of the file; if there are several images, of the first one.
         :raises TargetExists: a file is there already, and ``replace`` is False; nothing charged.
         :raises JobEnded: the job has made nothing; the subclass says why, and whether it is refunded.
         :raises StorageFailed: the file cannot be written; it is paid for and stays at Magic Hour; retryable.
@@ -199,7 +199,7 @@ class MagicHourHook(BaseHook):
 
     def targets(self, job_id: str, place: Target, job_type: JobType) -> list[Target]:
         """
-        The exact file for each file of this job; for an exact place, only that one.
+        The exact place of each file of this job. If ``place`` is one file, only that.
 
         In a folder, the URLs of the downloads show how many files there are, and of which type.
         """

@@ -40,9 +40,9 @@ class MagicHourJobLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """
-        Called when the task has ended, to push the URL once more.
+        Airflow calls this when the task has ended, to push the URL once more.
 
-        It does not read what was pushed: Airflow logs an error for an XCom that is not there.
+        This does not read the URL that was pushed: if there is none, Airflow logs an error.
         """
         return str(getattr(operator, "job_link", ""))
 

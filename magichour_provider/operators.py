@@ -133,7 +133,7 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
     .. versionadded:: 0.1.0
 
     :param prompt: the text, of at most 1000 characters.
-    :param voice_name: who speaks it. The vendor's list of voices grows, so a name is not checked here.
+    :param voice_name: who speaks it. The vendor's list of voices grows, so only the vendor refuses a name.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), ``audio_file_path`` (the voice in the vendor's library: a URL without a
@@ -162,10 +162,10 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
 class ToolOperator(PaidJobOperator["ToolInputs"]):
     """
-    What the operators share whose request is checked against the vendor's own description of the tool.
+    What these operators share: the request is checked against the vendor's own description of the tool.
 
-    :param estimated_credits: what the call will cost, for ``max_credits`` and for the record; default: by the
-        vendor's published price. Without one, ``max_credits`` is refused. Templated.
+    :param estimated_credits: your estimate of the cost, for ``max_credits`` and for the record; default: the
+        vendor's published price. If there is neither, ``max_credits`` is an error. Templated.
     """
 
     tool: str
@@ -213,29 +213,29 @@ class MagicHourOperator(ToolOperator):
     """
     Call any tool of Magic Hour, and download what it makes to ``output_path``.
 
-    ``body`` is the vendor's own JSON. It is checked against the vendor's description before anything is paid:
-    a missing field or a value of another type is an error; a field or a value that is not described is a
-    warning, since the description is older than the server, whose refusal is free. None stands for "not
-    given", and numbers and flags may be text, as templates make them.
+    ``body`` is the vendor's own JSON. It is checked against the vendor's description before anything is paid.
+    A missing field or a value of another type is an error. An unknown field or value is a warning: the server
+    may be newer than the description, and its refusal is free. None stands for "not given". Numbers and flags
+    may be text, as templates make them.
 
     Files are found by the names of their fields (``*_file_path``, ``*_file_paths``), anywhere in the body. A
-    local path or an object-storage URI is uploaded; a URL, an ``api-assets/…`` or ``saved-items/…`` path and
-    a URL of the vendor's library is passed on.
+    local path or an object-storage URI is uploaded. A URL, an ``api-assets/…`` or ``saved-items/…`` path and
+    a URL of the vendor's library are sent as they are.
 
-    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
-    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``. A job can
-    make several images: with an ``output_path`` that ends in ``/`` all of them are downloaded.
+    It also takes the arguments of ``PaidJobOperator``, such as ``output_path``, ``max_credits`` and
+    ``deferrable``. A job can make several images: with an ``output_path`` that ends in ``/`` all of them are
+    downloaded.
 
-    A tool that takes no ``name`` is paid once too, but when its answer is lost, its job cannot be found by a
-    name: to adopt it, a person ticks *Adopt anyway*.
+    A tool that takes no ``name`` is paid once too. But if its answer is lost, a person cannot find its job by
+    a name, and ticks *Adopt anyway* to adopt it.
 
     Templated: ``body``, ``estimated_credits``, and ``output_path``, ``replace``, ``max_credits``,
     ``magichour_conn_id``, ``timeout``, ``poll_interval``.
 
     :param tool: its name in the path of the paid call, such as ``face-swap``.
-    :param body: the request, in the vendor's JSON; its ``name``, if it takes one, gets a short id.
-    :param estimated_credits: what the call will cost, for ``max_credits`` and for the record; default: by the
-        vendor's published price. Without one, ``max_credits`` is refused.
+    :param body: the request, in the vendor's JSON; if it has a ``name``, a short id is added to it.
+    :param estimated_credits: your estimate of the cost, for ``max_credits`` and for the record; default: the
+        vendor's published price. If there is neither, ``max_credits`` is an error.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), and what each type of job has: a video ``duration_seconds``, ``width``,
         ``height``, ``fps``; an audio ``audio_file_path``, ``duration_seconds``; an image ``image_file_path``
@@ -265,17 +265,17 @@ class MagicHourOperator(ToolOperator):
 
 class ImageGeneratorOperator(ToolOperator):
     """
-    Have a sentence drawn. The image is what ``TalkingPhotoOperator`` takes:
+    Turn a text into an image. ``TalkingPhotoOperator`` takes it:
     ``image_file_path=portrait.output["image_file_path"]``.
 
-    Beside these it takes what every ``PaidJobOperator`` does, and ``estimated_credits``: see
-    ``MagicHourOperator``. All are templated.
+    It also takes the arguments of ``PaidJobOperator``, and ``estimated_credits``: see ``MagicHourOperator``.
+    Templated: all arguments below.
 
-    :param prompt: what is to be seen.
-    :param image_count: how many images; how many a model makes at once differs.
-    :param model: one of the vendor's; default: the one that it recommends now.
+    :param prompt: what the image shows.
+    :param image_count: how many images; the limit depends on the model.
+    :param model: one of the vendor's models; default: the one that it recommends now.
     :param aspect_ratio: ``1:1`` (the vendor's default), ``16:9`` or ``9:16``.
-    :param resolution: ``640px``, ``1k``, ``2k`` or ``4k``; which of them, depends on model and plan.
+    :param resolution: ``640px``, ``1k``, ``2k`` or ``4k``; model and plan decide which are possible.
     :param art_style: one of the vendor's ``style.tool``, such as ``ai-photo-generator``.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` and ``output_paths`` (or
@@ -329,16 +329,17 @@ class AutoSubtitleOperator(ToolOperator):
     """
     Burn subtitles into a video.
 
-    Beside these it takes what every ``PaidJobOperator`` does, and ``estimated_credits``: see
-    ``MagicHourOperator``. All are templated.
+    It also takes the arguments of ``PaidJobOperator``, and ``estimated_credits``: see ``MagicHourOperator``.
+    Templated: all arguments below.
 
     :param video_file_path: the video: a URL (``video.output["download_url"]``), an ``api-assets/…`` path, a
         local path, or an object-storage URI. The last two are uploaded.
     :param end_seconds: where the clip ends in the video, in seconds.
-    :param start_seconds: where it starts, likewise.
+    :param start_seconds: where the clip starts in the video, in seconds.
     :param template: ``karaoke`` (the default, unless ``custom_config`` is given), ``cinematic``,
         ``minimalist`` or ``highlight``.
-    :param custom_config: ``font``, ``text_color`` and so on, as the vendor names them; over the template.
+    :param custom_config: ``font``, ``text_color`` and so on, as the vendor names them. They replace values of
+        the template.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: the same as ``TalkingPhotoOperator``.
 

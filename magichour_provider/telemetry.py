@@ -50,14 +50,14 @@ def best_effort(failed: str) -> Iterator[None]:
 
 
 def tags_of(ti: Any) -> dict[str, str]:
-    """Whose a metric is. The team's name is there where Airflow knows teams."""
+    """The tags of a task's metrics. If Airflow has teams, the name of the team is one of them."""
     if ti is None:
         return {}
     return dict(getattr(ti, "stats_tags", None) or {"dag_id": ti.dag_id, "task_id": ti.task_id})
 
 
 def _tags_of_this_process() -> dict[str, str]:
-    """Of the task that runs here; outside a task there are none."""
+    """The tags of the task in this process; none outside of a task."""
     try:
         return tags_of(get_current_context()["ti"])
     except Exception:  # noqa: BLE001 (of another class in each version of Airflow)
@@ -66,7 +66,7 @@ def _tags_of_this_process() -> dict[str, str]:
 
 def count(metric: str, number: int = 1, *, tags: dict[str, str] | None = None) -> None:
     """
-    :param tags: None for those of the task that runs in this process.
+    :param tags: None means the tags of the task in this process.
     """
     with best_effort(f"The metric {metric} was not counted"):
         Stats.incr(metric, number, tags=_tags_of_this_process() if tags is None else tags)
@@ -157,19 +157,19 @@ def _age(job: Job) -> float | None:
 
 def submitted(estimate: float | None) -> None:
     """
-    :param estimate: the vendor's, in credits.
+    :param estimate: the vendor's estimate, in credits.
     """
     count("magichour.jobs.submitted")
     count("magichour.credits_estimated", round(estimate or 0))
 
 
 def charged(credits_charged: float | None) -> None:
-    """Once for each job that is paid for, by the task that has paid: so the sum is the bill."""
+    """Count the credits of a paid job, once, in the task that has paid. So the sum is the bill."""
     count("magichour.credits_charged", round(credits_charged or 0))
 
 
 def refunded(credits_refunded: float | None) -> None:
-    """Likewise, in place of the charge."""
+    """Count the credits of a refunded job, once. Such a job is not counted as charged."""
     count("magichour.credits_refunded", round(credits_refunded or 0))
 
 
@@ -185,7 +185,7 @@ def delivered(
     Report that the result of a job is in its place.
 
     :param result: the task's result. Its signed URL is not reported.
-    :param library_url: where the vendor keeps it, without a signature.
+    :param library_url: the URL of the job in the vendor's library, without a signature.
     """
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
@@ -242,7 +242,7 @@ def lineage(
 
 @cache
 def _job_facet() -> Any:
-    """A facet of our own: what a run made, and what it cost."""
+    """Our own facet: the job of a run, and its cost."""
     from airflow.providers.common.compat.openlineage.facet import RunFacet
     from attrs import define
 
@@ -250,9 +250,9 @@ def _job_facet() -> Any:
     class MagicHourJobRunFacet(RunFacet):
         """
         :ivar charged: ``yes``, ``no``, ``refunded`` or ``unknown``.
-        :ivar credits: charged, refunded, or at stake.
-        :ivar error: its name in ``magichour_provider.exceptions``.
-        :ivar error_code: the vendor's, such as ``no_source_face``.
+        :ivar credits: the credits that are charged, refunded, or at stake.
+        :ivar error: the name of the error in ``magichour_provider.exceptions``.
+        :ivar error_code: the vendor's code, such as ``no_source_face``.
         """
 
         job_id: str | None
@@ -265,7 +265,7 @@ def _job_facet() -> Any:
 
 
 def _uri(place: str) -> str:
-    """Of an asset: without a connection's id, and without the signature of a URL."""
+    """The URI of an asset, without a connection id and without the signature of a URL."""
     namespace, name = _named(place)
     return Path(name).as_uri() if namespace == "file" else f"{namespace}/{name}"
 

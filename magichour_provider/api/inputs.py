@@ -50,7 +50,7 @@ CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
 CHARACTERS_PER_CREDIT = 10
 MAX_TEXT_CHARACTERS = 1000
 
-# What the vendor holds already: uploads of the last 7 days, and items that the account has saved.
+# Files that the vendor has already: uploads of the last 7 days, and saved items of the account.
 VENDOR_PATHS = ("api-assets/", "saved-items/")
 
 ASSET_FIELDS: dict[str, MediaType] = {"image_file_path": "image", "audio_file_path": "audio"}
@@ -292,7 +292,7 @@ class TalkingPhotoInputs(Inputs):
 
 class VoiceInputs(Inputs):
     """
-    A text and who speaks it. The vendor's list of voices grows, so a name is not checked here.
+    A text and who speaks it. The vendor's list of voices grows, so only the vendor refuses a name.
 
     Source: POST /v1/ai-voice-generator, OpenAPI 2026-08 to SDK 0.90.0.
     """
@@ -338,9 +338,9 @@ class VoiceInputs(Inputs):
 @cache
 def voices() -> dict[str, str]:
     """
-    The vendor's voices as of 2026-10, by their names in lower case. New ones may have come since.
+    The vendor's voices of 2026-10, by their names in lower case. The vendor may have added others since.
 
-    It is a file of data that the emulator has too.
+    They are in a file of data that the emulator uses too.
     """
     names = (files("magichour_provider") / "emulator" / "voices.txt").read_text("utf-8").splitlines()
     return {name.casefold(): name for name in names}

@@ -211,8 +211,8 @@ class Mp4Check(IntegrityCheck):
 
 class ImageCheck(IntegrityCheck):
     """
-    A picture: PNG, JPEG, GIF, WebP, and a GIF that was asked for as MP4, must have their end. Of another
-    format, it must not be a page.
+    A picture. PNG, JPEG, GIF, WebP, and a GIF as MP4 must have their end. A file of another format must not
+    be a page.
     """
 
     noun = "a picture"

@@ -23,7 +23,7 @@ class JobSpec:
     :param integrity: checks that such a file has arrived whole.
     :param usual_render_seconds: with the time in the queue; used until this process has seen such jobs end.
     :param has_clip: the vendor's answer has the clip, the size in pixels and the frame rate.
-    :param has_several_files: each of its downloads is a result. Otherwise the first of its type is.
+    :param has_several_files: each of its downloads is a result; otherwise only the first of its type.
     """
 
     noun: str
@@ -60,10 +60,10 @@ JOBS: dict[JobType, JobSpec] = {
         noun="image",
         route="/v1/image-projects",
         library_parameter="imageId",
-        # The last two are what ai-gif-generator makes on demand.
+        # ai-gif-generator can make the last two.
         extensions=("png", "jpg", "jpeg", "webp", "gif", "avif", "mp4", "webm"),
         integrity=ImageCheck,
-        # The vendor says nothing of images: a guess.
+        # A guess, since the vendor has no number for images.
         usual_render_seconds=15.0,
         has_several_files=True,
     ),

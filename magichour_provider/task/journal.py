@@ -78,7 +78,7 @@ class Journal:
         """
         Write down that the paid call is about to be sent.
 
-        :param name: of the job; the mark of the intent is added to it. None: it takes no name.
+        :param name: of the job; the mark of the intent is added to it. None: such a job takes no name.
         :param details: fields of ``Intent``.
         :raises JournalUnavailable: the intent was not written, so do not send the call; nothing charged.
         """

@@ -67,7 +67,7 @@ class Intent(_Entry):
 
     @property
     def how_to_find(self) -> str:
-        """How a person finds its job in the vendor's library."""
+        """How a person finds the job in the vendor's library, as a sentence without a full stop."""
         if not self.takes_name:
             return (
                 "Such a job takes no name, so it cannot be found by one: it is the one that was made at "
@@ -143,7 +143,7 @@ class Report(_Entry):
     @classmethod
     def all_of(cls, reported: object, short_id: str) -> list[Self]:
         """
-        What was said of one intent, the first report first.
+        The reports about one intent, the oldest first.
 
         An unreadable report is not believed, and does not hide the others.
         """

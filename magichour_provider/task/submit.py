@@ -159,7 +159,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """
         The call that pays.
 
-        :param uploaded: for the fields of ``inputs.uploads()`` their ``api-assets/`` paths.
+        :param uploaded: by field of ``inputs.uploads()``, the ``api-assets/`` path.
         :param name: for the job, if it takes one.
         """
         raise NotImplementedError
@@ -229,7 +229,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.push_link(context, job.job_id)
         if not self.wait_for_completion:
             if resumed is None:
-                runtime.telemetry.charged(job.credits_charged)  # the last that this task hears of it
+                runtime.telemetry.charged(job.credits_charged)  # this task does not see the end
             return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
         return self._wait(context, job, just_submitted=resumed is None)
 
@@ -285,7 +285,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             return error
 
     def _record_failure(self, context: Context, journal: Journal, job: Job) -> None:
-        """Of a job that failed while no task waited: its refund counts, whatever is paid for next."""
+        """Count the refund of a job that failed while no task waited."""
         try:
             job.raise_unless_complete()
         except runtime.exceptions.JobEnded as ended:
@@ -407,7 +407,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     def _hold_limit(self, inputs: InputsT) -> None:
         """
         :raises CreditLimitExceeded: the estimate is above ``max_credits``.
-        :raises InvalidInput: there is a limit, and no estimate to hold against it.
+        :raises InvalidInput: there is a limit, and no estimate to compare with it.
         """
         estimate = inputs.estimated_credits
         if estimate is None:

@@ -72,7 +72,7 @@ class JobMixin:
     _charged: Charged = "no"  # has this task instance paid, as far as this try knows?
     _credits: float | None = None
     _adopt_instructions: str | None = None
-    _error: MagicHourError | None = None  # that this try ends with
+    _error: MagicHourError | None = None  # the error that ends this try
     _result: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
 
     @cached_property
@@ -118,7 +118,7 @@ class JobMixin:
         }
 
     def is_known_later(self, value: object) -> bool:
-        """A template, or what Airflow resolves at run time: an XCom, a DAG's param; or one of them inside."""
+        """Is it a template or something else that Airflow resolves at run time, or has it one inside?"""
         if isinstance(value, dict):
             return any(map(self.is_known_later, value.values()))
         if isinstance(value, list | tuple):
@@ -203,7 +203,7 @@ class JobMixin:
 
     @property
     def job_link(self) -> str:
-        """The job in the vendor's library; empty where the connection leads elsewhere."""
+        """The URL of the job in the vendor's library; empty if the connection has another host."""
         with runtime.telemetry.best_effort("The link to the job is not known"):
             if self._job_id and self.hook.settings.base_url == runtime.wire.BASE_URL:
                 return runtime.wire.library_url(self._job_id, self.job_type)
@@ -359,11 +359,11 @@ class JobMixin:
                 setattr(self, field, getattr(job, field))
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Called by Airflow's OpenLineage provider, if there is one; also when the task has failed."""
+        """Airflow's OpenLineage provider, if there is one, calls this, also after the task has failed."""
         return runtime.telemetry.lineage(self.input_files(), self._result, self._job_id, self._error)
 
     def input_files(self) -> list[str]:
-        """What the job is made from."""
+        """The files that the job is made from."""
         files = (getattr(self, field, None) for field in runtime.inputs.ASSET_FIELDS)
         return [str(file) for file in files if file]
 

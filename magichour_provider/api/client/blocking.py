@@ -168,7 +168,7 @@ class MagicHourClient:
         """
         Download the file of a complete job to ``target``, whole or not at all; free.
 
-        :param number: which of the files, for a type of jobs that have several; the first is 0.
+        :param number: which of the files, if such a job makes several; the first is 0.
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         :raises JobEnded: the job has made nothing.
         """
