@@ -31,7 +31,7 @@ with DAG(
 
     @task
     def write_caption() -> str:
-        return "While Magic Hour renders, the pipeline goes on."
+        return "While Magic Hour renders, the pipeline continues."
 
     video = TalkingPhotoSensor(
         task_id="video",

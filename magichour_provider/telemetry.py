@@ -111,7 +111,7 @@ class PollObserver(Listener):
         self._log.info(line)
 
     def on_failed_poll(self, why: RequestFailed) -> None:
-        self._log.warning("A poll of the job failed, going on: %s", why)
+        self._log.warning("A poll of the job failed, polling again: %s", why)
 
 
 class NonBlockingLogger:

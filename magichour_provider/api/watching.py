@@ -112,7 +112,7 @@ class JobWatcher:
         failed = f", and the last poll failed ({self.problem})" if self.problem else ""
         return self._refusal(now) or WaitTimeout(
             f"job {self._job_id} has not ended in time; its last known status is "
-            f"{self._status or 'not known'}{failed}. It goes on at Magic Hour and may still finish",
+            f"{self._status or 'not known'}{failed}. It continues at Magic Hour and may still finish",
             job_id=self._job_id,
         )
 

@@ -418,8 +418,8 @@ class JobMixin:
     def wait_ended_message(self, error: Exception, context: Context) -> str:
         """The error text of a wait that ended before the job; it names the job."""
         return (
-            f"{error}: the wait for {self.job_name(context)} ended before the job. The job goes on at Magic "
-            "Hour and may still finish: a retry, or a sensor with its id, picks it up free of charge"
+            f"{error}: the wait for {self.job_name(context)} ended before the job. The job continues at "
+            "Magic Hour and may still finish: a retry, or a sensor with its id, picks it up free of charge"
         )
 
     def job_name(self, context: Context) -> str:
@@ -435,7 +435,7 @@ class JobMixin:
             else "Clearing this task picks it up, free of charge"
         )
         self.log.warning(
-            "The task was killed; job %s goes on at Magic Hour. Only its web app can stop it. %s",
+            "The task was killed; job %s continues at Magic Hour. Only its web app can stop it. %s",
             *(self._job_id, then),
         )
 
@@ -467,5 +467,5 @@ def raise_event_error(event: dict[str, Any]) -> None:
     error_cls = getattr(runtime.exceptions, str(event.get("error_type")), runtime.exceptions.MagicHourError)
     text = str(event["error"])
     if event["job_id"] not in text:
-        text += f" (job {event['job_id']} is paid for and goes on at Magic Hour)"
+        text += f" (job {event['job_id']} is paid for and continues at Magic Hour)"
     raise error_cls(text, job_id=event["job_id"], retryable=bool(event.get("retryable")))
