@@ -416,7 +416,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 raise runtime.exceptions.InvalidInput.of(
                     "max_credits",
                     self.max_credits,
-                    f"cannot be held for {inputs.description}: {inputs.price}; give estimated_credits, which "
+                    f"cannot be checked for {inputs.description}: {inputs.price}; give estimated_credits, which "
                     "is then compared with it. Nothing was submitted",
                 )
             return
