@@ -416,8 +416,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 raise runtime.exceptions.InvalidInput.of(
                     "max_credits",
                     self.max_credits,
-                    f"cannot be checked for {inputs.description}: {inputs.price}; give estimated_credits, which "
-                    "is then compared with it. Nothing was submitted",
+                    f"cannot be checked for {inputs.description}: {inputs.price}; give estimated_credits, "
+                    "which is then compared with it. Nothing was submitted",
                 )
             return
         self.log.info("Estimate: %s credits for %s, %s", estimate, inputs.description, inputs.price)
