@@ -2,8 +2,8 @@
 Magic Hour's JSON: paths, field names, statuses and error bodies. No other module knows them.
 
 A ``Call`` says what to send and how to read the answer; ``client`` sends it. The vendor's "project" is called
-a *job* here. Answers are read leniently: unknown fields and statuses are no error, and fields that the vendor
-deprecated are never needed.
+a *job* here. Unknown fields and statuses in an answer are not an error. Fields that the vendor deprecated are
+never needed.
 
 Source: the vendor's OpenAPI of 2026-08 and its Python SDK 0.90.0 of 2026-10.
 """
@@ -69,9 +69,9 @@ _URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]+")
 
 def clean(text: str, redact: Redact = str) -> str:
     """
-    Somebody else's words for a log: one line without control characters and URL queries, not too long.
+    Text from outside for a log: one line of limited length, without control characters and URL queries.
 
-    :param redact: takes secrets out, before the text is cut and after what could hide a secret is gone.
+    :param redact: takes secrets out. It runs after control characters are gone and before the text is cut.
     """
     text = redact(_UNPRINTABLE.sub(" ", _ESCAPE_SEQUENCE.sub("", text)).strip())
     text = _URL_QUERY.sub(r"\1?…", text)
@@ -97,7 +97,7 @@ def id_text(value: object) -> object:
     return str(value).strip() if is_id else value
 
 
-# An optional field of an answer: missing, null or of an unexpected type, it becomes None.
+# An optional field of an answer. If it is missing, null or of an unexpected type, it becomes None.
 Lenient = Annotated[T | None, WrapValidator(_or_none)]
 Number = Annotated[int | float, Field(allow_inf_nan=False, gt=-1e12, lt=1e12)]  # what arithmetic can bear
 Pixels = Annotated[int, Field(ge=-1, lt=1_000_000)]
@@ -128,7 +128,7 @@ class Submission(_Answer):
 
 class Download(_Answer):
     """
-    ``url``: signed; anybody who has it can read the file until ``expires_at`` (ISO 8601).
+    ``url`` is signed: anybody who has it can read the file until ``expires_at`` (ISO 8601).
 
     .. versionadded:: 0.1.0
     """
@@ -186,7 +186,7 @@ class Job(_Answer):
     @model_validator(mode="before")
     @classmethod
     def _readable_downloads(cls, answer: object) -> object:
-        """Entries that cannot be read are left out. The older, single ``download`` serves if none is left."""
+        """Leave out entries that cannot be read. If none is left, use the older, single ``download``."""
         if not isinstance(answer, dict):
             return answer
         listed = answer.get("downloads")
@@ -198,7 +198,7 @@ class Job(_Answer):
 
     @property
     def ended(self) -> bool:
-        """Will it never change again? A status that is not known counts as going on."""
+        """Will it never change again? A job with an unknown status has not ended."""
         return self.status in ("complete", "error", "canceled") or self.enabled is False
 
     @property
@@ -251,7 +251,7 @@ class Job(_Answer):
 
 
 class UploadSlot(_Answer):
-    """Where to put one file, and the path by which the API then knows it."""
+    """The URL to which one file is uploaded, and the path that the API then has for it."""
 
     upload_url: str = Field(repr=False, pattern=r"^https?://.")
     file_path: str = Field(min_length=1)
@@ -285,9 +285,9 @@ class Call(Generic[T]):
     """
     One request and how to read its answer.
 
-    :param read: the JSON, decoded and redacted, as ours.
-    :param pays: after a byte was sent, never send it again.
-    :param job_id: of the job that it asks about; an answer about another job is a failed call.
+    :param read: turns the JSON, decoded and redacted, into one of our types.
+    :param pays: if a byte of it was sent, it is never sent again.
+    :param job_id: the job that it asks about; an answer about another job is a failed call.
     :param strict: a 502 or 503 in the vendor's JSON does not say that no job was made.
     """
 
@@ -302,7 +302,7 @@ class Call(Generic[T]):
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes, redact: Redact = str) -> T:
         """
-        The answer as ours, or the error that it stands for.
+        The answer as one of our types, or the error that it stands for.
 
         :param redact: takes secrets out of a text; used after the JSON's escapes are decoded.
         :raises RequestFailed: the subclass says why; nothing was charged.
@@ -334,7 +334,7 @@ class Call(Generic[T]):
         retry_after: float | None = None,
         cause: Exception | None = None,
     ) -> NoReturn:
-        """The request went out and no readable answer came back; with ``sent=False`` it never went out."""
+        """Raise the error for a request without a readable answer. ``sent=False``: it was never sent."""
         if self.pays and sent:
             raise errors.SubmissionUncertain(
                 f"the paid call {self.method} {self.path} was sent, but its outcome is not known: {what}. "
@@ -384,7 +384,7 @@ class Call(Generic[T]):
         )
 
 
-# Answers that say that this call made no job, no matter who sends them: the request itself was refused.
+# Answers that prove that this call made no job, even if a gateway sends them: the request was refused.
 _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     400: errors.InvalidRequest,
     401: errors.Unauthorized,
@@ -414,7 +414,7 @@ _ADVICE = {
 def create_talking_photo(
     inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str
 ) -> Call[Submission]:
-    """``POST /v1/ai-talking-photo``: spends credits. What was not given is left out: null is a 422."""
+    """``POST /v1/ai-talking-photo``: spends credits. A field without a value is not sent: null is a 422."""
     style = {
         "generation_mode": inputs.generation_mode,
         "intensity": inputs.intensity,
@@ -514,12 +514,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decoded(body: bytes, redact: Redact) -> Any:
-    """The JSON with each of its texts redacted, or None if it is none."""
+    """The JSON with each of its texts redacted, or None if the body is not JSON."""
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         text = body.decode(json.detect_encoding(body))
         content = json.loads(text)
-        # Nearly always there is nothing to redact, and without escapes the text as a whole shows that.
+        # Nearly always there is nothing to redact. If there are no escapes, the whole text shows that.
         return content if "\\" not in text and redact(text) == text else _redacted(content, redact)
     except (ValueError, RecursionError):
         return None
@@ -542,7 +542,7 @@ def _message(content: Any, redact: Redact) -> str | None:
 
 
 def _hint_of_id(content: Any) -> str:
-    """An id somewhere in an answer whose form is not known: for a person, who may find the job by it."""
+    """An id in an answer of an unknown form. A person may find the job with it."""
     found = next((f" ({path}={clean(str(value))!r})" for path, value in _ids(content, "")), "")
     return f", which names an id{found}" if found else ""
 
@@ -557,7 +557,7 @@ def _ids(content: Any, path: str) -> Iterator[tuple[str, str | int]]:
 
 
 def _describe(body: bytes) -> str:
-    """A body that is not the vendor's JSON, in words: its content can hold anything, so it is not shown."""
+    """A description of a body that is not the vendor's JSON. It can hold anything, so it is not shown."""
     if not body.strip():
         return "an empty body"
     if _is_page(body):
@@ -571,7 +571,7 @@ def _is_page(body: bytes) -> bool:
 
 
 def _without_query(url: str) -> str:
-    """An address without what may be secret in it; empty if it is none."""
+    """An address without its user, query and fragment, which may be secret; empty if it is no address."""
     try:
         parts = urlsplit(url)
     except ValueError:

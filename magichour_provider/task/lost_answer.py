@@ -1,4 +1,4 @@
-"""The answer of a paid call is lost: believe a report of its job, wait for one, or ask a person."""
+"""After a lost answer to a paid call: believe a report of its job, wait for a report, or ask a person."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ REPORT_INTERVAL = 3.0  # seconds between two reads of what a webhook has reporte
 
 class LostAnswers:
     """
-    Those of one task instance.
+    The lost answers of one task instance.
 
-    :ivar why_not_believed: the end of a sentence about the last report that was not taken.
+    :ivar why_not_believed: text for the end of an error: why the last report was not believed, or empty.
     """
 
     def __init__(self, operator: PaidJobOperator[Any], journal: Journal) -> None:
@@ -35,9 +35,9 @@ class LostAnswers:
 
     def adopt_reported(self) -> bool:
         """
-        Settle the intents whose answer was lost, where somebody outside has said what became of them.
+        Settle each intent with a lost answer for which there is a report that can be believed.
 
-        :returns: whether one was settled.
+        :returns: whether there was one.
         """
         settled = False
         for intent in self.journal.record.adoptable:
@@ -53,7 +53,7 @@ class LostAnswers:
         return settled
 
     def await_report(self, lost: Intent) -> bool:
-        """With webhooks: wait until the job of the lost answer has been reported. Has it?"""
+        """With webhooks: wait for a report of the job. True if there was one, and it was believed."""
         left = lost.at.timestamp() + self._operator.report_timeout - time.time()
         if not self._operator.hook.settings.webhooks or left <= 0:
             return False
@@ -106,9 +106,9 @@ class LostAnswers:
 
     def _settle(self, intent: Intent, report: Report) -> str | None:
         """
-        Believe a report, if it is so.
+        Check a report, and settle the intent if the report is true.
 
-        :returns: why it is not so.
+        :returns: why the report is not believed, or None.
         :raises RequestFailed: the API could not be asked now.
         """
         if report.pay_again:
@@ -127,7 +127,7 @@ class LostAnswers:
             return self._without_answer(intent, report, job)
         if why_not := report.why_not(intent, job):
             return f"job {job.job_id} is not the one: {why_not}"
-        self.log.info("Job %s is that of %s, says %s: adopted", job.job_id, intent.mark, report.source)
+        self.log.info("Job %s of %s is adopted, as reported by: %s", job.job_id, intent.mark, report.source)
         adopted = PaidJob(
             job_id=job.job_id,
             short_id=intent.short_id,

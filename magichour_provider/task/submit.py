@@ -1,4 +1,4 @@
-"""``PaidJobOperator``: the order in which a task pays once, whatever it makes."""
+"""``PaidJobOperator``: the steps of a task that pays once, for a video or a voice."""
 
 from __future__ import annotations
 
@@ -30,45 +30,47 @@ LONGEST_NAME = 200  # characters before the mark, which must not be cut off
 
 class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     """
-    What the operators share. A retry never pays again: it finds the job that was paid for, or stops and says
-    what is unknown. So ``retries`` is safe, and worth setting.
+    What the operators share. A retry never pays again: it finds the job that was paid for, or it stops and
+    says what is unknown. So set ``retries``: they are safe.
 
-    A subclass names its ``input_fields``, and says how they are checked, completed and sent.
+    A subclass names its ``input_fields``, and defines how they are checked, completed and sent.
 
-    None stands for the default of each argument.
+    For each argument, None stands for the default.
 
     .. versionadded:: 0.1.0
 
-    :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
-        file is named after the job. Without it the result holds a signed URL that expires. Templated.
-    :param replace: overwrite a file at ``output_path``. Without it, one that is there is an error before
-        anything is paid. Templated.
-    :param max_credits: refuse to submit (and to upload) when the estimate is above this, in credits.
+    :param output_path: where the file goes, local or object storage. A path that ends in ``/`` is a folder,
+        and the file is named after the job. Without a path, the result has a signed URL that expires.
+        Templated.
+    :param replace: overwrite a file at ``output_path``. If False, a file there is an error before anything is
+        paid. Templated.
+    :param max_credits: refuse to upload and to submit if the estimate is above this, in credits.
         Templated.
     :param magichour_conn_id: the Airflow connection. Templated.
     :param deferrable: wait in the triggerer, without a worker slot; default: Airflow's
         ``[operators] default_deferrable``.
     :param wait_for_completion: if False, return as soon as the job is submitted.
-    :param timeout: seconds to wait, for each try; default 3600. The job goes on afterwards; a retry picks it
-        up. Templated.
+    :param timeout: seconds to wait, for each try; default 3600. After that the job continues, and a retry
+        picks it up. Templated.
     :param poll_interval: seconds between two polls; default: the connection's, or timed from render times.
         Templated.
     :param rate_limit_timeout: seconds for which an upload or the paid call is repeated while the API answers
         429 (too many requests); default 300, 0 is off.
     :param multiple_outputs: each value of the result is an XCom of its own too, so that
         ``task.output["job_id"]`` works.
-    :param report_timeout: when the answer of the paid call is lost and the connection has webhooks: seconds
+    :param report_timeout: if the answer to the paid call is lost and the connection has webhooks: seconds
         since that call in which the task waits for the webhook's report; default 900, 0 is off.
-    :param question_timeout: seconds that a person has to say what became of a lost answer, after the task was
-        cleared; default 43200 (12 h). Airflow 3.3.
-    :param question_notifiers: called with the context when such a question is there, since a task that waits
-        for an answer fires no callback: Airflow's notifiers, or functions.
-    :param assigned_users: who may answer it, ``{"id": …, "name": …}`` each; default: all who may edit task
-        instances of the DAG.
-    :raises MagicHourError: every error is of this package's tree and of Airflow's at once. One that no retry
-        can overcome is an ``AirflowFailException``: invalid input, 400-403 and 422 (nothing charged), a
-        permanent job error (refunded), ``SubmissionUncertain`` (not known whether charged: it says what to
-        do). The others use the task's retries, which cost nothing unless the last job was refunded.
+    :param question_timeout: after a lost answer, and after the task was cleared: seconds that a person has to
+        answer the question of the task; default 43200 (12 h). Airflow 3.3.
+    :param question_notifiers: Airflow's notifiers, or functions. They are called with the context when such a
+        question is there, since Airflow calls no callback of a task that waits for an answer.
+    :param assigned_users: who may answer the question, ``{"id": …, "name": …}`` each; default: all who may
+        edit task instances of the DAG.
+    :raises MagicHourError: every error is one of this package and of Airflow at once. An error that no retry
+        can overcome is an ``AirflowFailException``: invalid input, a refused request such as HTTP 402 or 422
+        (nothing charged), a permanent job error (refunded), ``SubmissionUncertain`` (it is not known whether
+        it was charged; the message says what to do). The other errors use the task's retries. A retry costs
+        nothing unless the last job was refunded.
     """
 
     input_fields: ClassVar[tuple[str, ...]]
@@ -86,7 +88,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     question_timeout: float
     question_notifiers: list[Notifier]
     assigned_users: list[dict[str, str]]
-    _render_class: tuple[str | None, float | None] = (None, None)  # not known of a job that is resumed
+    _render_class: tuple[str | None, float | None] = (None, None)  # not known for a resumed job
     _is_paused = False
     ui_color = "#efe7fb"
 
@@ -110,7 +112,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
-        self.render_template_as_native_obj = False  # it makes a number of "2026", and a tuple of "5, 4, 3"
+        self.render_template_as_native_obj = False  # it would turn "2026" into a number
         self.output_path = output_path
         self.replace = replace  # type: ignore[assignment] # until check_arguments
         self.max_credits = max_credits
@@ -150,20 +152,20 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         raise NotImplementedError
 
     def complete(self, inputs: InputsT) -> InputsT:
-        """Find out, free of charge, what was left out on purpose. Not called when a job is resumed."""
+        """Fill in, free of charge, what the user left out on purpose. Not called for a resumed job."""
         return inputs
 
     def paid_call(self, inputs: InputsT, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
         """
         The call that pays.
 
-        :param uploaded: for the fields of ``inputs.uploads()`` their ``api-assets/`` paths.
+        :param uploaded: by field of ``inputs.uploads()``, the ``api-assets/`` path.
         :param name: for the job, if it takes one.
         """
         raise NotImplementedError
 
     def validate_static_fields(self) -> None:
-        """At DAG parse: everything but what a template or another task will say."""
+        """At DAG parse: check all values, except those from a template or from another task."""
         with self.at_parse_time():
             self._check_all()
 
@@ -201,10 +203,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self, context: Context, short_id: str, deadline: float, event: Any = None
     ) -> dict[str, Any]:
         """
-        Resumed by a person's answer, by a report, or to read what was reported.
+        The task was resumed: by a person's answer, by a report, or because it is time to read the reports.
 
         :param short_id: of the intent that the question is about.
-        :param deadline: of the answer, in seconds since the epoch.
+        :param deadline: until when a person may answer, in seconds since the epoch.
         """
         with self.as_airflow_errors():
             journal = self._read_journal(context)
@@ -247,14 +249,14 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.push_link(context, job.job_id)
         if not self.wait_for_completion:
             if is_new:
-                runtime.telemetry.charged(job.credits_charged)  # the last that this task hears of it
+                runtime.telemetry.charged(job.credits_charged)  # this task does not see the end
             return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
         return self._wait(context, job, just_submitted=is_new)
 
-    # --- a job that was paid for already ---
+    # --- a paid job of an earlier try ---
 
     def _resumable(self, context: Context, answers: LostAnswers, inputs: InputsT) -> PaidJob | None:
-        """The job that was paid for already. The input files are not touched: they may be gone by now."""
+        """The job that an earlier try paid for. This does not touch the input files: they may be gone."""
         journal = answers.journal
         fingerprint = inputs.fingerprint()
         known = journal.record.job_for(fingerprint)
@@ -281,8 +283,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             self._charged, self._credits, self._job_id = "no", None, None  # of what is paid for now
             return None
         self.log.info("Job %s was paid for by an earlier try: it is picked up, nothing is paid", job.job_id)
-        # A job adopted by hand is completed with what is known now. From now on only another Clear counts as
-        # a person's.
+        # Complete the record of a job that a person adopted. With the new ``max_tries``, only a later Clear
+        # counts as the person's wish to pay again.
         job = job.model_copy(
             update={
                 "host": host,
@@ -297,14 +299,14 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         return job
 
     def poll_once(self, job_id: str) -> Job | RequestFailed:
-        """The vendor's answer, free of charge, or why there is none."""
+        """Ask the API once, free of charge: the job, or why there is no answer."""
         try:
             return self.hook.get(job_id, job_type=self.job_type)
         except runtime.exceptions.RequestFailed as error:
             return error
 
     def _record_failure(self, context: Context, journal: Journal, job: Job) -> None:
-        """Of a job that failed while no task waited: its refund counts, whatever is paid for next."""
+        """Count the refund of a job that failed while no task waited."""
         try:
             job.raise_unless_complete()
         except runtime.exceptions.JobEnded as ended:
@@ -319,7 +321,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         :param asked: what the task asks for, by which its next try knows the job again.
         :param inputs: the same, complete.
         """
-        client = self.hook.client  # what can fail before the paid call, fails before the intent
+        client = self.hook.client  # made here: what can fail must fail before the intent is written
         self._render_class = inputs.render_class
         name = (inputs.name or f"{self.dag_id}.{self.task_id}")[:LONGEST_NAME]
         intent = journal.record_intent(
@@ -343,7 +345,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         except runtime.exceptions.MagicHourError as error:
             self._charged = "no"
             self._release_target(context)
-            # The vendor's own word, which a gateway can write too: only the next try believes it.
+            # The vendor says that no job was made. A gateway can say so too: only the next try believes it.
             refused = isinstance(error, runtime.exceptions.RequestFailed) and error.on_vendors_word
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
@@ -385,12 +387,12 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         return job
 
     def _set_paused(self, is_paused: bool) -> None:
-        """After a 429, or where nothing was sent: no call is under way, and none has made a job."""
+        """A pause begins or ends. In it, no call is under way, and no job was made."""
         self._is_paused = is_paused
 
     def on_kill(self) -> None:
         """
-        Airflow calls this from a signal handler, so what it raises ends the pause that is under way.
+        Airflow calls this from a signal handler, so an error from here ends the pause.
 
         :raises MagicHourError: the API was busy, or out of reach; nothing charged; retryable.
         """
@@ -402,20 +404,20 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def _record(self, journal: Journal, job: PaidJob) -> None:
         """
-        Write the job down, for as long as Airflow's API server takes to come back.
+        Write the job down. The write is repeated while Airflow's API server does not answer: see ``Journal``.
 
-        :raises JournalUnavailable: the next try will not know it; a person can adopt it, free of charge.
+        :raises JournalUnavailable: the next try does not know the job; a person can adopt it, free of charge.
         """
         self._job_id, self._charged, self._credits = job.job_id, "yes", job.credits_charged
         self._adopt_instructions = journal.adopt_instructions(job)
         if not journal.record_job(job):
             raise runtime.exceptions.JournalUnavailable(
-                "Airflow did not take what this task has to record", retryable=False
+                "Airflow did not store the record of this task", retryable=False
             )
         self._adopt_instructions = None
 
     def _prepare(self, context: Context, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
-        """All that comes before the paid call, is free, and may be repeated."""
+        """The free steps before the paid call. They may be repeated."""
         self._refuse_shared_target(context)
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).check()
@@ -438,7 +440,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     def _hold_limit(self, inputs: InputsT) -> None:
         """
         :raises CreditLimitExceeded: the estimate is above ``max_credits``.
-        :raises InvalidInput: there is a limit, and no estimate to hold against it.
+        :raises InvalidInput: there is a limit, and no estimate to compare with it.
         """
         estimate = inputs.estimated_credits
         if estimate is None:
@@ -447,8 +449,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 raise runtime.exceptions.InvalidInput.of(
                     "max_credits",
                     self.max_credits,
-                    f"cannot be held for {inputs.description}: {inputs.price}; give estimated_credits, which "
-                    "is then compared with it. Nothing was submitted",
+                    f"cannot be checked for {inputs.description}: {inputs.price}; give estimated_credits, "
+                    "which is then compared with it. Nothing was submitted",
                 )
             return
         self.log.info("Estimate: %s credits for %s, %s", estimate, inputs.description, inputs.price)
@@ -460,7 +462,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             )
 
     def _refuse_shared_target(self, context: Context) -> None:
-        """One file for all mapped instances: all but one would pay for a video that they cannot deliver."""
+        """If all mapped tasks have one file, only one can deliver it, and the others pay for nothing."""
         if (
             (-1 if context["ti"].map_index is None else context["ti"].map_index) < 0
             or self.replace
@@ -477,7 +479,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             )
 
     def _release_target(self, context: Context) -> None:
-        """No job of this task makes the file: another task may."""
+        """This task has no job that makes the file, so another task may make it."""
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).release(_owner(context))
 
@@ -489,7 +491,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         )
 
     def balance(self) -> object:
-        """The account's credits, in words if they cannot be had."""
+        """The account's credits, or words for a message if the API does not say."""
         try:
             return self.hook.account().credits
         except runtime.exceptions.MagicHourError:
@@ -514,7 +516,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         return self.collect_result(context, job.job_id)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
-        """Resumed by the trigger's one event."""
+        """The task was resumed by the event of the trigger, or by a webhook."""
         with self.as_airflow_errors():
             self._charged = "yes"  # whatever comes next
             self._job_id = event_job_id(event)
@@ -527,7 +529,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         return super().execute_complete(context, event)
 
     def _wait_unless_ended(self, job_id: str, paid: PaidJob | None) -> None:
-        """A webhook's event is a hint: the API may say that the job goes on, or has no file yet."""
+        """A webhook's event is only a hint: if the job has not ended, or has no file yet, wait again."""
         self.check_arguments()
         self.log.info("A webhook reports that job %s has ended", job_id)
         job = self.poll_once(job_id)
@@ -555,6 +557,6 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
 
 def _owner(context: Context) -> str:
-    """The task instance in words; its tries share it."""
+    """The task instance in words, the same for all its tries."""
     ti = context["ti"]
     return f"task {ti.task_id} of DAG {ti.dag_id}, run {ti.run_id}, map index {ti.map_index}"
