@@ -1,7 +1,8 @@
 """
 A text becomes a voice, and the voice speaks from a photo.
 
-The voice stays where it was made: Magic Hour takes it from its own library, so no file of it is kept here.
+The voice stays at Magic Hour: the second task uses it from the vendor's library, so no file of it is kept
+here.
 Both tasks pay once, however often they are retried.
 """
 

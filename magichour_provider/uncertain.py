@@ -1,8 +1,8 @@
 """
 ``python -m magichour_provider uncertain``: lists the paid calls whose answers were lost, and settles many.
 
-It talks to Airflow's public REST API, so it runs anywhere. It writes what a person found out under the key
-that the tasks read (``magichour_reported``), and never touches their journals. Airflow 3.3 and newer.
+It uses Airflow's public REST API, so it runs on any machine. It writes what a person has found out under the
+key ``magichour_reported``, which the tasks read. It never changes their journals. Airflow 3.3 and newer.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from magichour_provider.hooks import MagicHourHook, settings_from_connection
 from magichour_provider.task.record import KEY, Intent, Record, Report
 from magichour_provider.task.stores import REPORTED_KEY
 
-# States in which a task does not go on by itself, and may have lost an answer.
+# States in which a task does not continue by itself, and may have lost an answer.
 STATES = ("failed", "up_for_retry", "awaiting_input", "removed")
-PAGE = 100  # task instances; Airflow gives no more at a time
-AT_ONCE = 8  # requests
+PAGE = 100  # task instances in one answer; Airflow does not give more
+AT_ONCE = 8  # requests at the same time
 PAY_AGAIN = "pay again"
 
 
 def add_command(commands: Any) -> None:
-    """:param commands: what ``add_subparsers`` gives."""
+    """:param commands: the result of ``add_subparsers``."""
     command = commands.add_parser(
         "uncertain",
         help="list the paid calls whose answers were lost, and settle many at once",
@@ -49,29 +49,29 @@ def add_command(commands: Any) -> None:
         "file",
         nargs="?",
         help="CSV of short id and job id, or 'pay again' instead of the job id; '-' is standard input. Each "
-        "line is checked by free calls. Without a file, what is open is listed",
+        "line is checked by free calls. Without a file, the open calls are listed",
     )
     command.add_argument(
-        "--apply", action="store_true", help="write what has been checked; without, a dry run"
+        "--apply", action="store_true", help="write the lines that are right; without it, a dry run"
     )
     command.add_argument("--csv", action="store_true", help="list as CSV, to fill in the job ids")
     command.add_argument("--dag", action="append", metavar="ID", help="of this DAG only; may be repeated")
-    command.add_argument("--url", default=os.environ.get("AIRFLOW_URL"), help="Airflow's ($AIRFLOW_URL)")
+    command.add_argument("--url", default=os.environ.get("AIRFLOW_URL"), help="Airflow's URL ($AIRFLOW_URL)")
     command.add_argument(
-        "--token", default=os.environ.get("AIRFLOW_TOKEN"), help="of its API ($AIRFLOW_TOKEN)"
+        "--token", default=os.environ.get("AIRFLOW_TOKEN"), help="token of its API ($AIRFLOW_TOKEN)"
     )
     command.add_argument(
         "--magichour-url",
         default=wire.BASE_URL,
-        help="to which $MAGICHOUR_API_KEY is sent (%(default)s). Without that variable, each paid call's own "
-        "Airflow connection is used",
+        help="the API that gets $MAGICHOUR_API_KEY (%(default)s). Without that variable, each paid call's "
+        "own Airflow connection is used",
     )
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """
-    :raises MagicHourError: a sentence about what cannot work; nothing was written.
+    :raises MagicHourError: says what cannot work; nothing was written.
     """
     answers = read(options.file) if options.file else []
     with Airflow(options.url, options.token) as airflow:
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class Task(NamedTuple):
-    """A task instance, as it is addressed in Airflow."""
+    """The address of a task instance in Airflow."""
 
     dag_id: str
     run_id: str
@@ -116,8 +116,8 @@ class Lost:
     """
     A paid call whose answer was lost.
 
-    :ivar state: of the task instance.
-    :ivar reports: what was said about it already.
+    :ivar state: the state of the task instance.
+    :ivar reports: what others have reported about the call.
     :ivar log: URL of the log of the try that made the call.
     """
 
@@ -133,11 +133,11 @@ class Airflow:
 
     def __init__(self, url: str | None, token: str | None) -> None:
         """
-        :raises InvalidInput: it cannot be used for this.
+        :raises InvalidInput: address or token is missing or not right, or Airflow is too old.
         """
         if not url or not token:
             name, what = ("AIRFLOW_TOKEN", "a token of its API") if url else ("AIRFLOW_URL", "its address")
-            raise InvalidInput(f"{name} is not set: put there {what}, or use --url and --token")
+            raise InvalidInput(f"{name} is not set: put {what} there, or use --url and --token")
         self.url = url.rstrip("/")
         self._client = httpx.Client(
             base_url=f"{self.url}/api/v2/", headers={"Authorization": f"Bearer {token.strip()}"}, timeout=30
@@ -160,9 +160,9 @@ class Airflow:
 
     def lost_answers(self, dag_ids: list[str] | None = None) -> Iterator[Lost]:
         """
-        All that are open and that the token's user may see, by DAG, run and task.
+        All open calls that the token's user may see, by DAG, run and task.
 
-        Airflow's API cannot search the state store, so each task instance that has stopped is asked for.
+        Airflow's API cannot search the state store, so this reads that of each stopped task instance.
         """
         stopped = sorted(self._stopped(dag_ids).items())
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -179,7 +179,7 @@ class Airflow:
                         yield Lost(task, intent, state, reports, f"{self.url}/{task.log(intent.try_number)}")
 
     def report(self, task: Task, short_id: str, report: Report) -> None:
-        """Write a report behind those that are there, unless it is one of them."""
+        """Add a report after those that are there, unless there is an equal one."""
         written = self._read(task).get(REPORTED_KEY)
         if any(report.says_the_same_as(other) for other in Report.all_of(written, short_id)):
             return
@@ -195,7 +195,7 @@ class Airflow:
         )
 
     def _stopped(self, dag_ids: list[str] | None) -> dict[Task, str]:
-        """Task instances that do not go on by themselves, with their states."""
+        """Task instances that do not continue by themselves, with their states."""
         found: dict[Task, str] = {}
         body: dict[str, Any] = {"state": STATES, "dag_ids": dag_ids, "page_limit": PAGE, "order_by": "id"}
         offset, total = 0, 1
@@ -211,7 +211,7 @@ class Airflow:
         return found
 
     def _read(self, task: Task) -> dict[str, Any]:
-        """Its state store."""
+        """The state store of a task."""
         store = self._ask("GET", task.store, params={"map_index": task.map_index, "limit": PAGE})
         return {entry["key"]: entry["value"] for entry in store["task_state_store"]}
 
@@ -236,7 +236,7 @@ class Airflow:
 
 
 class Answer(NamedTuple):
-    """What a person says of one paid call, in one line of the file."""
+    """What a person says about one paid call, in one line of the file."""
 
     line: int
     short_id: str
@@ -245,8 +245,8 @@ class Answer(NamedTuple):
 
 def read(path: str) -> list[Answer]:
     """
-    The lines of a CSV file. With a first line of names, ``short_id`` and ``job_id`` may stand anywhere, and a
-    line without a job id is left out; without, they are the first two of each line.
+    The lines of a CSV file. If its first line has names, ``short_id`` and ``job_id`` may be any columns, and
+    lines without a job id are left out. Otherwise they are the first two columns.
 
     :raises InvalidInput: names line, field, value and remedy; nothing was sent.
     """
@@ -290,9 +290,9 @@ def _answer(line: int, short_id: str, job_id: str, before: Iterable[Answer]) -> 
 
 class Accounts:
     """
-    Those that the calls were paid from.
+    The accounts that paid the calls.
 
-    :param url: to which MAGICHOUR_API_KEY is sent. The address in a journal is not trusted with it.
+    :param url: the API that gets MAGICHOUR_API_KEY. An address from a journal never gets the key.
     """
 
     def __init__(self, url: str) -> None:
@@ -310,7 +310,7 @@ class Accounts:
 
     def of(self, intent: Intent) -> MagicHourClient:
         """
-        :raises InvalidInput: it was paid elsewhere, or the connection cannot be used.
+        :raises InvalidInput: the call was paid on another host, or the connection cannot be used.
         """
         conn_id = intent.conn_id or MagicHourHook.default_conn_name
         with self._lock:
@@ -342,7 +342,7 @@ def settle(
     apply: bool,
 ) -> int:
     """
-    Check each answer by free calls, and write those that are right.
+    Check each answer by free calls. With ``apply``, write those that are right.
 
     :returns: the exit code: 1 if an answer is not right.
     :raises MagicHourError: Magic Hour or Airflow could not be asked.
@@ -381,7 +381,7 @@ def settle(
 
 def why_not(report: Report, lost: Lost, accounts: Accounts) -> str | None:
     """
-    Why a task could not believe this, or would not read it, as the end of a sentence; or None.
+    Why a task would not believe or not read this report, as the end of a sentence; or None.
 
     :raises MagicHourError: Magic Hour could not be asked.
     """

@@ -290,7 +290,7 @@ def test_what_cannot_be_used_of_airflow_is_named(
     monkeypatch.setattr("airflow.__version__", "3.2.1")
     assert "its version is 3.2.1, and this needs Airflow 3.3 or newer" in command()[1]
     monkeypatch.delenv("AIRFLOW_TOKEN")
-    assert "error: AIRFLOW_TOKEN is not set: put there a token of its API, or use" in command()[1]
+    assert "error: AIRFLOW_TOKEN is not set: put a token of its API there, or use" in command()[1]
 
 
 def test_a_user_who_may_only_read_cannot_write(

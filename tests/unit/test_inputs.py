@@ -337,7 +337,7 @@ SPOKEN = {"prompt": "Good evening.", "voice_name": "Albert Einstein"}
         ({"prompt": "x" * 1001}, r"^prompt='x{30}…': has 1001 characters, .* takes 1000 .*shorten it"),
         ({"voice_name": None}, "^voice_name=None: is needed"),
         ({"voice_name": ""}, "^voice_name='': is empty"),
-        ({"speed": 2}, "^speed=2: is no input; there are .*prompt, voice_name"),
+        ({"speed": 2}, "^speed=2: is not an input; there are .*prompt, voice_name"),
     ],
 )
 def test_what_cannot_be_spoken_is_refused(given: dict[str, Any], message: str) -> None:
