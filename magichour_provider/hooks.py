@@ -329,7 +329,8 @@ def settings_from_connection(connection: Connection) -> Settings:
         host = f"{schema}://{host}"
     address = _address(host)
     if address is None or address.scheme not in ("http", "https"):
-        raise bad("host", _shown(host), "is not an http(s) URL; write it like https://api.example.com")
+        shown = _shown(host)
+        raise bad("host", shown, f"is not an http(s) URL; write https://{shown.rpartition('://')[2]}")
     if "@" in address.netloc or address.query or address.fragment:
         # The record of every task would have it in plain text.
         raise bad(
@@ -419,8 +420,8 @@ def _shown(url: str) -> str:
     """A URL for a message, without the user, password, query or key that it may hold."""
     scheme, separator, rest = url.rpartition("://")
     place = re.split(r"[?#]", rest.rpartition("@")[2])[0]
-    is_host = re.match(r"[\w-]+(\.[\w-]+)+|localhost|\[", place)
-    return f"{scheme}{separator}{place}" if is_host else "***"
+    is_key = not scheme and re.fullmatch(r"[\w+/=-]{12,}", place)  # in the wrong field
+    return "***" if is_key else f"{scheme}{separator}{place}"
 
 
 def _address(url: object) -> SplitResult | None:

@@ -128,9 +128,8 @@ class JobWatcher:
             raise refusal
 
     def _is_refused(self) -> bool:
-        """Did the vendor itself, and not a proxy, say that this key has no such job?"""
-        status = self.problem.status_code if self.problem is not None and self.problem.by_vendor else None
-        return status in (401, 403, 404)
+        """Did the vendor itself, and not a proxy, say that it does not know the job or the key?"""
+        return self.problem is not None and self.problem.by_vendor and self.problem.status_code in (401, 404)
 
     def _refusal(self, now: float) -> RequestFailed | None:
         """The error of the last polls, if it can end the wait."""

@@ -99,7 +99,11 @@ def id_text(value: object) -> object:
 
 # An optional field of an answer. If it is missing, null or of an unexpected type, it becomes None.
 Lenient = Annotated[T | None, WrapValidator(_or_none)]
-Number = Annotated[int | float, Field(allow_inf_nan=False, gt=-1e12, lt=1e12)]  # what arithmetic can bear
+Number = Annotated[
+    int | float,
+    BeforeValidator(lambda value: None if isinstance(value, bool) else value),
+    Field(allow_inf_nan=False, gt=-1e12, lt=1e12),  # what arithmetic can bear
+]
 Pixels = Annotated[int, Field(ge=-1, lt=1_000_000)]
 # ".." has no route.
 JobId = Annotated[str, BeforeValidator(id_text), Field(pattern=r"[^\s.]", max_length=1000)]

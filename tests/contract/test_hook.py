@@ -45,8 +45,7 @@ def connection(**given: Any) -> Connection:
     extra = given.pop("extra", None)
     return Connection(
         conn_id="other",
-        conn_type="magichour",
-        **{"password": KEY, **given},
+        **{"conn_type": "magichour", "password": KEY, **given},
         extra=extra if isinstance(extra, str | None) else json.dumps(extra),
     )
 
@@ -120,6 +119,16 @@ def test_each_extra_is_read(field: str, written: object, read: object) -> None:
         ({"host": "api.magichour.ai"}, "host='api.magichour.ai': .* write https://api.magichour.ai"),
         ({"host": "localhost:8787"}, "host='localhost:8787': .* write https://localhost:8787"),
         ({"host": "ftp://x.example"}, "host='ftp://x.example': .* write https://x.example"),
+        ({"host": "u:secret@x.example"}, "host='x.example': is not an http.* write https://x.example"),
+        ({"host": "ftp://u:secret@x.example"}, "host='ftp://x.example': is not an http"),
+        ({"host": "https://u:se/secret@x.example"}, "host='https://x.example': is not an http"),
+        ({"host": "x.example?key=secret"}, "host='x.example': is not an http"),
+        ({"host": "https://x.example#secret"}, "host='https://x.example': holds a user"),
+        ({"host": "mhk_live_secret"}, r"host='\*\*\*': is not an http"),
+        ({"conn_type": "aws"}, "conn_type='aws': is not a connection of magichour"),
+        ({"conn_type": "openai"}, "conn_type='openai': is not a connection of magichour"),
+        ({"conn_type": "http"}, "conn_type='http': is not a connection of magichour"),
+        ({"extra": {"timeout": 1e12}}, r"timeout=1000000000000\.0: must be"),
         ({"host": "https://"}, "host='https:': is not an http"),
         ({"host": "http://x:port"}, "host='http://x:port': is not an http"),
         ({"host": "http://[x"}, r"host='http://\[x': is not an http"),

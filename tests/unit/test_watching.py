@@ -210,7 +210,7 @@ def test_the_pause_is_as_scheduled_unless_the_answer_says_more(
     [
         ("2026-11-26T01:02:03.500Z", 1_795_654_923.5),
         ("2026-11-26T02:02:03.500+01:00", 1_795_654_923.5),
-        ("2026-11-26T01:02:03.500", 1_795_654_923.5),
+        ("2026-11-26T01:02:03.500", None),  # in which zone?
         ("yesterday", None),
         ("", None),
         (None, None),
