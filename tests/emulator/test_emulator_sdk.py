@@ -133,6 +133,8 @@ def test_the_node_sdk_generates_a_playable_video(photo: Path, voice: Path, tmp_p
 
 
 def test_the_python_sdk_makes_images_music_and_subtitles(photo: Path, voice: Path, tmp_path: Path) -> None:
+    for name in ("images", "music", "video", "subtitled"):
+        (tmp_path / name).mkdir()
     with Emulator(voice="tones", fps=6) as emulator:
         client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
         images = client.v1.ai_image_generator.generate(
