@@ -149,6 +149,9 @@ def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], conte
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
         sizes.append(f"{result['width']} x {result['height']}")
+    files = result.get("output_paths") or result.get("download_urls") or ()
+    if len(files) > 1:
+        sizes.append(f"the first of {len(files)} files")
     log.info(
         "Job %s is in %s: %s",
         result["job_id"],
@@ -156,7 +159,7 @@ def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], conte
         ", ".join([*sizes, f"{result['credits_charged'] or 0:g} credits"]),
     )
     count("magichour.jobs.complete")
-    kept = ("job_id", "credits_charged", "duration_seconds", "output_path")
+    kept = ("job_id", "credits_charged", "duration_seconds", "output_path", "output_paths")
     extra = {key: result[key] for key in kept if result.get(key) is not None}
     for outlet in outlets:
         if isinstance(outlet, Asset):

@@ -196,7 +196,7 @@ def _approve_at_once() -> None:
         operator.log.info("Approved by the demo: a person would answer under Required Actions")
         return {"chosen_options": [operator.APPROVE]}
 
-    ApprovalOperator.execute = execute  # type: ignore[method-assign]
+    ApprovalOperator.execute = execute  # type: ignore[method-assign,assignment]
 
 
 def _show(result: dict[str, Any]) -> None:
