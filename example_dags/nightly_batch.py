@@ -1,12 +1,12 @@
 """
-Every night a video for each person in a manifest, and something done with each.
+Every night, make a video for each person in a manifest, and publish each video.
 
-The pool bounds how many tasks talk to Magic Hour at once. Make it before the first run:
-``airflow pools set magichour 16 "Magic Hour" --include-deferred``. With ``--include-deferred`` it also bounds
+The pool limits how many tasks talk to Magic Hour at once. Make it before the first run:
+``airflow pools set magichour 16 "Magic Hour" --include-deferred``. With ``--include-deferred`` it also limits
 how many videos render at once.
 
-The tasks are mapped in the order of the manifest: keep that order stable, since a task that is cleared or
-retried is known by its index.
+The tasks are mapped in the order of the manifest. Keep that order stable: when a task is cleared or retried,
+Airflow knows it by its index.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-A sentence becomes a portrait, a text becomes a voice, the portrait speaks, and subtitles are burnt in.
+A sentence becomes a portrait, a text becomes a voice, the portrait speaks, and the video gets subtitles.
 
-A person approves, and then the file goes to its place. Each step is paid for once, however often it is
-retried. What a step makes stays at Magic Hour, which takes it from there for the next step: no file is kept
-here before the last one. The question to a person needs Airflow 3.1.
+A person approves the video, and then the last task downloads it. Each step is paid for once, however often it
+is retried. The result of a step stays at Magic Hour, and the next step uses it from there. So no file is kept
+here before the last step. The question to a person needs Airflow 3.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Submit now, do something else meanwhile, and pick the video up later with the sensor."""
+"""Submit a video now, do other work, and pick the video up later with the sensor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ with DAG(
 
     @task
     def write_caption() -> str:
-        return "While Magic Hour renders, the pipeline goes on."
+        return "While Magic Hour renders, the pipeline continues."
 
     video = TalkingPhotoSensor(
         task_id="video",

@@ -1,7 +1,8 @@
 """
 A text becomes a voice, and the voice speaks from a photo.
 
-The voice stays where it was made: Magic Hour takes it from its own library, so no file of it is kept here.
+The voice stays at Magic Hour: the second task uses it from the vendor's library, so no file of it is kept
+here.
 Both tasks pay once, however often they are retried.
 """
 
@@ -24,18 +25,19 @@ with DAG(
     doc_md=__doc__,
     schedule=None,
     params={
-        "name": "Ada",
+        "text": "Good morning. My name is Ada, and I have something to say today.",
         "photo": str(MEDIA / "ada.jpg"),
         "voice_name": "Albert Einstein",
         "output_path": "/tmp/magichour_videos/",  # noqa: S108 (an example; yours is s3://conn_id@bucket/…)
+        "max_credits": 1000,
     },
     default_args={"deferrable": True, "retries": 3, "retry_delay": timedelta(minutes=2)},
 ) as dag:
 
     @task
     def write_text(params: dict[str, Any]) -> str:
-        """Runs once: its text is the same for each retry of the tasks that are paid for."""
-        return f"Good morning. My name is {params['name']}, and I have something to say today."
+        """Yours may ask a language model. Its text stays the same for each retry of the paid tasks."""
+        return str(params["text"])
 
     voice = VoiceGeneratorOperator(
         task_id="voice",
@@ -51,5 +53,5 @@ with DAG(
         end_seconds=voice.output["duration_seconds"],
         resolution="480p",
         output_path="{{ params.output_path }}",
-        max_credits=1000,
+        max_credits="{{ params.max_credits }}",
     )

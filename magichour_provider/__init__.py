@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 
 def get_provider_info() -> dict[str, Any]:
-    """What Airflow discovers: plain data, so that looking costs no import."""
+    """What Airflow reads to discover this provider: plain data, so that discovery imports nothing else."""
     return {
         "package-name": "airflow-provider-magichour",
         "name": "Magic Hour",
@@ -18,6 +18,9 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Magic Hour",
                 "external-doc-url": "https://docs.magichour.ai",
+                # Airflow's schema wants paths: the logo is served by the plugin, the docs are in the sdist.
+                "logo": "/magichour/static/icon.svg",
+                "how-to-guide": ["/docs/operator.md", "/docs/text-to-video.md", "/docs/sensor.md"],
                 "tags": ["service"],
             }
         ],
@@ -44,7 +47,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
                 "conn-fields": {
                     "timeout": _field(
-                        "Timeout (s)", ["number", "null"], "Seconds for one API call in all. Empty: 60."
+                        "Timeout (s)", ["number", "null"], "Seconds for one whole API call. Empty: 60."
                     ),
                     "poll_interval": _field(
                         "Poll interval (s)",
@@ -54,8 +57,9 @@ def get_provider_info() -> dict[str, Any]:
                     "requests_per_second": _field(
                         "Requests per second",
                         ["number", "null"],
-                        "The most polls a second by one triggerer for all waiting tasks: two triggerers make "
-                        "twice as many. Below it, the rate adapts to HTTP 429. Empty: no limit.",
+                        "The limit of polls a second for all tasks that wait in one triggerer. Two "
+                        "triggerers make twice as many. Below the limit, the rate adapts to HTTP 429. "
+                        "Empty: no limit.",
                     ),
                     "strict": _field(
                         "Strict",
@@ -74,8 +78,8 @@ def get_provider_info() -> dict[str, Any]:
                     ),
                     "webhook_secret": {
                         "label": "Webhook secret",
-                        "description": "Of the webhook at Magic Hour; several, comma between, while one is "
-                        "being replaced. Empty: no webhooks.",
+                        "description": "The secret of the webhook at Magic Hour. While you replace it: both, "
+                        "with a comma between them. Empty: no webhooks.",
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },
                 },

@@ -31,6 +31,8 @@ MagicHourError
 
 Every instance carries ``status_code`` (HTTP, or None), ``job_id`` (or None), ``retryable`` (can the same call
 work later?), ``charged`` (was money spent?) and ``credits`` (how many, or how many are at stake; or None).
+
+.. versionadded:: 0.1.0
 """
 
 from __future__ import annotations
@@ -99,9 +101,10 @@ class RequestFailed(MagicHourError):
     """
     The API was asked, and did not do it.
 
-    :param retry_after: seconds after which to ask again, if the API said so.
+    :param retry_after: seconds after which the API may be asked again, if it said so.
     :param by_vendor: the answer is the vendor's JSON, not that of something between us and the vendor.
     :param by_page: the answer is an HTML page: a proxy's, a gateway's, or a web site's at a wrong address.
+    :param on_vendors_word: only the vendor's JSON says that no job was made, and a gateway can write it too.
     """
 
     def __init__(
@@ -111,12 +114,14 @@ class RequestFailed(MagicHourError):
         retry_after: float | None = None,
         by_vendor: bool = False,
         by_page: bool = False,
+        on_vendors_word: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(message, **common)
         self.retry_after = retry_after
         self.by_vendor = by_vendor
         self.by_page = by_page
+        self.on_vendors_word = on_vendors_word
 
 
 class InvalidRequest(RequestFailed):
@@ -192,7 +197,7 @@ class JobDeleted(JobEnded):
 
 
 class JobMismatch(MagicHourError):
-    """This task instance has paid for another input, or on another host, than it now asks for."""
+    """This task instance has paid for another input, or on another host, than its arguments have now."""
 
     charged = "yes"
 
@@ -204,14 +209,14 @@ class JournalUnavailable(MagicHourError):
 
 
 class WaitTimeout(MagicHourError):
-    """The job had not ended by the deadline. It goes on at the vendor and can be picked up later."""
+    """The job had not ended by the deadline. It continues at the vendor, and a later try can pick it up."""
 
     retryable = True
     charged = "yes"
 
 
 class TransferFailed(MagicHourError):
-    """A file was not transferred; trying again costs nothing."""
+    """A file was not transferred; another try of the transfer costs nothing."""
 
     retryable = True
 
@@ -234,6 +239,6 @@ LONGEST_VALUE = 200  # characters of a value in a message
 
 
 def shortened(value: object) -> str:
-    """A value as a message shows it: a photo in a ``data:`` URI is not printed whole."""
+    """A value for a message. Long ones are cut, such as a photo in a ``data:`` URI."""
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text)} characters)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LARGEST_NUMBER = 1e8  # in an extra: more seconds than sockets and dates can bear
 LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
 
 
@@ -46,8 +48,10 @@ class MagicHourHook(BaseHook):
     Magic Hour through an Airflow connection: API key in the password, base URL in the host.
 
     Extras: ``timeout`` and ``poll_interval`` (seconds), ``requests_per_second`` (of all polls of one
-    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA
-    bundle), ``strict`` (true: a 502 or 503 proves nothing), ``webhook_secret``.
+    triggerer), ``proxy`` (URL), ``verify`` (true, false, or the path of a CA bundle), ``strict`` (true: a 502
+    or 503 does not prove that no job was made), ``webhook_secret``.
+
+    .. versionadded:: 0.1.0
 
     :param magichour_conn_id: the Airflow connection; it is read when it is first needed.
     """
@@ -83,11 +87,11 @@ class MagicHourHook(BaseHook):
 
     def submit(self, *, name: str = "Talking Photo", **inputs: Any) -> wire.Submission:
         """
-        Start a paid render, and return at once. Called twice, it pays twice: the operator does not.
+        Start a paid render, and return at once. Two calls pay twice; the operator prevents that.
 
         :param name: of the job in the vendor's library.
         :param inputs: those of ``TalkingPhotoOperator``: ``image_file_path``, ``audio_file_path``,
-            ``end_seconds`` and so on. Files must be URLs or have been uploaded: see ``upload``.
+            ``end_seconds`` and so on. Photo and voice must be URLs, or paths that ``upload`` has returned.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InvalidInput: nothing was sent.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
@@ -112,7 +116,7 @@ class MagicHourHook(BaseHook):
 
     def submit_voice(self, *, prompt: str, voice_name: str, name: str = "Voice Generator") -> wire.Submission:
         """
-        Have a text spoken, and return at once; the job is of type ``audio``. Called twice, it pays twice.
+        Turn a text into a voice, and return at once. The job has the type ``audio``. Two calls pay twice.
 
         :param prompt: the text, of at most 1000 characters.
         :param voice_name: one of the vendor's voices.
@@ -175,8 +179,8 @@ class MagicHourHook(BaseHook):
         :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
         :param timeout: seconds to wait.
         :param poll_interval: seconds between two polls; default: the connection's, or the schedule's.
-        :returns: the job; ``raise_unless_complete`` tells a good end from a bad one.
-        :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
+        :returns: the job; its ``raise_unless_complete`` raises if the job made nothing.
+        :raises WaitTimeout: the job has not ended in time. It continues, and you can wait for it again.
         """
         return self.client.wait(job_id, job_type, deadline=time.time() + timeout, poll_interval=poll_interval)
 
@@ -203,13 +207,13 @@ class MagicHourHook(BaseHook):
         Download the file of a complete job to ``output_path``, whole or not at all; free.
 
         :param job_id: the job.
-        :param output_path: local or object storage; ending in ``/`` it is a folder.
+        :param output_path: local or object storage; a path that ends in ``/`` is a folder.
         :param replace: overwrite a file at ``output_path``.
         :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
-        :returns: where the file is; of several images in a folder, the first.
+        :returns: the place of the file; if there are several images, of the first one.
         :raises TargetExists: a file is there already, and ``replace`` is False; nothing charged.
         :raises JobEnded: the job has made nothing; the subclass says why, and whether it is refunded.
-        :raises StorageFailed: the place did not take it; it is paid for and stays at Magic Hour; retryable.
+        :raises StorageFailed: the file cannot be written; it is paid for and stays at Magic Hour; retryable.
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         """
         targets = self.targets(job_id, Target(uri_of(output_path), replace), job_type)
@@ -220,9 +224,9 @@ class MagicHourHook(BaseHook):
 
     def targets(self, job_id: str, place: Target, job_type: JobType) -> list[Target]:
         """
-        The exact file for each file of this job; for an exact place, only that one.
+        The exact place of each file of this job. If ``place`` is one file, only that.
 
-        In a folder, the URLs of the downloads say how many there are, and of which type.
+        In a folder, the URLs of the downloads show how many files there are, and of which type.
         """
         if job_type == "video" or not place.is_folder:
             return [place.for_job(job_id)]
@@ -230,7 +234,7 @@ class MagicHourHook(BaseHook):
         spec = job_spec(job_type)
         downloads = flows.downloads_in_order(job, job_type) if spec.has_several_files else [first]
         names = [job_id] if len(downloads) == 1 else [f"{job_id}-{n}" for n in range(1, len(downloads) + 1)]
-        extensions = [extension_of(download.url) for download in downloads]
+        extensions = [_extension_of(download.url) for download in downloads]
         return [
             place.for_job(name, extension if extension in spec.extensions else spec.extensions[0])
             for name, extension in zip(names, extensions, strict=True)
@@ -273,7 +277,7 @@ class MagicHourHook(BaseHook):
                 error, base_url=settings.base_url, proxy=settings.proxy, timeout=settings.timeout
             )
         except MagicHourError as error:  # of the connection itself: it names the remedy
-            # Airflow tests a copy, under an id that tells nobody anything.
+            # Airflow tests a copy of the connection under a random id, so the message leaves the id out.
             return False, f"{type(error).__name__}: {error}".replace(
                 f"connection {self.magichour_conn_id!r}, ", ""
             )
@@ -283,7 +287,7 @@ class MagicHourHook(BaseHook):
         return True, f"It works. Account tier: {tier}; credits left: {left}.{emulated}{self._arrivals()}"
 
     def _arrivals(self) -> str:
-        """Do webhook events arrive? Airflow tests a copy, under another id: its secret tells whose it is."""
+        """Do webhook events arrive? Airflow tests a copy under another id, so the secret identifies it."""
         secrets = set(webhook_secrets(self.get_connection(self.magichour_conn_id)))
         if not secrets:
             return ""
@@ -305,13 +309,13 @@ class MagicHourHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """For Airflow 3.0 and 3.1; newer ones read ``get_provider_info``, as this does."""
+        """For Airflow 3.0 and 3.1. Newer versions read ``get_provider_info``, which this uses too."""
         behaviour = _connection_type()["ui-field-behaviour"]
         return {key.replace("-", "_"): value for key, value in behaviour.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """For Airflow 3.0 and 3.1; newer ones read ``get_provider_info``, as this does."""
+        """For Airflow 3.0 and 3.1. Newer versions read ``get_provider_info``, which this uses too."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import StringField
 
@@ -330,26 +334,32 @@ def settings_from_connection(connection: Connection) -> Settings:
     def bad(field: str, value: object, remedy: str) -> InvalidConnection:
         return InvalidConnection(f"connection {conn_id!r}, {field}={value!r}: {remedy}")
 
+    host = (connection.host or "").strip().rstrip("/")
+    # Magic Hour must not get the secret of another service, whose connection was named by mistake.
+    if connection.conn_type not in (None, "", MagicHourHook.conn_type) and not (
+        host and connection.conn_type in ("http", "generic")
+    ):
+        raise bad("conn_type", connection.conn_type, f"is not a connection of {MagicHourHook.conn_type}")
     key = (connection.password or "").strip()
     if not key:
         raise bad("password", connection.password, "holds no API key; put the key of Magic Hour's API there")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise bad("password", "***", "holds what cannot be an API key (a space or a special character)")
 
-    host = (connection.host or "").strip().rstrip("/") or wire.BASE_URL
+    host = host or wire.BASE_URL
     schema = (connection.schema or "").strip().lower()
     if "://" not in host and schema in ("http", "https"):
         host = f"{schema}://{host}"
     address = _address(host)
     if address is None or address.scheme not in ("http", "https"):
-        raise bad("host", _shown(host), f"is not an http(s) URL; write https://{host.rpartition('://')[2]}")
+        raise bad("host", _shown(host), "is not an http(s) URL; write it like https://api.example.com")
     if "@" in address.netloc or address.query or address.fragment:
-        # It would be kept in every task's record, in plain text.
+        # The record of every task would have it in plain text.
         raise bad(
             "host",
             _shown(host),
-            "holds a user, a password or a query, which identify nobody to this API; leave them out, and put "
-            "the API key into the password",
+            "holds a user, a password or a query, which this API does not use; leave them out, and put the "
+            "API key into the password",
         )
     if connection.port and address.port is None:
         address = address._replace(netloc=f"{address.netloc}:{connection.port}")
@@ -366,10 +376,10 @@ def settings_from_connection(connection: Connection) -> Settings:
             return None
         try:
             found = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found = 0.0
-        if not 0 < found < float("inf"):
-            raise bad(field, value, f"must be a number of {unit} above 0")
+        if not 0 < found < LARGEST_NUMBER:
+            raise bad(field, value, f"must be a number of {unit} above 0, and below {LARGEST_NUMBER:.0e}")
         return found
 
     def flag(field: str) -> bool:
@@ -393,7 +403,7 @@ def settings_from_connection(connection: Connection) -> Settings:
     proxy = extra.get("proxy") or None
     known = _address(proxy)
     if proxy is not None and (known is None or known.scheme not in ("http", "https", "socks5", "socks5h")):
-        raise bad("proxy", "…", "is no URL of a proxy; write it like http://proxy.example:3128")
+        raise bad("proxy", "…", "is not the URL of a proxy; write it like http://proxy.example:3128")
     return Settings(
         api_key=key,
         base_url=host,
@@ -409,9 +419,9 @@ def settings_from_connection(connection: Connection) -> Settings:
 
 def webhook_secrets(connection: Connection) -> tuple[str, ...]:
     """
-    What the vendor signs the events with that it sends for this connection.
+    The secrets with which the vendor signs the events of this connection.
 
-    :returns: several while one is being replaced; none if no events are sent.
+    :returns: several while one is being replaced; none if the connection has no webhooks.
     """
     try:
         written = _extra(connection).get("webhook_secret")
@@ -429,9 +439,11 @@ def _extra(connection: Connection) -> dict[str, Any]:
 
 
 def _shown(url: str) -> str:
-    """A URL for a message, without the user, password and query that it may hold."""
-    scheme, _, rest = url.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if scheme else rest.rpartition("@")[2]
+    """A URL for a message, without the user, password, query or key that it may hold."""
+    scheme, separator, rest = url.rpartition("://")
+    place = re.split(r"[?#]", rest.rpartition("@")[2])[0]
+    is_host = re.match(r"[\w-]+(\.[\w-]+)+|localhost|\[", place)
+    return f"{scheme}{separator}{place}" if is_host else "***"
 
 
 def _address(url: object) -> SplitResult | None:
@@ -447,8 +459,8 @@ async def _read_settings(conn_id: str) -> Settings:
     try:
         return settings_from_connection(await get_async_connection(conn_id))
     except AirflowNotFoundException as error:
-        # To Airflow, a secrets backend that does not answer has "no such connection" either; and a job is
-        # being waited for with it.
+        # Airflow also says "not found" when a secrets backend does not answer. A job waits, so a retry is
+        # better than a failure.
         missing = _no_such_connection(conn_id)
         missing.retryable = True
         raise missing from error
@@ -462,13 +474,20 @@ def _no_such_connection(conn_id: str) -> InvalidConnection:
     )
 
 
+def _extension_of(url: str) -> str:
+    try:
+        return extension_of(url)
+    except ValueError:  # not a URL
+        return ""
+
+
 def _source(path: str) -> Source:
     for media_type, extensions in EXTENSIONS.items():
         if extension_of(path) in extensions:
             return Source.find(f"{media_type}_file_path", media_type, path)
     known = [extension for extensions in EXTENSIONS.values() for extension in extensions]
     raise InvalidInput.of(
-        "path", path, f"is no file that Magic Hour takes; use one that ends in .{', .'.join(known)}"
+        "path", path, f"is not a file that Magic Hour takes; use one that ends in .{', .'.join(known)}"
     )
 
 

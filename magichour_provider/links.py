@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
+from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
     class TaskInstance(Protocol):
-        """What a URL needs of a task instance; the context's ``ti`` has it."""
+        """What ``watch_url`` needs of a task instance; the context's ``ti`` has it."""
 
         @property
         def dag_id(self) -> str: ...
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 class MagicHourJobLink(BaseOperatorLink):
     """
-    The URL is pushed by the task as soon as it knows the job, under the key that the UI reads: so the button
-    works while the task is deferred.
+    The task pushes the URL as soon as it knows the job, under the key that the UI reads. So the button works
+    while the task is deferred.
+
+    .. versionadded:: 0.1.0
     """
 
     @property
@@ -37,13 +39,20 @@ class MagicHourJobLink(BaseOperatorLink):
         return "Magic Hour job"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+        """
+        Airflow calls this when the task has ended, to push the URL once more.
+
+        This does not read the URL that was pushed: if there is none, Airflow logs an error.
+        """
+        return str(getattr(operator, "job_link", ""))
 
 
 class MagicHourWatchLink(BaseOperatorLink):
     """
-    The task's jobs on the plugin's page. The URL (``watch_url``) is pushed before the paid call: a task whose
-    answer was lost needs the page most.
+    The task's jobs on the plugin's page. The task pushes the URL (``watch_url``) before the paid call, since
+    a task with a lost answer needs the page most.
+
+    .. versionadded:: 0.1.0
     """
 
     @property
@@ -51,15 +60,15 @@ class MagicHourWatchLink(BaseOperatorLink):
         return "Watch"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+        return watch_url(ti_key)
 
 
 def watch_url(ti: TaskInstance) -> str:
     """
-    Leads to the plugin's page of one task instance.
+    The URL of the plugin's page of one task instance.
 
     It is relative, without a leading slash: Airflow's UI has a ``<base href>`` with the path of
-    ``[api] base_url``, which a worker need not know. The plugin knows how its page opens inside Airflow's.
+    ``[api] base_url``, which a worker does not know. The plugin redirects it to the page inside Airflow's UI.
     """
     run = f"magichour/watch/dags/{quote(ti.dag_id, safe='')}/runs/{quote(ti.run_id, safe='')}"
     mapped = "" if ti.map_index is None or ti.map_index < 0 else f"{ti.map_index}/"

@@ -26,25 +26,28 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     """
     Make a talking-photo video with Magic Hour, and download it to ``output_path``.
 
-    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
-    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
+    It also takes the arguments of ``PaidJobOperator``, such as ``output_path``, ``max_credits`` and
+    ``deferrable``.
 
-    Templated: all below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
+    Templated: all arguments below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
     ``timeout``, ``poll_interval``.
+
+    .. versionadded:: 0.1.0
 
     :param image_file_path: the photo: a URL, an ``api-assets/…`` path, a URL of the vendor's library, a local
         path, or an object-storage URI (``s3://conn_id@bucket/key``). The last two are uploaded.
-    :param audio_file_path: the voice, likewise.
+    :param audio_file_path: the voice, in one of the same forms.
     :param start_seconds: where the clip starts in the audio, in seconds.
-    :param end_seconds: where the clip ends in the audio, likewise; default: with the audio, which is measured
-        if it is a file or a voice in the vendor's library. That needs the extra ``media``.
+    :param end_seconds: where the clip ends in the audio, in seconds; default: the end of the audio. The
+        operator then measures the audio, which must be a file or a voice in the vendor's library. That needs
+        the extra ``media``.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :param generation_mode: ``realistic`` (the vendor's default), ``prompted``, or an older name of these:
         ``pro``, ``standard``, ``stable``, ``expressive``.
     :param intensity: of the motion, with at most 2 decimals; only with ``expressive``.
     :param prompt: what should happen in the scene; only with ``prompted``.
     :param resolution: ``480p`` or ``720p``.
-    :param max_resolution: larger side of the video in pixels; the vendor prefers ``resolution``.
+    :param max_resolution: larger side of the video in pixels; ignored if ``resolution`` is given.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), ``duration_seconds``, ``width``, ``height``, ``fps``.
 
@@ -117,18 +120,20 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
 
 class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
     """
-    Have a text spoken by one of Magic Hour's voices.
+    Turn a text into a voice, with one of Magic Hour's voices.
 
-    Its result is what ``TalkingPhotoOperator`` takes: ``audio_file_path=voice.output["audio_file_path"]``.
+    ``TalkingPhotoOperator`` takes its result: ``audio_file_path=voice.output["audio_file_path"]``.
 
-    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
-    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``.
+    It also takes the arguments of ``PaidJobOperator``, such as ``output_path``, ``max_credits`` and
+    ``deferrable``.
 
-    Templated: all below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
+    Templated: all arguments below, and ``output_path``, ``replace``, ``max_credits``, ``magichour_conn_id``,
     ``timeout``, ``poll_interval``.
 
+    .. versionadded:: 0.1.0
+
     :param prompt: the text, of at most 1000 characters.
-    :param voice_name: who speaks it; the vendor's list of voices is open, so only the vendor refuses one.
+    :param voice_name: who speaks it. The vendor's list of voices grows, so only the vendor refuses a name.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), ``audio_file_path`` (the voice in the vendor's library: a URL without a
@@ -157,10 +162,10 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
 class ToolOperator(PaidJobOperator["ToolInputs"]):
     """
-    What the operators share whose request is checked against the vendor's own description of the tool.
+    What these operators share: the request is checked against the vendor's own description of the tool.
 
-    :param estimated_credits: what the call will cost, for ``max_credits`` and for the record; default: by the
-        vendor's published price. Without one, ``max_credits`` is refused. Templated.
+    :param estimated_credits: your estimate of the cost, for ``max_credits`` and for the record; default: the
+        vendor's published price. If there is neither, ``max_credits`` is an error. Templated.
     """
 
     tool: str
@@ -188,7 +193,8 @@ class ToolOperator(PaidJobOperator["ToolInputs"]):
         estimate = None if self.is_known_later(self.estimated_credits) else self.estimated_credits
         request = {"tool": self.tool, "body": self.body_of(values), "estimated_credits": estimate}
         inputs = runtime.tools.ToolInputs.checked(request, unknown={"body"} if unknown else ())
-        if self.output_path and not self.output_path.endswith("/") and inputs.file_count > 1:
+        place = "/" if self.is_known_later(self.output_path) else self.output_path or "/"
+        if not place.endswith("/") and inputs.file_count > 1:
             raise runtime.exceptions.InvalidInput.of(
                 "output_path",
                 self.output_path,
@@ -208,29 +214,29 @@ class MagicHourOperator(ToolOperator):
     """
     Call any tool of Magic Hour, and download what it makes to ``output_path``.
 
-    ``body`` is the vendor's own JSON. It is checked against the vendor's description before anything is paid:
-    a missing field or a value of another type is an error; a field or a value that is not described is a
-    warning, since the description is older than the server, whose refusal is free. None stands for "not
-    given", and numbers and flags may be text, as templates make them.
+    ``body`` is the vendor's own JSON. It is checked against the vendor's description before anything is paid.
+    A missing field or a value of another type is an error. An unknown field or value is a warning: the server
+    may be newer than the description, and its refusal is free. None stands for "not given". Numbers and flags
+    may be text, as templates make them.
 
     Files are found by the names of their fields (``*_file_path``, ``*_file_paths``), anywhere in the body. A
-    local path or an object-storage URI is uploaded; a URL, an ``api-assets/…`` or ``saved-items/…`` path and
-    a URL of the vendor's library is passed on.
+    local path or an object-storage URI is uploaded. A URL, an ``api-assets/…`` or ``saved-items/…`` path and
+    a URL of the vendor's library are sent as they are.
 
-    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
-    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``. A job can
-    make several images: with an ``output_path`` that ends in ``/`` all of them are downloaded.
+    It also takes the arguments of ``PaidJobOperator``, such as ``output_path``, ``max_credits`` and
+    ``deferrable``. A job can make several images: with an ``output_path`` that ends in ``/`` all of them are
+    downloaded.
 
-    A tool that takes no ``name`` is paid once too, but when its answer is lost, its job cannot be found by a
-    name: to adopt it, a person ticks *Adopt anyway*.
+    A tool that takes no ``name`` is paid once too. But if its answer is lost, a person cannot find its job by
+    a name, and ticks *Adopt anyway* to adopt it.
 
     Templated: ``body``, ``estimated_credits``, and ``output_path``, ``replace``, ``max_credits``,
     ``magichour_conn_id``, ``timeout``, ``poll_interval``.
 
     :param tool: its name in the path of the paid call, such as ``face-swap``.
-    :param body: the request, in the vendor's JSON; its ``name``, if it takes one, gets a short id.
-    :param estimated_credits: what the call will cost, for ``max_credits`` and for the record; default: by the
-        vendor's published price. Without one, ``max_credits`` is refused.
+    :param body: the request, in the vendor's JSON; if it has a ``name``, a short id is added to it.
+    :param estimated_credits: your estimate of the cost, for ``max_credits`` and for the record; default: the
+        vendor's published price. If there is neither, ``max_credits`` is an error.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), and what each type of job has: a video ``duration_seconds``, ``width``,
         ``height``, ``fps``; an audio ``audio_file_path``, ``duration_seconds``; an image ``image_file_path``
@@ -260,17 +266,17 @@ class MagicHourOperator(ToolOperator):
 
 class ImageGeneratorOperator(ToolOperator):
     """
-    Have a sentence drawn. The image is what ``TalkingPhotoOperator`` takes:
+    Turn a text into an image. ``TalkingPhotoOperator`` takes it:
     ``image_file_path=portrait.output["image_file_path"]``.
 
-    Beside these it takes what every ``PaidJobOperator`` does, and ``estimated_credits``: see
-    ``MagicHourOperator``. All are templated.
+    It also takes the arguments of ``PaidJobOperator``, and ``estimated_credits``: see ``MagicHourOperator``.
+    Templated: all arguments below.
 
-    :param prompt: what is to be seen.
-    :param image_count: how many images; how many a model makes at once differs.
-    :param model: one of the vendor's; default: the one that it recommends now.
+    :param prompt: what the image shows.
+    :param image_count: how many images; the limit depends on the model.
+    :param model: one of the vendor's models; default: the one that it recommends now.
     :param aspect_ratio: ``1:1`` (the vendor's default), ``16:9`` or ``9:16``.
-    :param resolution: ``640px``, ``1k``, ``2k`` or ``4k``; which of them, depends on model and plan.
+    :param resolution: ``640px``, ``1k``, ``2k`` or ``4k``; model and plan decide which are possible.
     :param art_style: one of the vendor's ``style.tool``, such as ``ai-photo-generator``.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` and ``output_paths`` (or
@@ -324,16 +330,17 @@ class AutoSubtitleOperator(ToolOperator):
     """
     Burn subtitles into a video.
 
-    Beside these it takes what every ``PaidJobOperator`` does, and ``estimated_credits``: see
-    ``MagicHourOperator``. All are templated.
+    It also takes the arguments of ``PaidJobOperator``, and ``estimated_credits``: see ``MagicHourOperator``.
+    Templated: all arguments below.
 
     :param video_file_path: the video: a URL (``video.output["download_url"]``), an ``api-assets/…`` path, a
         local path, or an object-storage URI. The last two are uploaded.
     :param end_seconds: where the clip ends in the video, in seconds.
-    :param start_seconds: where it starts, likewise.
+    :param start_seconds: where the clip starts in the video, in seconds.
     :param template: ``karaoke`` (the default, unless ``custom_config`` is given), ``cinematic``,
         ``minimalist`` or ``highlight``.
-    :param custom_config: ``font``, ``text_color`` and so on, as the vendor names them; over the template.
+    :param custom_config: ``font``, ``text_color`` and so on, as the vendor names them. They replace values of
+        the template.
     :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: the same as ``TalkingPhotoOperator``.
 

@@ -35,27 +35,30 @@ class JobSensor(JobMixin, BaseSensorOperator):
     Wait until a job of any type has ended, and download what it made to ``output_path``.
 
     It takes a job id from anywhere (an XCom, a person) and costs nothing, so every paid job can be picked up.
-    Modes ``poke`` and ``reschedule`` and ``deferrable=True`` end alike. A job that failed fails the sensor at
-    once. A failed poll does not, until the timeout; but a job that the account does not know, or a key that
-    is not accepted, fails it when the vendor has said so at three polls and for a minute.
+    Modes ``poke`` and ``reschedule`` and ``deferrable=True`` end in the same way. A failed job fails the
+    sensor at once. A failed poll does not: the sensor polls again until the timeout. It fails earlier if the
+    vendor says, at three polls and for a minute, that the account does not know the job, or that the key is
+    not accepted.
 
     Templated: ``job_id``, ``output_path``, ``replace`` and ``magichour_conn_id``.
 
+    .. versionadded:: 0.1.0
+
     :param job_id: the job.
-    :param job_type: of what it makes: ``video``, ``audio`` or ``image``; a subclass knows its own.
-    :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
-        file is named after the job. Without it the result holds a signed URL that expires.
+    :param job_type: what the job makes: ``video``, ``audio`` or ``image``; a subclass knows its own type.
+    :param output_path: where the file goes, local or object storage. A path that ends in ``/`` is a folder,
+        and the file is named after the job. Without a path, the result has a signed URL that expires.
     :param replace: overwrite a file at ``output_path``.
     :param magichour_conn_id: the Airflow connection.
     :param deferrable: wait in the triggerer; default: Airflow's ``[operators] default_deferrable``.
-    :param timeout: seconds until the sensor gives up; default 3600. The job goes on.
+    :param timeout: seconds until the sensor gives up; default 3600. The job continues.
     :param poke_interval: seconds between two polls; default: the connection's, or timed from render times.
     :param multiple_outputs: each value of the result is an XCom of its own too.
     :returns: the same as the operator that makes such jobs.
     :raises JobEnded: the job failed or was canceled (refunded), or was deleted (not refunded); no retry.
     :raises NotFound: the account does not know the job; no retry.
     :raises Unauthorized: the key is not accepted; no retry.
-    :raises WaitTimeout: it had not ended in time. It goes on, and is paid for.
+    :raises WaitTimeout: the job has not ended in time. It continues, and is paid for.
     """
 
     template_fields: Sequence[str] = ("job_id", "output_path", "replace", "magichour_conn_id")
@@ -80,13 +83,13 @@ class JobSensor(JobMixin, BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         self.task_id = kwargs.get("task_id", "")
-        with self.at_parse_time():  # Airflow's own checks of these two are less kind
+        with self.at_parse_time():  # Airflow's own errors about these two say less
             seconds = runtime.arguments.seconds
             kwargs["timeout"] = 3600.0 if timeout is None else seconds("timeout", timeout)
             if poke_interval is not None:
                 kwargs["poke_interval"] = seconds("poke_interval", poke_interval)
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
-        self.render_template_as_native_obj = False  # it makes a number of "2026", and a tuple of "5, 4, 3"
+        self.render_template_as_native_obj = False  # it would turn "2026" into a number
         self.job_id = job_id
         self.job_type = self.job_type if job_type is None else job_type
         self.output_path = output_path
@@ -113,7 +116,7 @@ class JobSensor(JobMixin, BaseSensorOperator):
                     raise self._watcher.out_of_time(time.time()) from error
         try:
             seen = self.poke(context)
-        except AirflowException as error:  # as poke mode does it
+        except AirflowException as error:  # the same as in poke mode
             if self.never_fail or (self.soft_fail and isinstance(error, AirflowFailException)):
                 raise AirflowSkipException(f"Skipped, since the sensor may not fail: {error}") from error
             raise
@@ -134,7 +137,7 @@ class JobSensor(JobMixin, BaseSensorOperator):
                 self.push_link(context, self.job_id)
                 self._watch(context)
             while (job := self._poll()) is None:
-                # Nothing is remembered between two pokes of mode "reschedule": it stays until it is certain.
+                # In mode "reschedule" a poke remembers no earlier one, so it stays until it is certain.
                 left = self._deadline - time.time()
                 if self.deferrable or not self.reschedule or not self._watcher.counts or left <= 0:
                     return PokeReturnValue(is_done=False)
@@ -142,7 +145,7 @@ class JobSensor(JobMixin, BaseSensorOperator):
             return PokeReturnValue(is_done=True, xcom_value=self.collect_result(context, job.job_id))
 
     def _watch(self, context: Context) -> None:
-        """The wait begins with the first poke; in mode ``reschedule``, that was in another process."""
+        """The wait begins with the first poke. In mode ``reschedule`` another process may have made it."""
         began = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
         self._deadline = began.timestamp() + self.timeout if began else self.deadline()
         observer = runtime.telemetry.PollObserver(self.log, self.job_type, from_the_start=False)
@@ -167,20 +170,20 @@ class JobSensor(JobMixin, BaseSensorOperator):
         return self._watcher.pause(schedule.next_poll(age))
 
     def collect_result(self, context: Context, job_id: str) -> dict[str, Any]:
-        """As the operator's, but a job that failed stays failed: no retry of a sensor makes another."""
+        """Like the operator's. But a failed job is final here: a retry of a sensor makes no new job."""
         try:
             return super().collect_result(context, job_id)
         except runtime.exceptions.JobEnded as ended:
             raise ended.copied(retryable=False) from None
 
     def surfaced(self, error: MagicHourError) -> MagicHourError:
-        """A wait that was too long ends as a sensor's does."""
+        """A wait that was too long ends as a sensor's timeout."""
         if isinstance(error, runtime.exceptions.WaitTimeout):
             return runtime.errors.surfaced(error, runtime.errors.Timeout)
         return super().surfaced(error)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """As Airflow's, but ``soft_fail`` skips only what no retry can overcome: as poke mode does it."""
+        """As in poke mode, ``soft_fail`` skips only an error that no retry can overcome."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except AirflowSkipException as skipped:
@@ -203,12 +206,20 @@ class JobSensor(JobMixin, BaseSensorOperator):
 
 
 class TalkingPhotoSensor(JobSensor):
-    """Wait for a video: see ``JobSensor``. It returns what ``TalkingPhotoOperator`` does."""
+    """
+    Wait for a video: see ``JobSensor``. It returns what ``TalkingPhotoOperator`` does.
+
+    .. versionadded:: 0.1.0
+    """
 
     job_type: JobType = "video"
 
 
 class VoiceGeneratorSensor(JobSensor):
-    """Wait for a voice: see ``JobSensor``. It returns what ``VoiceGeneratorOperator`` does."""
+    """
+    Wait for a voice: see ``JobSensor``. It returns what ``VoiceGeneratorOperator`` does.
+
+    .. versionadded:: 0.1.0
+    """
 
     job_type: JobType = "audio"

@@ -1,6 +1,6 @@
 """
-What others hear of a job: people in the log, dashboards in Airflow's statistics, other DAGs by an asset's
-event, catalogues by OpenLineage. None of it decides anything.
+Reports what happens to a job: log lines for people, metrics for dashboards, asset events for other DAGs, and
+OpenLineage for catalogues. Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import Asset, Stats
+from airflow.providers.common.compat.sdk import Asset, AssetAlias, Stats, get_current_context
+from airflow.sdk.definitions.asset import AssetRef
 
 from magichour_provider.api.watching import Listener, submission_time
-from magichour_provider.exceptions import RateLimited, RequestFailed
+from magichour_provider.exceptions import JobEnded, MagicHourError, RateLimited, RequestFailed
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -37,40 +39,62 @@ log = logging.getLogger(__name__)
 @contextmanager
 def best_effort(failed: str) -> Iterator[None]:
     """
-    For what is not the video: a link, a metric, a note. Its failure must not fail a task that has paid.
+    For extras, such as a link or a metric: if one of them fails, a task that has paid must not fail.
 
-    :param failed: what the log says then.
+    :param failed: the warning in the log if it fails.
     """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 (whatever it is, the task goes on)
+    except Exception as error:  # noqa: BLE001 (after any error the task continues)
         log.warning("%s (%s: %s)", failed, type(error).__name__, error)
 
 
-def count(metric: str, number: int = 1) -> None:
+def tags_of(ti: Any) -> dict[str, str]:
+    """The tags of a task's metrics. If Airflow has teams, the name of the team is one of them."""
+    if ti is None:
+        return {}
+    return dict(getattr(ti, "stats_tags", None) or {"dag_id": ti.dag_id, "task_id": ti.task_id})
+
+
+def _tags_of_this_process() -> dict[str, str]:
+    """The tags of the task in this process; none outside of a task."""
+    try:
+        return tags_of(get_current_context()["ti"])
+    except Exception:  # noqa: BLE001 (of another class in each version of Airflow)
+        return {}
+
+
+def count(metric: str, number: int = 1, *, tags: dict[str, str] | None = None) -> None:
+    """
+    :param tags: None means the tags of the task in this process.
+    """
     with best_effort(f"The metric {metric} was not counted"):
-        Stats.incr(metric, number)
+        Stats.incr(metric, number, tags=_tags_of_this_process() if tags is None else tags)
 
 
 class PollObserver(Listener):
     """
     Logs a wait: a line for each change, none for each poll.
 
-    :param from_the_start: the job was just submitted. Otherwise it may have ended long ago, and its age does
-        not say how long it took.
+    :param from_the_start: the job was just submitted. Otherwise it may have ended long ago, and its age is
+        not its render time.
+    :param tags: the tags of its metrics, since a triggerer runs the waits of many tasks.
     """
 
-    __slots__ = ("_job_type", "_log", "_seen_going_on")
+    __slots__ = ("_job_type", "_log", "_seen_going_on", "_tags")
 
-    def __init__(self, log: Any, job_type: JobType, *, from_the_start: bool) -> None:
+    def __init__(
+        self, log: Any, job_type: JobType, *, from_the_start: bool, tags: dict[str, str] | None = None
+    ) -> None:
         self._log = log
         self._job_type = job_type
         self._seen_going_on = from_the_start
+        self._tags = _tags_of_this_process() if tags is None else tags
 
     def on_poll(self, seen: Job | RequestFailed) -> None:
-        count("magichour.polls")
+        count("magichour.polls", tags=self._tags)
         if isinstance(seen, RateLimited):
-            count("magichour.rate_limited")
+            count("magichour.rate_limited", tags=self._tags)
 
     def on_change(self, job: Job) -> None:
         age = _age(job) if self._seen_going_on else None
@@ -80,13 +104,14 @@ class PollObserver(Listener):
             line += f", {job.credits_charged or 0:g} credits charged"
             if age is not None:
                 with best_effort("The render time was not counted"):
-                    Stats.timing(f"magichour.render_time.{self._job_type}", timedelta(seconds=age))
+                    metric = f"magichour.render_time.{self._job_type}"
+                    Stats.timing(metric, timedelta(seconds=age), tags=self._tags)
         elif job.error is not None and job.error.code:
             line += f": {job.error.code}"
         self._log.info(line)
 
     def on_failed_poll(self, why: RequestFailed) -> None:
-        self._log.warning("A poll of the job failed, going on: %s", why)
+        self._log.warning("A poll of the job failed, polling again: %s", why)
 
 
 class NonBlockingLogger:
@@ -109,17 +134,17 @@ class NonBlockingLogger:
         self._write(self._log.warning, *line)
 
     async def written(self) -> None:
-        """Until all lines are."""
+        """Wait until all lines are written."""
         await asyncio.wrap_future(self._write(lambda: None))
 
     def _write(self, write: Callable[..., object], *line: object) -> Future[object]:
-        # By its context Airflow knows whose line it is.
+        # From the context Airflow knows which task a line belongs to.
         return _writer(os.getpid()).submit(copy_context().run, write, *line)
 
 
 @cache
 def _writer(process_id: int) -> ThreadPoolExecutor:
-    """A fork has none of its parent's threads."""
+    """One thread for each process: a forked child has none of its parent's threads."""
     return ThreadPoolExecutor(1, f"magichour-log-{process_id}")
 
 
@@ -130,21 +155,37 @@ def _age(job: Job) -> float | None:
     return age if age is not None and age >= 0 else None
 
 
-def submitted(credits_charged: float | None) -> None:
+def submitted(estimate: float | None) -> None:
+    """
+    :param estimate: the vendor's estimate, in credits.
+    """
     count("magichour.jobs.submitted")
-    count("magichour.credits_charged", int(credits_charged or 0))
+    count("magichour.credits_estimated", round(estimate or 0))
+
+
+def charged(credits_charged: float | None) -> None:
+    """Count the credits of a paid job, once, in the task that has paid. So the sum is the bill."""
+    count("magichour.credits_charged", round(credits_charged or 0))
+
+
+def refunded(credits_refunded: float | None) -> None:
+    """Count the credits of a refunded job, once. Such a job is not counted as charged."""
+    count("magichour.credits_refunded", round(credits_refunded or 0))
 
 
 def failed(error: Exception) -> None:
-    """A task ends with this, or this try of it."""
+    """Count an error that ends a try."""
     count(f"magichour.errors.{type(error).__name__}")
 
 
-def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context) -> None:
+def delivered(
+    log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context, *, library_url: str
+) -> None:
     """
-    The result of a job is where it should be.
+    Report that the result of a job is in its place.
 
-    :param result: of the task. Its signed URL goes nowhere.
+    :param result: the task's result. Its signed URL is not reported.
+    :param library_url: the URL of the job in the vendor's library, without a signature.
     """
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
@@ -162,13 +203,22 @@ def delivered(log: Any, result: Mapping[str, Any], outlets: Iterable[Any], conte
     kept = ("job_id", "credits_charged", "duration_seconds", "output_path", "output_paths")
     extra = {key: result[key] for key in kept if result.get(key) is not None}
     for outlet in outlets:
-        if isinstance(outlet, Asset):
-            with best_effort(f"The event of {outlet!r} does not carry the job"):
+        with best_effort(f"The event of {outlet!r} does not carry the job"):
+            if isinstance(outlet, AssetAlias):  # stands for what is known only now
+                made = Asset(_uri(result.get("output_path") or library_url))
+                context["outlet_events"][outlet].add(made, extra)
+            elif isinstance(outlet, Asset | AssetRef):
                 context["outlet_events"][outlet].extra.update(extra)
 
 
-def lineage(inputs: Iterable[str], result: Mapping[str, Any]) -> OperatorLineage[Any, Any]:
-    """For OpenLineage, whose provider is there if this is called."""
+def lineage(
+    inputs: Iterable[str], result: Mapping[str, Any], job_id: str | None, error: MagicHourError | None
+) -> OperatorLineage[Any, Any]:
+    """
+    For OpenLineage. Only its provider calls this, so its modules can be imported.
+
+    :param error: the error of the task, if any; it says what was charged.
+    """
     from airflow.providers.common.compat.openlineage.facet import Dataset, ExternalQueryRunFacet
     from airflow.providers.openlineage.extractors import OperatorLineage
 
@@ -176,17 +226,55 @@ def lineage(inputs: Iterable[str], result: Mapping[str, Any]) -> OperatorLineage
         named = [_named(uri) for uri in uris if uri and not uri.startswith("api-assets/")]
         return [Dataset(namespace=namespace, name=name) for namespace, name in named]
 
-    facets = {}
-    if "job_id" in result:
-        facets["externalQuery"] = ExternalQueryRunFacet(externalQueryId=result["job_id"], source="magichour")
-    # A voice or an image is in the vendor's library too, where the next task may take it from.
+    facets: dict[str, Any] = {}
+    if job_id:
+        facets["externalQuery"] = ExternalQueryRunFacet(externalQueryId=job_id, source="magichour")
+    if job_id or error:
+        facets["magichour_job"] = _job_facet()(
+            job_id=job_id,
+            charged=error.charged if error else "yes",
+            credits=error.credits if error else result.get("credits_charged"),
+            error=type(error).__name__ if error else None,
+            error_code=error.code if isinstance(error, JobEnded) else None,
+        )
+    # A voice or an image is also in the vendor's library, from which the next task may take it.
     files = result.get("output_paths", [result.get("output_path")])
     made = datasets(*files, result.get("audio_file_path"), result.get("image_file_path"))
     return OperatorLineage(inputs=datasets(*inputs), outputs=made, run_facets=facets)
 
 
+@cache
+def _job_facet() -> Any:
+    """Our own facet: the job of a run, and its cost."""
+    from airflow.providers.common.compat.openlineage.facet import RunFacet
+    from attrs import define
+
+    @define
+    class MagicHourJobRunFacet(RunFacet):
+        """
+        :ivar charged: ``yes``, ``no``, ``refunded`` or ``unknown``.
+        :ivar credits: the credits that are charged, refunded, or at stake.
+        :ivar error: the name of the error in ``magichour_provider.exceptions``.
+        :ivar error_code: the vendor's code, such as ``no_source_face``.
+        """
+
+        job_id: str | None
+        charged: str
+        credits: float | None
+        error: str | None
+        error_code: str | None
+
+    return MagicHourJobRunFacet
+
+
+def _uri(place: str) -> str:
+    """The URI of an asset, without a connection id and without the signature of a URL."""
+    namespace, name = _named(place)
+    return Path(name).as_uri() if namespace == "file" else f"{namespace}/{name}"
+
+
 def _named(uri: str) -> tuple[str, str]:
-    """By OpenLineage's naming rules; without a connection's id, and without the signature of a URL."""
+    """The name by OpenLineage's rules, without a connection id and without the signature of a URL."""
     parts = urlsplit(uri)
     if parts.scheme in ("", "file"):
         return "file", uri.removeprefix("file://")

@@ -14,7 +14,7 @@ from magichour_provider.api.jobs import JobType
 from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import MagicHourError, Unauthorized
 from magichour_provider.hooks import MagicHourHook
-from magichour_provider.telemetry import NonBlockingLogger, PollObserver
+from magichour_provider.telemetry import NonBlockingLogger, PollObserver, tags_of
 
 if TYPE_CHECKING:
     from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
@@ -24,18 +24,21 @@ class JobTrigger(BaseTrigger):
     """
     Poll a job until it has ended or the deadline has passed, then fire exactly one event.
 
-    The event is ``{"job_id", "status"}``, or ``{"job_id", "error", "error_type", "retryable"}``. It carries
-    no URL: the task asks for a fresh one when it is resumed.
+    The event is ``{"job_id", "status"}``, or ``{"job_id", "error", "error_type", "retryable"}``. It has no
+    URL: the resumed task asks for a fresh one.
+
+    .. versionadded:: 0.1.0
 
     :param job_id: the job.
     :param magichour_conn_id: the Airflow connection.
     :param job_type: ``video``, ``audio`` or ``image``.
     :param deadline: seconds since the epoch.
-    :param submitted_at: likewise; with it, the first poll waits for the schedule.
+    :param submitted_at: seconds since the epoch. If it is given, the schedule decides when to poll first;
+        otherwise the first poll is at once.
     :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
     :param mode: the generation mode or the tool, if known. The triggerer learns render times by it and clip.
     :param clip_seconds: how long the clip is, if it is known.
-    :param expects_event: where the connection has webhooks, their event ends this wait.
+    :param expects_event: a webhook's event may end this wait, if the connection has webhooks.
     """
 
     _client: AsyncMagicHourClient | None = None
@@ -95,7 +98,8 @@ class JobTrigger(BaseTrigger):
 
     async def _wait(self, log: NonBlockingLogger) -> Job:
         new = self.submitted_at is not None and time.time() - self.submitted_at < JUST_SUBMITTED
-        observer = PollObserver(log, self.job_type, from_the_start=new)
+        tags = tags_of(getattr(self, "task_instance", None))
+        observer = PollObserver(log, self.job_type, from_the_start=new, tags=tags)
         hook = MagicHourHook(self.magichour_conn_id)
         refused: tuple[Settings, Unauthorized] | None = None
         while True:
@@ -116,14 +120,10 @@ class JobTrigger(BaseTrigger):
                     client.outdated, refused = True, (client.settings, error)
 
     def _record_finder(self, *, by_poll: bool) -> bool:
-        """See ``RenderTimes``. An event also tells how long the render took."""
+        """See ``RenderTimes``. A person can end the wait too, so its end says nothing about render times."""
         if self._client is None or not self._client.settings.webhooks or not self.expects_event:
             return False
-        renders = self._client.renders
-        if self.submitted_at is not None and not by_poll:
-            age = time.time() - self.submitted_at
-            renders.record_end(self.job_type, self.mode, self.clip_seconds, after=age, before=age)
-        return renders.record_finder(by_poll=by_poll)
+        return self._client.renders.record_finder(by_poll=by_poll)
 
     async def on_kill(self) -> None:
         """Airflow 3.3 and newer: a webhook's event or a person has ended the wait. The job is left alone."""

@@ -59,6 +59,7 @@ class Docstrings(griffe.Extension):
         if not obj.docstring:
             return
         obj.docstring.value = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", obj.docstring.value)
+        obj.docstring.value = re.sub(r"\.\. versionadded:: (\S+)", r"*New in \1.*", obj.docstring.value)
         text, found, source = obj.docstring.value.rpartition("\n\nSource: ")
         words, fields, rest = text.partition("\n\n:")
         if found and fields:

@@ -1,8 +1,8 @@
 """
 The vendor's webhook events: how they are signed, what they say, and which have arrived in this process.
 
-An event repeats until it is taken, may come late, and is never sent for a job that was canceled: silence
-proves nothing. A job's name ends in the short id of the paid call that made it.
+The vendor repeats an event until it is accepted. An event may come late, and there is none for a job that was
+canceled. So a missing event proves nothing. A job's name ends in the short id of the paid call that made it.
 
 Source: the vendor's pages on webhooks, read 2026-11.
 """
@@ -18,6 +18,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from magichour_provider.api.wire import UNREADABLE, id_text
+
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "magic-hour-event-signature", "magic-hour-event-timestamp"
 TOLERANCE = 300.0  # seconds between the time in an event and ours
 _MARK = re.compile(r"\[mh-([0-9a-f]{8})\]\s*$")
@@ -28,8 +30,8 @@ _STATUSES = {"started": "rendering", "completed": "complete", "errored": "error"
 class Event:
     """
     :ivar type: such as ``video.completed``.
-    :ivar short_id: at the end of the job's name, or None.
-    :ivar status: of the job, or None if the type is not known.
+    :ivar short_id: from the end of the job's name, or None.
+    :ivar status: the job's status, or None if the type is not known.
     """
 
     type: str
@@ -48,26 +50,32 @@ class Event:
         """
         try:
             sent = json.loads(body)
-            kind, job_id, name = sent["type"], sent["payload"]["id"], sent["payload"].get("name") or ""
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            kind, job_id = sent["type"], id_text(sent["payload"]["id"])
+            name = sent["payload"].get("name") or ""
+        except (*UNREADABLE, KeyError, AttributeError):
             raise ValueError("not an event") from None
         if not (isinstance(kind, str) and isinstance(job_id, str) and isinstance(name, str)):
             raise ValueError("not an event")  # noqa: TRY004
         if not 0 < len(job_id) <= 200 or len(kind) > 50:
             raise ValueError("not an event")
-        found = _MARK.search(name)
-        return cls(kind, job_id, found[1] if found else None, _STATUSES.get(kind.partition(".")[2]))
+        return cls(kind, job_id, short_id_of(name), _STATUSES.get(kind.partition(".")[2]))
+
+
+def short_id_of(name: str) -> str | None:
+    """That of the paid call that made a job of this name; None if the name carries none."""
+    found = _MARK.search(name)
+    return found[1] if found else None
 
 
 def is_signed(secret: str, *, timestamp: str, signature: str, body: bytes) -> bool:
-    """In constant time. The headers may hold anything."""
+    """Is the signature right? Compared in constant time. The headers may hold anything."""
     message = timestamp.encode(errors="replace") + b"." + body
     expected = hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()
     return hmac.compare_digest(expected.encode(), signature.encode(errors="replace"))
 
 
 def is_recent(timestamp: str) -> bool:
-    """Was it signed within the last minutes, by clocks that may differ?"""
+    """Is the time in the event within ``TOLERANCE`` of ours?"""
     is_number = timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= 12
     return is_number and abs(time.time() - int(timestamp)) <= TOLERANCE
 
@@ -77,9 +85,9 @@ class Arrivals:
     """
     The events of one connection that have arrived in this process.
 
-    :ivar secrets: of the connection, by which it is found again under another id.
-    :ivar last_type: of the last event that was taken.
-    :ivar last_refused_at: when an event had a wrong signature or time.
+    :ivar secrets: the connection's. *Test* finds the connection by them, since it has another id there.
+    :ivar last_type: the type of the last event that was accepted.
+    :ivar last_refused_at: when the last event with a wrong signature or time came.
     """
 
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -98,7 +106,7 @@ class Arrivals:
         self.last_refused_at = datetime.now(UTC)
 
     def __str__(self) -> str:
-        """In a sentence, for a person."""
+        """As a sentence for a person."""
         now = datetime.now(UTC)
         if self.last_at is not None:
             said = f"The last webhook event ({self.last_type}) arrived {_seconds(self.last_at, now)} ago"
@@ -116,6 +124,6 @@ def _seconds(then: datetime, now: datetime) -> str:
     return f"{(now - then).total_seconds():.0f} s"
 
 
-# Of this process: the endpoint writes them, a page and the connection's Test show them.
+# For this process: the endpoint writes them, and a page and the connection's *Test* show them.
 arrivals: dict[str, Arrivals] = {}
 refusals: Counter[str] = Counter()

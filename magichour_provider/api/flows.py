@@ -37,7 +37,7 @@ from magichour_provider.exceptions import (
 
 JUST_SUBMITTED = 60.0  # seconds; a wait that begins later may find a job that ended long ago
 
-# Extensions that the vendor may exchange for each other in a path.
+# Extensions of the same format: in a path, the vendor may use another one of the same group.
 _ALIASES = (
     {"jpg", "jpeg", "jfif"},
     {"tif", "tiff"},
@@ -64,7 +64,7 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """Where a file goes: whole, or, when the block raises, not at all. ``storage.Target`` is one."""
+    """Where a file goes. If the block raises, nothing is written. ``storage.Target`` is one."""
 
     def open_atomic(self) -> AbstractContextManager[Callable[[bytes], object]]: ...
 
@@ -92,15 +92,16 @@ def wait(
     Poll until the job has ended.
 
     :param deadline: seconds since the epoch; the last poll is made then.
-    :param submitted_at: likewise; with it, the first poll waits for the schedule.
+    :param submitted_at: seconds since the epoch. If it is given, the schedule decides when to poll first;
+        otherwise the first poll is at once.
     :returns: the job, whether it ended well or not.
-    :raises WaitTimeout: not ended by the deadline; it goes on, and can be waited for again.
+    :raises WaitTimeout: the job has not ended by the deadline. It continues, and you can wait for it again.
     :raises NotFound: the vendor does not know the job, and said so several times.
     :raises Unauthorized: the vendor does not accept the key, and said so several times.
     """
     poll = wire.get_job(job_id, schedule.job_type)
     watcher = JobWatcher(job_id, deadline=deadline, submitted_at=submitted_at, listener=listener)
-    went_on_at: float | None = None  # when it was last known not to have ended
+    went_on_at: float | None = None  # the last time at which the job had not ended
     now = clock()
     if submitted_at is not None:
         went_on_at = submitted_at if now - submitted_at < JUST_SUBMITTED else None
@@ -125,7 +126,7 @@ def wait(
             return job
         if isinstance(seen, wire.Job):
             went_on_at = now
-        del seen  # ten thousand may wait
+        del seen  # ten thousand may wait, so keep little
         if now >= deadline:
             raise watcher.out_of_time(now) from watcher.problem
         age = math.inf if submitted_at is None else now - submitted_at
@@ -133,7 +134,7 @@ def wait(
 
 
 def _slot(limiter: RateLimiter, deadline: float, clock: Callable[[], float]) -> Flow[int]:
-    """Wait until the API may be polled. After a 429, all that wait here reserve another slot."""
+    """Wait until the API may be polled. After a 429, all waits reserve a new slot."""
     while True:
         generation, now = limiter.generation, clock()
         pause = min(limiter.reserve_slot(now), deadline - now)
@@ -149,7 +150,8 @@ def _slot(limiter: RateLimiter, deadline: float, clock: Callable[[], float]) -> 
 
 def check_slots(sources: Sequence[Source], slots: Sequence[wire.UploadSlot], taken: Collection[str]) -> None:
     """
-    Each file has a place of its own, of its own type. Otherwise a photo could be paid for as the voice.
+    Check that each file has its own place, with its own extension. Otherwise the photo could be paid for as
+    the voice.
 
     :raises UploadFailed: nothing was sent.
     """
@@ -173,7 +175,7 @@ def _is_alias(extension: str, other: str) -> bool:
 
 
 def downloads_in_order(job: wire.Job, job_type: JobType) -> list[wire.Download]:
-    """The downloads of a job; those with an extension of its type come first, a thumbnail comes later."""
+    """The downloads of a job. Files of its type come first; others, such as a thumbnail, come later."""
 
     def is_other(download: wire.Download) -> bool:
         try:
@@ -191,7 +193,7 @@ def upload_failed(source: Source, why: str, status_code: int | None = None) -> U
     )
 
 
-# --- what this package repeats itself; the rest is left to Airflow's retries ---
+# --- what this package repeats by itself; Airflow's retries do the rest ---
 
 MAX_RETRY_AFTER_CALL = 60.0  # seconds; after a longer Retry-After the caller decides
 RETRY_429_SECONDS = 300.0  # of one paid call, upload or download
@@ -204,7 +206,7 @@ def _is_429(error: BaseException | None) -> bool:
 
 
 def _retry_after(error: BaseException | None) -> float:
-    """Seconds that the server asked for: by this error, or by the one that caused it."""
+    """The pause in seconds that the server asked for, in this error or in its cause."""
     own = getattr(error, "retry_after", None)
     return own or getattr(error and error.__cause__, "retry_after", None) or 0.0
 
@@ -213,9 +215,10 @@ def backoff(state: tenacity.RetryCallState) -> float:
     """
     Our own pause before the next attempt, in seconds.
 
-    After a 429 it is fully random, since the other callers were refused in the same moment. Its range grows
-    with the time waited, not with the attempts: a range that doubles leaves much of the rate limit unused. So
-    64 callers against 4, 2 and 1 calls a second use 80 % of the limit or more: ``tests/unit/test_herd.py``.
+    After a 429 the pause is fully random, since the other callers were refused in the same moment. Its range
+    grows with the time waited, not with the attempts: a range that doubles leaves much of the rate limit
+    unused. So 64 callers use 80 % or more of a limit of 4, 2 or 1 calls a second:
+    ``tests/unit/test_herd.py``.
     """
     if _is_429(_error(state)):
         return random.uniform(0, max(1.5, (state.seconds_since_start or 0.0) / 30))  # noqa: S311 - no secret
@@ -223,7 +226,7 @@ def backoff(state: tenacity.RetryCallState) -> float:
 
 
 def pause(state: tenacity.RetryCallState) -> float:
-    """Seconds before the next attempt: those that the server asked for, and then our own."""
+    """Seconds before the next attempt: the pause that the server asked for, and then our own."""
     return _retry_after(_error(state)) + backoff(state)
 
 
@@ -255,17 +258,27 @@ def _policy(may_repeat: Callable[[BaseException], bool], stop: Any = None) -> di
 # Arguments for tenacity's blocking and async drivers.
 RETRY_SAFE = _policy(_may_repeat)
 RETRY_TRANSFER = _policy(lambda error: _may_repeat(error) and not _is_429(error))
-RETRY_SUBMIT = _policy(_was_not_sent)  # the paid call: not even after a 502 or 503
 NO_RETRY = {"stop": tenacity.stop_after_attempt(1), "reraise": True}
+
+
+def retry_submit(pausing: Callable[[bool], object]) -> dict[str, Any]:
+    """
+    Likewise, for the paid call: only what was not sent is sent again, not even what got a 502 or 503.
+
+    :param pausing: called with True when a pause begins, and with False before the next attempt.
+    """
+    return _policy(_was_not_sent) | {
+        "before": lambda _: pausing(False),
+        "before_sleep": lambda _: pausing(True),
+    }
 
 
 def retry_429(seconds: float, pausing: Callable[[bool], object] = bool) -> dict[str, Any]:
     """
-    Likewise, around one of the policies above: repeat after HTTP 429, which makes no job, for this long.
+    Arguments for tenacity, around one of the policies above: repeat a call for this many seconds while the
+    API answers HTTP 429, which makes no job. So a burst of tasks spends none of Airflow's retries on it.
 
-    A burst of tasks, each in a process of its own, then spends none of Airflow's retries on the rate limit.
-
-    :param pausing: called with True when a pause begins, and with False before the next attempt.
+    :param pausing: see ``retry_submit``.
     """
 
     def begin_pause(state: tenacity.RetryCallState) -> None:

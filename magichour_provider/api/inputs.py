@@ -1,19 +1,22 @@
 """
 What a talking photo, or a voice, is made from, checked before anything is paid. Any other body: ``tools``.
 
-The vendor's limits change (its clip limit rose from 30 s to 300 s within two years), and its refusal is free:
-so a dated limit gives a warning here, and only what can never work is an error. The length of a text is the
-one limit that is held: it is the same in every description there is.
+The vendor's limits change: its clip limit rose from 30 s to 300 s within two years. And its refusal is free.
+So a value above a known limit is a warning here, and only a value that can never work is an error. There is
+one exception: a text that is too long is an error, since all the vendor's descriptions have the same limit.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -47,7 +50,7 @@ CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
 CHARACTERS_PER_CREDIT = 10
 MAX_TEXT_CHARACTERS = 1000
 
-# What the vendor holds already: uploads of the last 7 days, and items that the account has saved.
+# Files that the vendor has already: uploads of the last 7 days, and saved items of the account.
 VENDOR_PATHS = ("api-assets/", "saved-items/")
 
 ASSET_FIELDS: dict[str, MediaType] = {"image_file_path": "image", "audio_file_path": "audio"}
@@ -60,7 +63,7 @@ def _plain_number(value: object) -> object:
 
 
 def _as_text(value: object) -> object:
-    """A number from a manifest, too."""
+    """Text, or a number from a manifest as text."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -93,7 +96,7 @@ class Asset(NamedTuple):
 
 
 class Inputs(BaseModel):
-    """The vendor's request with its leaves side by side; None is "not given", and is not sent."""
+    """The fields of the vendor's request, without its nesting. None is "not given", and is not sent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -105,8 +108,8 @@ class Inputs(BaseModel):
         The inputs, or one clear error.
 
         :param values: what is known, by field name.
-        :param unknown: fields whose values will only be known at run time (templates, XComs): a rule that
-            needs one of them is left for then.
+        :param unknown: fields whose values are only known at run time (templates, XComs). A rule that needs
+            one of them is checked then.
         :raises InvalidInput: names field, value and remedy; nothing was sent.
         """
         try:
@@ -121,12 +124,12 @@ class Inputs(BaseModel):
 
     @property
     def takes_name(self) -> bool:
-        """Can the job be given a name, by which it is found when the answer of the paid call is lost?"""
+        """Can the job have a name? With it, the job can be found if the answer to the paid call is lost."""
         return True
 
     @property
     def estimated_credits(self) -> int | None:
-        """The price by the vendor's dated table; the vendor has the last word. None: there is no price."""
+        """The price by the table that ``price`` names, or None. The vendor decides the real price."""
         raise NotImplementedError
 
     @property
@@ -136,27 +139,29 @@ class Inputs(BaseModel):
 
     @property
     def price(self) -> str:
-        """The figure that the estimate uses, and where the vendor publishes it; or why there is none."""
+        """The price that the estimate uses, and where the vendor publishes it; or why there is no price."""
         raise NotImplementedError
 
     @property
     def render_class(self) -> tuple[str | None, float | None]:
-        """Mode and clip length in seconds, by which render times are learned; None where there is none."""
+        """Mode and clip length in seconds, or None. Render times are learned separately for them."""
         return None, None
 
     def warnings(self) -> list[str]:
-        """What will likely not do what was meant, but is the vendor's to judge, free of charge."""
+        """Values that probably do not do what was meant. The vendor decides, free of charge."""
         return []
 
+    def hint(self) -> str:
+        """What may be wrong if the vendor refuses this; empty if nothing is known."""
+        return ""
+
     def uploads(self) -> list[Asset]:
-        """The files that must first be uploaded."""
+        """The files that must be uploaded first."""
         return []
 
     def fingerprint(self) -> dict[str, str]:
         """
-        What makes two submissions "the same input": a short digest of each field that was given.
-
-        Not the name.
+        A short digest of each field that was given, without the name. Equal fingerprints are the same input.
         """
         return {
             field: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
@@ -171,7 +176,7 @@ class TalkingPhotoInputs(Inputs):
     """
     A photo and a voice. Without ``end_seconds`` the clip ends with the audio: see ``media.fill_end_seconds``.
 
-    Source: POST /v1/ai-talking-photo, seed to SDK 0.90.0.
+    Source: POST /v1/ai-talking-photo, OpenAPI 2026-08 to SDK 0.90.0.
     """
 
     image_file_path: Text | None = None
@@ -274,8 +279,8 @@ class TalkingPhotoInputs(Inputs):
 
     def _compared(self) -> dict[str, Any]:
         """
-        Not what a file contains, and not the query of a URL (signatures change), but for library URLs, whose
-        query is the asset. An end that was not given stays so, whatever the audio measures.
+        Without the content of files, and without the query of a URL, since signatures change. But the query
+        of a library URL counts: it names the asset. An ``end_seconds`` that was left out is not in it.
         """
         values = super()._compared()
         values["start_seconds"] = self.start
@@ -287,7 +292,7 @@ class TalkingPhotoInputs(Inputs):
 
 class VoiceInputs(Inputs):
     """
-    A text and who speaks it. The voices are an open list: which there are is the vendor's to say.
+    A text and who speaks it. The vendor's list of voices grows, so only the vendor refuses a name.
 
     Source: POST /v1/ai-voice-generator, OpenAPI 2026-08 to SDK 0.90.0.
     """
@@ -307,6 +312,13 @@ class VoiceInputs(Inputs):
                 "shorten it, or make several voices of it",
             )
 
+    def hint(self) -> str:
+        if self.voice_name in voices().values():
+            return ""
+        near = difflib.get_close_matches(str(self.voice_name).casefold(), voices(), n=1)
+        nearest = f"; the nearest one is {voices()[near[0]]!r}" if near else ""
+        return f"{self.voice_name!r} is none of the {len(voices())} voices of 2026-10{nearest}"
+
     @property
     def estimated_credits(self) -> int:
         return math.ceil(len(self.prompt or "") / CHARACTERS_PER_CREDIT)
@@ -323,13 +335,24 @@ class VoiceInputs(Inputs):
         )
 
 
+@cache
+def voices() -> dict[str, str]:
+    """
+    The vendor's voices of 2026-10, by their names in lower case. The vendor may have added others since.
+
+    They are in a file of data that the emulator uses too.
+    """
+    names = (files("magichour_provider") / "emulator" / "voices.txt").read_text("utf-8").splitlines()
+    return {name.casefold(): name for name in names}
+
+
 def is_remote(asset: str) -> bool:
-    """Is this something Magic Hour reads by itself: a URL, or a file that it holds already?"""
+    """Can Magic Hour read this by itself: a URL, or a file that it has already?"""
     return _is_url(asset) or asset.startswith(VENDOR_PATHS)
 
 
 def unsigned(asset: str) -> str:
-    """What stays the same when the signature of a URL changes; of a library URL, the query is the asset."""
+    """The part that stays when the signature of a URL changes. The query of a library URL is the asset."""
     return _without_query(asset) if _is_url(asset) and not _is_library_url(asset) else asset
 
 
@@ -350,7 +373,7 @@ def _is_library_url(asset: str) -> bool:
 
 
 def library_audio(asset: str) -> str | None:
-    """The job whose sound a URL of the vendor's library stands for, if it is one."""
+    """The id of the job in a library URL of a sound, or None."""
     if not (_is_url(asset) and _is_library_url(asset)):
         return None
     return parse_qs(urlsplit(asset).query).get("audioId", [None])[0]
@@ -367,7 +390,7 @@ def check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
     if asset is None:
         raise InvalidInput.of(field, asset, "is needed: a URL, an api-assets/ path, or a file")
     if asset.lower().startswith("data:"):
-        raise InvalidInput.of(field, asset, "is a data: URI, which is not taken; save it as a file")
+        raise InvalidInput.of(field, asset, "is a data: URI, which is not supported; save it as a file")
     try:
         known = extension_of(asset) in EXTENSIONS[media_type] or (_is_url(asset) and _is_library_url(asset))
     except ValueError as problem:
@@ -381,7 +404,7 @@ def check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
 
 
 def _check_measurable(audio: str) -> None:
-    """Is this something whose length we can find out: a file of ours, or what a job made?"""
+    """Can its length be measured here: is it a file of ours, or the sound of a job?"""
     if is_remote(audio) and not library_audio(audio):
         raise InvalidInput.of(
             "end_seconds",
@@ -391,7 +414,7 @@ def _check_measurable(audio: str) -> None:
         )
 
 
-# pydantic's words for what our users get wrong, with the remedy; anything else keeps pydantic's own.
+# Our message, with the remedy, for each of these error types. Other types keep pydantic's message.
 _REMEDIES = {
     "finite_number": "must be a finite number",
     "float_parsing": "is not a number; give one, such as 0.5",
@@ -413,7 +436,7 @@ def _as_invalid_input(
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return InvalidInput.of(
-            field, values.get(field), f"is no input; there are {', '.join(inputs.model_fields)}"
+            field, values.get(field), f"is not an input; there are {', '.join(inputs.model_fields)}"
         )
     text = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
     remedy = _REMEDIES.get(first["type"], text).format(**first.get("ctx", {}))

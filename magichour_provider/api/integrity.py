@@ -23,12 +23,12 @@ class WrongMedia(NotWhole):
 
 
 class BadDownload(DownloadFailed):
-    """The URL does not lead to the file that was asked for. Another of the job's URLs may."""
+    """This URL does not lead to the file that was asked for. Another URL of the job may."""
 
 
 class ContentDecoder:
     """
-    Undoes a ``Content-Encoding``: gzip or deflate. Our requests ask for none, but some gateways add one.
+    Decodes a ``Content-Encoding``: gzip or deflate. Our requests ask for none, but some gateways add one.
 
     :raises NotWhole: it is another encoding, or the body does not fit the encoding.
     """
@@ -69,7 +69,7 @@ class ContentDecoder:
             raise NotWhole(f"it is cut: its Content-Encoding {self._encoding!r} has no end")
 
     def _window_bits(self, start: bytes) -> int:
-        """How zlib calls the format. Some servers send a raw stream as deflate, without zlib's header."""
+        """The format as zlib's ``wbits``. Some servers send deflate as a raw stream, without a header."""
         if self._encoding != "deflate":
             return 16 + zlib.MAX_WBITS
         return zlib.MAX_WBITS if start[0] & 0x8F == zlib.DEFLATED else -zlib.MAX_WBITS
@@ -131,7 +131,7 @@ _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
 
 
 class SoundCheck(IntegrityCheck):
-    """A voice, of any format: the vendor promises none (its example is a WAV). But no page and no picture."""
+    """A voice of any format, since the vendor promises none. But it must not be a page or a picture."""
 
     noun = "a sound"
 
@@ -145,10 +145,11 @@ class Mp4Check(IntegrityCheck):
     """
     A video: an MP4 with its index (``moov``) and its content (``mdat``), neither of them cut.
 
-    The boxes count even if the length is the announced one: a proxy may cut a file and announce the rest.
+    The boxes are checked even if the length is as announced: a proxy may cut a file and announce the shorter
+    length.
 
-    Source: ISO/IEC 14496-12, 4.2: a box begins with its size (4 bytes) and its type (4). If the size is 1, it
-    follows in 8 more bytes. A size of 0 means "to the end of the file".
+    Source: ISO/IEC 14496-12, 4.2: a box begins with its size (4 bytes) and its type (4). If the size is 1,
+    the real size follows in 8 more bytes. A size of 0 means "to the end of the file".
     """
 
     noun = "an MP4"
@@ -161,7 +162,7 @@ class Mp4Check(IntegrityCheck):
         self._types: list[bytes] = []
         self._header = bytearray()
         self._left: float = 0  # bytes of the current box
-        self._is_junk = False  # what follows the last box
+        self._is_junk = False  # the bytes after the last box
 
     def feed(self, chunk: bytes) -> None:
         super().feed(chunk)
@@ -210,8 +211,8 @@ class Mp4Check(IntegrityCheck):
 
 class ImageCheck(IntegrityCheck):
     """
-    A picture: PNG, JPEG, GIF, WebP, and a GIF that was asked for as MP4, must have their end. Of another
-    format, it must not be a page.
+    A picture. PNG, JPEG, GIF, WebP, and a GIF as MP4 must have their end. A file of another format must not
+    be a page.
     """
 
     noun = "a picture"
@@ -254,9 +255,9 @@ class DownloadValidator:
     Checks the response to a download while it arrives: status, encoding, length, and the file in it.
 
     :param check: what the file must be.
-    :param host: of the URL, for messages.
+    :param host: the host of the URL, for messages.
     :raises DownloadFailed: from every method; the job is paid for; retryable.
-    :raises BadDownload: likewise, and this URL will not lead to the file later either.
+    :raises BadDownload: from every method; this URL does not lead to the file, and will not later.
     """
 
     def __init__(

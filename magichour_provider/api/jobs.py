@@ -1,4 +1,4 @@
-"""What a job of each type is: one record a type. What is asked of the vendor is in ``wire``."""
+"""One record for each type of job. The requests are in ``wire``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class JobSpec:
     What differs between the types of jobs.
 
     :param noun: what a person calls the result.
-    :param route: of the vendor's API; the job id follows.
-    :param library_parameter: names a job in a URL of the vendor's library.
+    :param route: the path in the vendor's API; the job id follows.
+    :param library_parameter: the name of the job id in a URL of the vendor's library.
     :param extensions: of the files that such a job makes; the first is the usual one.
     :param integrity: checks that such a file has arrived whole.
-    :param usual_render_seconds: queueing included, until this process has seen some end.
-    :param has_clip: the vendor says which clip it is, how large, and its frames a second.
-    :param has_several_files: each of its downloads is a result. Otherwise the first of its type is.
+    :param usual_render_seconds: with the time in the queue; used until this process has seen such jobs end.
+    :param has_clip: the vendor's answer has the clip, the size in pixels and the frame rate.
+    :param has_several_files: each of its downloads is a result; otherwise only the first of its type.
     """
 
     noun: str
@@ -53,17 +53,17 @@ JOBS: dict[JobType, JobSpec] = {
         library_parameter="audioId",
         extensions=("wav", "mp3", "m4a", "aac", "flac", "ogg", "oga", "opus", "aiff", "webm"),
         integrity=SoundCheck,
-        # The vendor says nothing of voices: a guess, with which polls are 6 to 9 s apart, as it advises.
+        # The vendor has no number for voices. With this guess, polls are 6 to 9 s apart, as it advises.
         usual_render_seconds=10.0,
     ),
     "image": JobSpec(
         noun="image",
         route="/v1/image-projects",
         library_parameter="imageId",
-        # The last two are what ai-gif-generator makes on demand.
+        # ai-gif-generator can make the last two.
         extensions=("png", "jpg", "jpeg", "webp", "gif", "avif", "mp4", "webm"),
         integrity=ImageCheck,
-        # The vendor says nothing of images: a guess.
+        # A guess, since the vendor has no number for images.
         usual_render_seconds=15.0,
         has_several_files=True,
     ),

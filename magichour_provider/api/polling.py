@@ -16,8 +16,9 @@ from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import RateLimited, RequestFailed
 
-MAX_RETRY_AFTER = 300.0  # seconds; for a longer pause that the API asks for, a wait does not stop polling
-JITTER = 0.1  # of a pause, each way: a burst of tasks does not poll in step
+MAX_RETRY_AFTER = 300.0  # seconds; if the API asks for a longer pause, a wait polls again after this
+LONGEST_RENDER = 86_400.0  # seconds
+JITTER = 0.1  # share of a pause, longer or shorter: so a burst of tasks does not poll at the same time
 
 
 class RenderTimes:
@@ -29,9 +30,9 @@ class RenderTimes:
     """
 
     LATEST = 15  # renders that the usual time is the median of
-    NEWEST = 5  # of them; if their median is shorter, the load has fallen
-    ENDS = 10  # jobs for which a webhook's event is expected
-    FOUND_BY_POLL = 3  # of them: then the events do not arrive
+    NEWEST = 5  # the newest of them; if their median is shorter, the load has fallen
+    ENDS = 10  # the latest jobs for which a webhook's event was expected
+    FOUND_BY_POLL = 3  # if a poll found the end of so many of them, the events do not arrive
 
     def __init__(self) -> None:
         self._found_by_poll: deque[bool] = deque(maxlen=self.ENDS)
@@ -39,13 +40,19 @@ class RenderTimes:
         self._usual: dict[tuple[JobType, str | None, int | None], float] = {}
 
     def usual(self, job_type: JobType, mode: str | None, clip_seconds: float | None) -> float | None:
-        """None: nothing is known of such jobs."""
+        """The usual render time in seconds, or None if nothing is known about such jobs."""
         return self._usual.get((job_type, mode, _octave(clip_seconds)))
 
     def record_end(
         self, job_type: JobType, mode: str | None, clip_seconds: float | None, *, after: float, before: float
     ) -> None:
-        """A job was not complete at the one age, in seconds, and complete at the other."""
+        """
+        Record that a job was not complete at the age ``after``, and complete at ``before``, in seconds.
+
+        Clocks may differ. An age that no job can have is not recorded.
+        """
+        if not 0.0 <= after <= before <= LONGEST_RENDER or not before:
+            return
         key = job_type, mode, _octave(clip_seconds)
         latest = self._latest.setdefault(key, deque(maxlen=self.LATEST))
         latest.appendleft((after + before) / 2)
@@ -59,9 +66,9 @@ class RenderTimes:
 
     def record_finder(self, *, by_poll: bool) -> bool:
         """
-        A job has ended, for which an event is expected: was the end found by a poll, or told by the event?
+        Record the end of a job for which an event was expected: did a poll or the event find it?
 
-        :returns: whether it shows that events do not arrive any more.
+        :returns: whether this end shows that events do not arrive any more.
         """
         arrived = self.events_arrive
         self._found_by_poll.append(by_poll)
@@ -69,7 +76,7 @@ class RenderTimes:
 
 
 def _octave(clip_seconds: float | None) -> int | None:
-    return round(math.log2(clip_seconds)) if clip_seconds and clip_seconds > 0 else None
+    return round(math.log2(clip_seconds)) if clip_seconds and 0 < clip_seconds < math.inf else None
 
 
 class PollSchedule:
@@ -83,10 +90,10 @@ class PollSchedule:
 
     :param poll_interval: poll every so many seconds instead.
     :param mode: the generation mode, if it is known.
-    :param clip_seconds: how long the clip is, if it is known; a poll may tell.
-    :param renders: what is known of render times; default: nothing.
-    :param expects_event: a webhook's event tells the end. As long as events arrive, polls are only for jobs
-        whose event is lost: they begin when nearly all such jobs have ended.
+    :param clip_seconds: how long the clip is, if it is known; a poll may set it later.
+    :param renders: what is known about render times; default: nothing.
+    :param expects_event: a webhook's event announces the end. While events arrive, polls are only for jobs
+        whose event is lost. So they begin when nearly all such jobs have ended.
     """
 
     __slots__ = ("_renders", "clip_seconds", "expects_event", "job_type", "mode", "poll_interval")
@@ -94,8 +101,8 @@ class PollSchedule:
     OVERDUE = 3.0  # times the usual render time: the first poll, if an event is expected
     SAFETY_NET = 60.0  # seconds: the shortest pause then
 
-    SHORTEST = 25.0  # seconds; the render time that is reckoned with while nothing is known
-    GROWTH = 1.8  # while nothing is known, a job is reckoned to take so many times its age
+    SHORTEST = 25.0  # seconds; the shortest render time that is assumed while nothing is known
+    GROWTH = 1.8  # while nothing is known, the assumed render time is the job's age times this
 
     def __init__(
         self,
@@ -118,9 +125,10 @@ class PollSchedule:
         """
         Seconds until the first poll.
 
-        An older job was polled by another process, such as a triggerer that was restarted. Nobody knows when,
-        so it is polled at a random point of the pause: or else all would be polled at once.
+        An older job was polled by another process, such as a triggerer that was restarted. The time of its
+        last poll is not known. So it is polled at a random point of the pause: all at once would be too many.
         """
+        age = max(0.0, age)  # a clock may be ahead of another
         first = self.poll_interval
         if first is None and self._is_safety_net:
             first = max(self.SAFETY_NET, self.OVERDUE * self._usual(math.inf))
@@ -131,9 +139,10 @@ class PollSchedule:
         return random.random() * self.next_poll(age)  # noqa: S311 - no secret
 
     def next_poll(self, age: float) -> float:
-        """Seconds until the poll after this one; the age is infinite when it is not known."""
+        """Seconds until the next poll. An age that is not known is infinite."""
         if self.poll_interval is not None:
             return _jittered(self.poll_interval)
+        age = max(0.0, age)
         if self._is_safety_net:
             return _jittered(max(self.SAFETY_NET, 0.5 * min(age, self.OVERDUE * self._usual(math.inf))))
         usual = self._usual(age)
@@ -149,7 +158,7 @@ class PollSchedule:
         return self.expects_event and self._renders.events_arrive
 
     def _usual(self, age: float) -> float:
-        """The render time to reckon with."""
+        """The render time that the schedule assumes."""
         known = self._renders.usual(self.job_type, self.mode, self.clip_seconds)
         if known is not None:
             return known
@@ -166,11 +175,11 @@ class RateLimiter:
     After the first 429, when nothing else is known, it doubles instead: TCP's slow start.
 
     :param requests_per_second: the limit; None is no limit, until the API answers 429.
-    :ivar generation: grows with each decrease; a slot that was reserved before is void.
+    :ivar generation: grows with each decrease; then slots that were reserved before are not valid.
     """
 
     DECREASE = 0.7
-    REGAIN = 60.0  # seconds in which the rate grows by once its value
+    REGAIN = 60.0  # seconds in which the rate grows by its own value
     DOUBLE = 10.0  # seconds, in the slow start
     LOWEST = 0.2  # requests per second
     PAUSE = 2.0  # seconds, after a 429 that does not say how long
@@ -192,9 +201,9 @@ class RateLimiter:
 
     def record_answer(self, seen: Job | RequestFailed, now: float, generation: int) -> None:
         """
-        What a poll has seen.
+        Adapt the rate to the answer of a poll.
 
-        :param generation: when the poll got its slot; the rate decreases once for all polls of a generation.
+        :param generation: that of the poll's slot. The rate decreases once for all polls of a generation.
         """
         self._answers.append(now)
         if not isinstance(seen, RateLimited):

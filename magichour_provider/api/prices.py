@@ -1,4 +1,4 @@
-"""What the vendor's paid calls cost, where the vendor says so. It has the last word."""
+"""The prices of the vendor's paid calls, if it publishes them. The vendor decides the real price."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from magichour_provider.api.inputs import CHARACTERS_PER_CREDIT, CREDITS_PER_SECOND, PROMPTED_MODES
 
-# Vendor's OpenAPI, 2026-08. Credits for what one call makes. "1 frame" is one credit, by its older name.
+# Vendor's OpenAPI, 2026-08. Credits for the result of one call. "1 frame" is an older name of one credit.
 PER_CALL = {
     "ai-clothes-changer": 25,
     "ai-face-editor": 1,
@@ -22,7 +22,7 @@ PER_CALL = {
     "image-background-remover": 5,
     "photo-colorizer": 10,
 }
-# Vendor's OpenAPI, 2026-08: "from" so many credits an image, and more at higher resolutions.
+# Vendor's OpenAPI, 2026-08: the least credits for an image. Higher resolutions cost more.
 FROM_PER_IMAGE = {
     "flux-2-klein": 5,
     "flux-schnell": 5,
@@ -46,8 +46,8 @@ UPSCALE = {"preserve": 25, "pro": 25, "balanced": 50, "creative": 50}
 @dataclass(frozen=True)
 class Price:
     """
-    :ivar credits: of the whole call; None if the vendor publishes no price that says so.
-    :ivar words: the figure, and where the vendor publishes it; or why there is none.
+    :ivar credits: the price of the whole call; None if the vendor publishes no exact price.
+    :ivar words: the price in words, and where the vendor publishes it; or why there is none.
     """
 
     credits: int | None
@@ -55,7 +55,7 @@ class Price:
 
 
 def price_of(tool: str, body: Mapping[str, Any]) -> Price:
-    """Of one paid call, by the dated tables above."""
+    """The price of one paid call, by the tables above."""
     seconds = clip_seconds(body)
     style = body.get("style")
     style = style if isinstance(style, Mapping) else {}
@@ -93,7 +93,7 @@ def price_of(tool: str, body: Mapping[str, Any]) -> Price:
 
 
 def clip_seconds(body: Mapping[str, Any]) -> float | None:
-    """How long the result will be, if the body says so."""
+    """The length of the result, if the body has it."""
     start, end = body.get("start_seconds", 0.0), body.get("end_seconds", body.get("duration"))
     if not isinstance(start, int | float) or not isinstance(end, int | float):
         return None

@@ -1,8 +1,9 @@
 """
-The vendor's paid calls, as it describes them itself, and the check of any body for them.
+The vendor's paid calls, by its own description, and the check of a body for them.
 
-What can never work is an error here: a value of another JSON type, a required field that is missing. All else
-that the description excludes is a warning: it is older than the server, whose refusal is free.
+What can never work is an error here: a value of another JSON type, or a required field that is missing.
+Anything else that the description does not allow is a warning: the server may be newer than the description,
+and its refusal is free.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 DATA = Path(__file__).parent.parent / "data" / "tools.json"
-SHOWN_VALUES = 12  # of a list in a message
+SHOWN_VALUES = 12  # values of a list that a message shows
 
-# Fields that name a file; their names also say of which media type.
+# Fields that name a file. Their names also have its media type.
 _ASSET_FIELD = re.compile(r"\w+_file_paths?|new_face|original_face")
 
 Leaf = Callable[[str, str, Any, Mapping[str, Any]], Any]
@@ -48,11 +49,11 @@ class Tool:
     """
     One paid call.
 
-    :ivar name: in its path, ``/v1/<name>``.
-    :ivar job_type: of the jobs that it makes.
-    :ivar title: the vendor's.
-    :ivar schema: of its body, a JSON Schema.
-    :ivar example: a body, made of the vendor's examples.
+    :ivar name: the name in its path, ``/v1/<name>``.
+    :ivar job_type: the type of the jobs that it makes.
+    :ivar title: the vendor's title.
+    :ivar schema: the JSON Schema of its body.
+    :ivar example: a body with the vendor's example values.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Tool:
 
     @cached_property
     def validator(self) -> Any:
-        from jsonschema import Draft202012Validator  # of no use to the other operators
+        from jsonschema import Draft202012Validator  # the other operators do not need it
 
         return Draft202012Validator(self.schema)
 
@@ -80,7 +81,7 @@ def _described() -> dict[str, Any]:
 
 @cache
 def all_tools() -> dict[str, Tool]:
-    """By name. Source: the vendor's OpenAPI and SDK; ``data/tools.json`` has their dates."""
+    """All tools by name. Source: the vendor's OpenAPI and SDK; ``data/tools.json`` has their dates."""
     return {name: Tool(name=name, **tool) for name, tool in _described()["tools"].items()}
 
 
@@ -98,8 +99,8 @@ class ToolInputs(Inputs):
     """
     A tool and its body, in the vendor's own JSON.
 
-    :ivar body: as it is sent, but for the name and for the files that are uploaded first.
-    :ivar own_estimate: the user's, in credits.
+    :ivar body: the body to send, without the name; files that are not uploaded yet have our paths in it.
+    :ivar own_estimate: the user's estimate, in credits.
     """
 
     tool: str
@@ -136,7 +137,7 @@ class ToolInputs(Inputs):
         )
 
     def _check_together(self, unknown: Collection[str]) -> None:
-        """It is all checked."""
+        """Nothing: ``checked`` has checked the body."""
 
     @property
     def takes_name(self) -> bool:
@@ -144,7 +145,7 @@ class ToolInputs(Inputs):
 
     @property
     def file_count(self) -> int:
-        """How many files the job makes, as far as the body says."""
+        """How many files the job makes, if the body says it; otherwise 1."""
         count = self.body.get("image_count", 1)
         return int(count) if isinstance(count, int | float) else 1
 
@@ -179,7 +180,7 @@ class ToolInputs(Inputs):
         """
         The body that is sent.
 
-        :param uploaded: for the fields of ``uploads`` the paths by which the vendor knows the files.
+        :param uploaded: by field of ``uploads``, the path that the vendor has for the file.
         """
         schema = tool_named(self.tool).schema
         body = _transformed(self.body, schema, lambda field, _key, value, _schema: uploaded.get(field, value))
@@ -198,7 +199,7 @@ class ToolInputs(Inputs):
 
 
 def _as_dict(body: object) -> Mapping[str, Any]:
-    """The body, also when a template has rendered all of it as JSON."""
+    """The body as a dict. A template may have rendered the whole body as JSON text."""
     if isinstance(body, str):
         try:
             body = json.loads(body)
@@ -213,8 +214,8 @@ def _transformed(value: Any, schema: Mapping[str, Any], leaf: Leaf, field: str =
     """
     The same structure with each leaf replaced. A field that is None is left out, unless it may be null.
 
-    :param leaf: takes the place of a value (``assets.face_mappings[0].new_face``), the last name in it
-        (``new_face``), the value, and its schema.
+    :param leaf: returns the new value. It is called with the place of the value
+        (``assets.face_mappings[0].new_face``), the last name in it (``new_face``), the value, and its schema.
     """
     if isinstance(value, Mapping):
         properties = schema.get("properties", {})
@@ -232,7 +233,7 @@ def _transformed(value: Any, schema: Mapping[str, Any], leaf: Leaf, field: str =
 
 
 def _coerced(field: str, key: str, value: Any, schema: Mapping[str, Any]) -> Any:
-    """Templates make text of everything, and manifests make numbers of text."""
+    """Correct the type of a value: a template turns all into text, a manifest may turn text into a number."""
     wanted = schema.get("type", ())
     if isinstance(value, os.PathLike) or hasattr(value, "fs"):  # also an ObjectStoragePath
         value = str(value)
@@ -257,7 +258,7 @@ def _number(text: str) -> Any:
 
 
 def _check_transferable(field: str, _key: str, value: Any, _schema: Mapping[str, Any]) -> None:
-    """JSON has neither dates nor NaN. Found now, and not by the paid call."""
+    """Refuse dates and NaN, which JSON does not have, before the paid call."""
     is_json = isinstance(value, str | int | float | None)
     if not is_json or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidInput.of(field, value, "cannot be sent as JSON; give text, a number or a flag")
@@ -265,8 +266,8 @@ def _check_transferable(field: str, _key: str, value: Any, _schema: Mapping[str,
 
 def _check(tool: Tool, body: dict[str, Any]) -> list[str]:
     """
-    :returns: what the vendor's description excludes, and the vendor may refuse.
-    :raises InvalidInput: what can never work.
+    :returns: warnings: what the vendor's description does not allow, and the vendor may refuse.
+    :raises InvalidInput: the body can never work.
     """
     doubts: list[str] = []
     for error in sorted(tool.validator.iter_errors(body), key=lambda error: list(map(str, error.path))):
@@ -326,7 +327,7 @@ def _find_asset(found: list[Asset], field: str, key: str, value: Any, _schema: M
 
 
 def _media_type(key: str) -> MediaType:
-    """As the names of the fields say: ``video_file_path``, ``end_image_file_path``, ``garment_file_path``."""
+    """The media type by a field's name: ``video_file_path``, ``end_image_file_path``, ``new_face``."""
     return "video" if "video" in key else "audio" if "audio" in key else "image"
 
 

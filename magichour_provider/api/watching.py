@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import datetime
 
 from magichour_provider.api.polling import MAX_RETRY_AFTER
-from magichour_provider.api.wire import Job
+from magichour_provider.api.wire import UNREADABLE, Job
 from magichour_provider.exceptions import RequestFailed, WaitTimeout
 
 
 class Listener:
-    """Is told what a wait sees. This one ignores it."""
+    """Receives what a wait sees. This base class ignores it."""
 
     __slots__ = ()
 
     def on_poll(self, seen: Job | RequestFailed) -> None:
-        """What each poll has seen, or why it failed: for counting, so it should be quick."""
+        """Called after each poll, with the job or the error. It must be quick."""
 
     def on_change(self, job: Job) -> None:
-        """The status is another than at the last poll."""
+        """Called if the status has changed since the last poll."""
 
     def on_failed_poll(self, why: RequestFailed) -> None:
-        """Once for each kind of failure in a row."""
+        """Called for the first of several equal failures in a row."""
 
 
 class JobWatcher:
     """
     Decides after each poll whether a wait is over: the same for operators and sensors, in all modes.
 
-    A failed poll is not a failed job: the wait goes on. It ends early when the vendor does not know the job
+    A failed poll is not a failed job: the wait continues. It ends early if the vendor does not know the job
     or does not accept the key, and says so at several polls for a minute.
 
     :param deadline: seconds since the epoch.
-    :param submitted_at: likewise; None if it is not known. A job that was just submitted may be unknown for a
-        while.
+    :param submitted_at: seconds since the epoch, or None if it is not known. For a while after that, the
+        vendor may not know the job yet.
     :ivar problem: why the last poll failed; None if it did not.
     """
 
@@ -50,9 +50,9 @@ class JobWatcher:
         "problem",
     )
 
-    POLLS_FOR_A_URL = 3  # more, once a job is complete but has no download URL yet
-    REFUSALS = 3  # and
-    REFUSED_FOR = 60.0  # seconds end the wait
+    POLLS_FOR_A_URL = 3  # further polls if a job is complete, but has no download URL yet
+    REFUSALS = 3  # so many refused polls in a row end the wait,
+    REFUSED_FOR = 60.0  # if there are so many seconds from the first to the last
     LONGEST_PAUSE = 30.0  # seconds, between polls that count towards an end
     MAY_BE_UNKNOWN = 600.0  # seconds, for a job that was just submitted
 
@@ -76,9 +76,10 @@ class JobWatcher:
 
     def saw(self, seen: Job | RequestFailed, now: float) -> Job | None:
         """
-        What a poll has seen.
+        Decide after a poll.
 
-        :returns: the job if the wait is over, None if it goes on.
+        :param seen: the job, or why the poll failed.
+        :returns: the job if the wait is over, None if it continues.
         :raises NotFound: the account does not know the job; permanent.
         :raises Unauthorized: the key is not accepted; permanent.
         """
@@ -97,11 +98,11 @@ class JobWatcher:
 
     @property
     def counts(self) -> bool:
-        """Do the last polls count towards an end? Then a process that polls only now and then stays on."""
+        """Do the last polls count towards an early end? Then a sensor does not reschedule, but polls on."""
         return self._is_refused() or self._polls_for_a_url < self.POLLS_FOR_A_URL
 
     def pause(self, scheduled: float) -> float:
-        """Seconds until the next poll, of which so many are scheduled."""
+        """Seconds until the next poll: the scheduled ones, or more if the API asks for a pause."""
         if self.counts:
             scheduled = min(scheduled, self.LONGEST_PAUSE)
         return max(scheduled, min((self.problem and self.problem.retry_after) or 0.0, MAX_RETRY_AFTER))
@@ -111,13 +112,13 @@ class JobWatcher:
         failed = f", and the last poll failed ({self.problem})" if self.problem else ""
         return self._refusal(now) or WaitTimeout(
             f"job {self._job_id} has not ended in time; its last known status is "
-            f"{self._status or 'not known'}{failed}. It goes on at Magic Hour and may still finish",
+            f"{self._status or 'not known'}{failed}. It continues at Magic Hour and may still finish",
             job_id=self._job_id,
         )
 
     def _failed(self, failed: RequestFailed, now: float) -> None:
         before = self.problem
-        self.problem = failed.with_traceback(None)  # its frames would stay while the wait goes on
+        self.problem = failed.with_traceback(None)  # its frames would stay in memory during the wait
         if before is None or (type(failed), failed.status_code) != (type(before), before.status_code):
             self._failures, self._failures_since = 0, now
             self._listener.on_failed_poll(failed)
@@ -127,11 +128,12 @@ class JobWatcher:
             raise refusal
 
     def _is_refused(self) -> bool:
-        """By the vendor, and not by something in between: it does not know the job, or the key."""
-        return self.problem is not None and self.problem.by_vendor and self.problem.status_code in (401, 404)
+        """Did the vendor itself, and not a proxy, say that this key has no such job?"""
+        status = self.problem.status_code if self.problem is not None and self.problem.by_vendor else None
+        return status in (401, 403, 404)
 
     def _refusal(self, now: float) -> RequestFailed | None:
-        """What the last polls say, if it can end the wait."""
+        """The error of the last polls, if it can end the wait."""
         if self.problem is None or not self._is_refused():
             return None
         age = math.inf if self._submitted_at is None else now - self._submitted_at
@@ -143,9 +145,9 @@ class JobWatcher:
 
 
 def submission_time(job: Job) -> float | None:
-    """When the vendor made the job, in seconds since the epoch; None if it does not say."""
+    """When the vendor made the job, in seconds since the epoch; None if it does not say, or not the zone."""
     try:
         made = datetime.fromisoformat(job.created_at or "")
-    except ValueError:
+        return made.timestamp() if made.tzinfo else None
+    except UNREADABLE:
         return None
-    return (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp()

@@ -2,8 +2,8 @@
 Magic Hour's JSON: paths, field names, statuses and error bodies. No other module knows them.
 
 A ``Call`` says what to send and how to read the answer; ``client`` sends it. The vendor's "project" is called
-a *job* here. Answers are read leniently: unknown fields and statuses are no error, and fields that the vendor
-deprecated are never needed.
+a *job* here. Unknown fields and statuses in an answer are not an error. Fields that the vendor deprecated are
+never needed.
 
 Source: the vendor's OpenAPI of 2026-08 and its Python SDK 0.90.0 of 2026-10.
 """
@@ -33,7 +33,7 @@ from pydantic import (
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.inputs import MediaType, TalkingPhotoInputs, VoiceInputs
-from magichour_provider.api.jobs import JobType, job_spec
+from magichour_provider.api.jobs import JOBS, JobType, job_spec
 
 T = TypeVar("T")
 Redact = Callable[[str], str]
@@ -67,29 +67,42 @@ _UNPRINTABLE = re.compile(
 _URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]+")
 
 
-def clean(text: str) -> str:
-    """Somebody else's words for a log: one line without control characters and URL queries, not too long."""
-    text = _UNPRINTABLE.sub(" ", _ESCAPE_SEQUENCE.sub("", text[: 4 * LONGEST_TEXT])).strip()
+def clean(text: str, redact: Redact = str) -> str:
+    """
+    Text from outside for a log: one line of limited length, without control characters and URL queries.
+
+    :param redact: takes secrets out. It runs after control characters are gone and before the text is cut.
+    """
+    text = redact(_UNPRINTABLE.sub(" ", _ESCAPE_SEQUENCE.sub("", text)).strip())
     text = _URL_QUERY.sub(r"\1?…", text)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+# What reading somebody else's value can raise: pydantic and the standard library let OverflowError through.
+UNREADABLE = (ValueError, TypeError, ArithmeticError, RecursionError)
 
 
 def _or_none(value: object, read: Callable[[object], object]) -> object:
     try:
         return read(value)
-    except ValueError:
+    except UNREADABLE:
         return None
 
 
-def _text(value: object) -> object:
-    """An id is text, also when the vendor sends a number."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def id_text(value: object) -> object:
+    """An id is text, also when the vendor sends a number. White space around it is not part of it."""
+    if isinstance(value, str) and _UNPRINTABLE.search(value.strip()):
+        raise ValueError("a control character in an id")
+    is_id = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value).strip() if is_id else value
 
 
-# An optional field of an answer: missing, null or of an unexpected type, it becomes None.
+# An optional field of an answer. If it is missing, null or of an unexpected type, it becomes None.
 Lenient = Annotated[T | None, WrapValidator(_or_none)]
-Number = Annotated[int | float, Field(allow_inf_nan=False)]
-JobId = Annotated[str, BeforeValidator(_text), Field(pattern=r"[^\s.]", max_length=1000)]  # ".." has no route
+Number = Annotated[int | float, Field(allow_inf_nan=False, gt=-1e12, lt=1e12)]  # what arithmetic can bear
+Pixels = Annotated[int, Field(ge=-1, lt=1_000_000)]
+# ".." has no route.
+JobId = Annotated[str, BeforeValidator(id_text), Field(pattern=r"[^\s.]", max_length=1000)]
 Words = Annotated[str, BeforeValidator(lambda value: clean(value) if isinstance(value, str) else value)]
 
 
@@ -100,6 +113,8 @@ class _Answer(BaseModel):
 class Submission(_Answer):
     """
     An accepted, paid job.
+
+    .. versionadded:: 0.1.0
 
     :ivar job_id: the vendor's id of it.
     :ivar credits_charged: an estimate until the job is complete.
@@ -112,14 +127,22 @@ class Submission(_Answer):
 
 
 class Download(_Answer):
-    """``url``: signed; anybody who has it can read the file until ``expires_at`` (ISO 8601)."""
+    """
+    ``url`` is signed: anybody who has it can read the file until ``expires_at`` (ISO 8601).
+
+    .. versionadded:: 0.1.0
+    """
 
     url: str = Field(repr=False, pattern=r"^https?://.")
-    expires_at: Lenient[str] = None
+    expires_at: Lenient[Words] = None
 
 
 class JobError(_Answer):
-    """Why the vendor gave up: ``code``, such as ``no_source_face`` (the list is open), and ``message``."""
+    """
+    Why the vendor gave up: ``code``, such as ``no_source_face`` (the list is open), and ``message``.
+
+    .. versionadded:: 0.1.0
+    """
 
     code: Lenient[Words] = None
     message: Lenient[Words] = None
@@ -128,6 +151,8 @@ class JobError(_Answer):
 class Job(_Answer):
     """
     A job as the vendor sees it now. What the vendor does not say is None.
+
+    .. versionadded:: 0.1.0
 
     :ivar job_id: the vendor's id of it.
     :ivar status: ``queued``, ``rendering``, ``complete``, ``error`` or ``canceled``; the list is open.
@@ -147,12 +172,12 @@ class Job(_Answer):
     job_id: JobId = Field(alias="id")
     status: Words
     name: Lenient[Words] = None
-    created_at: Lenient[str] = None
+    created_at: Lenient[Words] = None
     enabled: Lenient[bool] = None
     start_seconds: Lenient[Number] = None
     end_seconds: Lenient[Number] = None
-    width: Lenient[int] = None
-    height: Lenient[int] = None
+    width: Lenient[Pixels] = None
+    height: Lenient[Pixels] = None
     fps: Lenient[Number] = None
     credits_charged: Lenient[Number] = None
     error: Lenient[JobError] = None
@@ -161,7 +186,7 @@ class Job(_Answer):
     @model_validator(mode="before")
     @classmethod
     def _readable_downloads(cls, answer: object) -> object:
-        """Entries that cannot be read are left out. The older, single ``download`` serves if none is left."""
+        """Leave out entries that cannot be read. If none is left, use the older, single ``download``."""
         if not isinstance(answer, dict):
             return answer
         listed = answer.get("downloads")
@@ -173,7 +198,7 @@ class Job(_Answer):
 
     @property
     def ended(self) -> bool:
-        """Will it never change again? A status that is not known counts as going on."""
+        """Will it never change again? A job with an unknown status has not ended."""
         return self.status in ("complete", "error", "canceled") or self.enabled is False
 
     @property
@@ -201,12 +226,6 @@ class Job(_Answer):
         :raises JobCanceled: stopped in the vendor's web app; refunded.
         :raises JobDeleted: its file was deleted; the credits stay charged.
         """
-        if self.enabled is False:
-            raise errors.JobDeleted(
-                f"job {self.job_id} was deleted, in the vendor's web app or by its API; its file is gone",
-                job_id=self.job_id,
-                credits=self.credits_charged,
-            )
         if self.status == "canceled":
             raise errors.JobCanceled(
                 f"job {self.job_id} was canceled in the vendor's web app",
@@ -223,10 +242,16 @@ class Job(_Answer):
                 retryable=not permanent,
                 code=code,
             )
+        if self.enabled is False:
+            raise errors.JobDeleted(
+                f"job {self.job_id} was deleted, in the vendor's web app or by its API; its file is gone",
+                job_id=self.job_id,
+                credits=self.credits_charged,
+            )
 
 
 class UploadSlot(_Answer):
-    """Where to put one file, and the path by which the API then knows it."""
+    """The URL to which one file is uploaded, and the path that the API then has for it."""
 
     upload_url: str = Field(repr=False, pattern=r"^https?://.")
     file_path: str = Field(min_length=1)
@@ -240,6 +265,8 @@ class _UploadSlots(_Answer):
 class Account(_Answer):
     """
     The account that a key belongs to. What the vendor does not say is None.
+
+    .. versionadded:: 0.1.0
 
     :ivar account_id: the vendor's id of it.
     :ivar credits: left.
@@ -258,9 +285,9 @@ class Call(Generic[T]):
     """
     One request and how to read its answer.
 
-    :param read: the JSON, decoded and redacted, as ours.
-    :param pays: after a byte was sent, never send it again.
-    :param job_id: of the job that it asks about; an answer about another job is a failed call.
+    :param read: turns the JSON, decoded and redacted, into one of our types.
+    :param pays: if a byte of it was sent, it is never sent again.
+    :param job_id: the job that it asks about; an answer about another job is a failed call.
     :param strict: a 502 or 503 in the vendor's JSON does not say that no job was made.
     """
 
@@ -275,7 +302,7 @@ class Call(Generic[T]):
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes, redact: Redact = str) -> T:
         """
-        The answer as ours, or the error that it stands for.
+        The answer as one of our types, or the error that it stands for.
 
         :param redact: takes secrets out of a text; used after the JSON's escapes are decoded.
         :raises RequestFailed: the subclass says why; nothing was charged.
@@ -286,7 +313,7 @@ class Call(Generic[T]):
             self._refused(status, headers, body, content, redact)
         try:
             answer = self.read(content)
-        except ValueError as error:
+        except UNREADABLE as error:
             what = f"HTTP {status} with {_describe(body)}{_hint_of_id(content)}"
             self.no_answer(what, status=status, page=_is_page(body), cause=error)
         if isinstance(answer, Submission):
@@ -307,7 +334,7 @@ class Call(Generic[T]):
         retry_after: float | None = None,
         cause: Exception | None = None,
     ) -> NoReturn:
-        """The request went out and no readable answer came back; with ``sent=False`` it never went out."""
+        """Raise the error for a request without a readable answer. ``sent=False``: it was never sent."""
         if self.pays and sent:
             raise errors.SubmissionUncertain(
                 f"the paid call {self.method} {self.path} was sent, but its outcome is not known: {what}. "
@@ -326,13 +353,15 @@ class Call(Generic[T]):
     def _refused(
         self, status: int, headers: Mapping[str, str], body: bytes, content: Any, redact: Redact
     ) -> NoReturn:
-        message = _message(content)
+        message = _message(content, redact)
         said = f"HTTP {status}, {message or _describe(body)}"
         page = _is_page(body)
         retry_after = _retry_after(headers)
         error_cls = _REFUSALS.get(status)
-        if status in _REDIRECTS:
-            target = _without_query(redact(clean(headers.get("location", "")))) or "nowhere"
+        location = headers.get("location", "")
+        is_moved = status in _MOVED and not any(spec.route in location for spec in JOBS.values())
+        if is_moved:
+            target = _without_query(clean(location, redact)) or "nowhere"
             said = (
                 f"HTTP {status}, a redirect to {target}. The key is not sent there; if the API has moved, "
                 "put its new address into the connection's host"
@@ -340,7 +369,7 @@ class Call(Generic[T]):
         # The vendor documents 502 and 503 as "no job was made", but a gateway can send them too: trust them
         # only with the vendor's JSON body, and then only by the next try of the task.
         vendors_word = status in (502, 503) and message is not None and not self.strict
-        believed = vendors_word or status in _NO_JOB or status in _REDIRECTS
+        believed = vendors_word or status in _NO_JOB or is_moved
         if error_cls is None and not believed:
             self.no_answer(said, status=status, page=page, retry_after=retry_after)
         advice = _ADVICE.get(status, "") if not page else ", from something between us and Magic Hour"
@@ -351,10 +380,11 @@ class Call(Generic[T]):
             retry_after=retry_after,
             by_vendor=message is not None,
             by_page=page,
+            on_vendors_word=self.pays and vendors_word,
         )
 
 
-# Answers that say that this call made no job, no matter who sends them: the request itself was refused.
+# Answers that prove that this call made no job, even if a gateway sends them: the request was refused.
 _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     400: errors.InvalidRequest,
     401: errors.Unauthorized,
@@ -368,7 +398,8 @@ _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     422: errors.InvalidRequest,
     429: errors.RateLimited,
 }
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# The API is elsewhere. Not 303, by which a server leads from a request that it has done to its result.
+_MOVED = frozenset({301, 302, 307, 308})
 # "Too early", and Cloudflare's own statements that it never reached the origin.
 _NO_JOB = frozenset({425, 521, 522, 523, 525, 526, 530})
 _ADVICE = {
@@ -383,7 +414,7 @@ _ADVICE = {
 def create_talking_photo(
     inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str
 ) -> Call[Submission]:
-    """``POST /v1/ai-talking-photo``: spends credits. What was not given is left out: null is a 422."""
+    """``POST /v1/ai-talking-photo``: spends credits. A field without a value is not sent: null is a 422."""
     style = {
         "generation_mode": inputs.generation_mode,
         "intensity": inputs.intensity,
@@ -483,12 +514,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decoded(body: bytes, redact: Redact) -> Any:
-    """The JSON with each of its texts redacted, or None if it is none."""
+    """The JSON with each of its texts redacted, or None if the body is not JSON."""
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         text = body.decode(json.detect_encoding(body))
         content = json.loads(text)
-        # Nearly always there is nothing to redact, and without escapes the text as a whole shows that.
+        # Nearly always there is nothing to redact. If there are no escapes, the whole text shows that.
         return content if "\\" not in text and redact(text) == text else _redacted(content, redact)
     except (ValueError, RecursionError):
         return None
@@ -496,7 +527,7 @@ def _decoded(body: bytes, redact: Redact) -> Any:
 
 def _redacted(content: Any, redact: Redact) -> Any:
     if isinstance(content, str):
-        return redact(content)
+        return redact(_ESCAPE_SEQUENCE.sub("", content))
     if isinstance(content, list):
         return [_redacted(item, redact) for item in content]
     if isinstance(content, dict):
@@ -504,14 +535,14 @@ def _redacted(content: Any, redact: Redact) -> Any:
     return content
 
 
-def _message(content: Any) -> str | None:
+def _message(content: Any, redact: Redact) -> str | None:
     """The vendor's ``message``, if the body is the vendor's."""
     message = content.get("message") if isinstance(content, dict) else None
-    return clean(message) if isinstance(message, str) else None
+    return clean(message, redact) if isinstance(message, str) else None
 
 
 def _hint_of_id(content: Any) -> str:
-    """An id somewhere in an answer whose form is not known: for a person, who may find the job by it."""
+    """An id in an answer of an unknown form. A person may find the job with it."""
     found = next((f" ({path}={clean(str(value))!r})" for path, value in _ids(content, "")), "")
     return f", which names an id{found}" if found else ""
 
@@ -526,7 +557,7 @@ def _ids(content: Any, path: str) -> Iterator[tuple[str, str | int]]:
 
 
 def _describe(body: bytes) -> str:
-    """A body that is not the vendor's JSON, in words: its content can hold anything, so it is not shown."""
+    """A description of a body that is not the vendor's JSON. It can hold anything, so it is not shown."""
     if not body.strip():
         return "an empty body"
     if _is_page(body):
@@ -540,8 +571,11 @@ def _is_page(body: bytes) -> bool:
 
 
 def _without_query(url: str) -> str:
-    """An address without what may be secret in it."""
-    parts = urlsplit(url)
+    """An address without its user, query and fragment, which may be secret; empty if it is no address."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
@@ -554,5 +588,5 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except UNREADABLE:
         return None

@@ -8,8 +8,8 @@ The Magic Hour API on this machine: no key, no credits, no network.
     with Emulator() as emulator:
         print(emulator.url, emulator.connection_json)
 
-It states the vendor's rules a second time and imports nothing from the rest of the package: a mistake in the
-provider is then not repeated here.
+It has its own copy of the vendor's rules, and imports nothing from the rest of the package. So a mistake in
+the provider is not repeated here.
 """
 
 from __future__ import annotations

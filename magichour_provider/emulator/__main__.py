@@ -1,8 +1,9 @@
 """
-``python -m magichour_provider.emulator``: start an emulator, or steer one that runs.
+``python -m magichour_provider.emulator``: start an emulator, or control one that runs.
 
     python -m magichour_provider.emulator --port 0 --json
     python -m magichour_provider.emulator fault create status=502 html=true effect=true
+    python -m magichour_provider.emulator voices einstein
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [options]           start an emulator\n"
-        f"       {PROGRAM} [--url URL] verb …  steer one that runs",
+        f"       {PROGRAM} [--url URL] verb …  control one that runs",
         description="The Magic Hour API on this machine: no key, no credits, no network.",
     )
-    top.add_argument("--url", default=DEFAULT_URL, help="the emulator that a verb steers (%(default)s)")
+    top.add_argument("--url", default=DEFAULT_URL, help="the emulator that a verb controls (%(default)s)")
     group = top.add_argument_group("options to start an emulator")
     start_options: list[argparse.Action] = []
     top.set_defaults(run=run, start_options=start_options)
@@ -95,8 +96,8 @@ def parser() -> argparse.ArgumentParser:
     add("--api-key", default="mhk_test_emulator", help="the only key that is accepted (%(default)s)")
     add("--fps", type=float, default=30.0, help="frame rate of the videos (%(default)s)")
     add("--workers", type=int, default=1, help="renders at a time (%(default)s)")
-    add("--max-jobs", type=int, default=2000, help="the oldest ended jobs beyond are dropped (%(default)s)")
-    add("--max-disk-mb", type=int, default=2048, help="for uploads, and again for results (%(default)s)")
+    add("--max-jobs", type=int, default=2000, help="beyond it, old ended jobs are dropped (%(default)s)")
+    add("--max-disk-mb", type=int, default=2048, help="for uploads, and the same for results (%(default)s)")
     for name, choices in CHOICES.items():
         add(f"--{name}", choices=choices, default=getattr(Settings, name), help="%(default)s")
     add("--webhook", metavar="URL", action="append", default=[], help="send events to this URL")
@@ -104,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print one line of JSON instead of text")
     add("--ready-file", type=Path, help="write that line to this file when the emulator listens")
 
-    verbs = top.add_subparsers(title="verbs, to steer one that runs", metavar="")
+    verbs = top.add_subparsers(title="verbs, to control one that runs", metavar="")
     fault = verbs.add_parser("fault", help="make a call fail: CALL [name=value …], as Emulator.fault()")
     fault.add_argument("call")
     fault.add_argument("options", nargs="*", metavar="name=value", help="an option of Emulator.fault()")
@@ -119,6 +120,9 @@ def parser() -> argparse.ArgumentParser:
         for name in names:
             command.add_argument(name)
         command.set_defaults(run=change, verb=verb, names=names)
+    known = verbs.add_parser("voices", help="[WORD]: print the names of the voices, all or those with WORD")
+    known.add_argument("word", nargs="?", default="")
+    known.set_defaults(run=print_voices)
     for command in verbs.choices.values():
         # --url may stand before the verb too; without a default here, that one is not overwritten.
         command.add_argument("--url", default=argparse.SUPPRESS, help=f"the emulator ({DEFAULT_URL})")
@@ -196,7 +200,7 @@ def change_settings(options: argparse.Namespace) -> int:
 
 
 def name_and_value(text: str) -> tuple[str, Any]:
-    """Split ``name=value``; the value is read as JSON where it is JSON and the option is not always text."""
+    """Split ``name=value``. A value that is JSON is read as JSON, unless the option is always text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} is not name=value")
@@ -214,6 +218,16 @@ def print_lines(options: argparse.Namespace) -> int:
         if line is not None:
             say(json.dumps(line))
     return 0
+
+
+def print_voices(options: argparse.Namespace) -> int:
+    """Of the list that came with this package: no emulator needs to run."""
+    from .validation import voices
+
+    found = sorted(name for name in voices() if options.word.casefold() in name.casefold())
+    for name in found:
+        say(name)
+    return 0 if found else 1
 
 
 def change(options: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 The tester's routes under ``/_emulator/``, and the page at ``/``. The vendor has neither.
 
 The Python handle uses only these routes, so a shell can do everything that a test can. They need no key,
-because the emulator listens on loopback.
+since the emulator listens on loopback.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .validation import TalkingPhotoRequest, VoiceRequest
 
 MAX_REQUEST_RECORDS = 10_000
-# A poll at which a job is due waits so long for its file, then it answers "rendering".
+# If a job is due at a poll, the poll waits this long for its file. Then it answers "rendering".
 POLL_PATIENCE_SECONDS = 5.0
 TICK_SECONDS = 0.25
 
@@ -68,8 +68,8 @@ class Emulation:
     ) -> Job:
         """Charge for a video and start to render it.
 
-        :raises ApiError: 402 when the credits do not suffice, 422 when an upload does not exist; nothing
-            is charged.
+        :raises ApiError: 402 if there are not enough credits, 422 if an upload does not exist; nothing is
+            charged.
         """
         for field, asset in (
             ("assets.image_file_path", request.image),
@@ -85,7 +85,7 @@ class Emulation:
     def submit_voice(self, request: VoiceRequest, body: dict[str, Any], fault: FaultRule | None) -> Job:
         """Charge for a voice and start to render it.
 
-        :raises ApiError: 402 when the credits do not suffice; nothing is charged.
+        :raises ApiError: 402 if there are not enough credits; nothing is charged.
         """
         self._require_credits(request.price)
         name = f"Voice Generator - {self._date()}" if request.name is None else request.name
@@ -123,7 +123,7 @@ class Emulation:
             self.jobs.advance(job)
 
     async def wait_for_render(self, job: Job, timeout: float | None = None) -> None:
-        """Wait for a job's file, at most so many seconds."""
+        """Wait for a job's file, for at most ``timeout`` seconds."""
         if job.render and not job.render.done():
             await asyncio.wait([job.render], timeout=timeout)
 
@@ -181,7 +181,7 @@ class Emulation:
 
     def _on_rendered(self, job: Job) -> None:
         if job.render and not job.render.cancelled():
-            # Retrieved here, or asyncio logs it as never retrieved.
+            # Without this, asyncio logs that the exception was never retrieved.
             job.render.exception()
             if self.jobs.progression.mode != "polls":
                 self.jobs.advance(job)

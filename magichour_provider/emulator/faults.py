@@ -2,8 +2,8 @@
 Faults: rules by which the emulator misbehaves on purpose.
 
 A rule matches a call, and a job's name if one is given. It lets some requests pass, then it applies a number
-of times. It answers instead of the call, or after the call has had its effect: a charge whose answer is lost
-is ``effect=True`` or ``reset="after"``.
+of times. It answers instead of the call, or after the call has had its effect. ``effect=True`` and
+``reset="after"`` make a charge whose answer is lost.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ async def apply_fault(
         return reset(request)
     if rule.hang is not None and not rule.effect:
         await asyncio.sleep(rule.hang)
-        # The client gave up before the effect, so there is none.
+        # The client gave up before the effect, so the call has no effect.
         if request.transport is None or request.transport.is_closing():
             return web.Response(status=499)
     true_answer = await act() if rule.has_effect else None

@@ -208,7 +208,7 @@ class Jobs:
         self.progression = progression
         self.limit = limit
         self.all: dict[str, Job] = {}
-        # Called after each change of status; the webhooks listen here.
+        # Called after each change of status, for the webhooks.
         self.on_change: Callable[[Job], None] = lambda job: None
         # Called when a job loses its file.
         self.on_drop: Callable[[Job], None] = lambda job: None

@@ -37,7 +37,7 @@ FFT_WINDOW = 2048
 BARS_EACH_SIDE = 14
 ZOOM_LEVELS = 17
 ZOOM_DEPTH = 0.022
-# A photo with a larger ratio of its sides is made smaller, so that no video becomes ever longer.
+# A photo with a larger ratio of its sides is made smaller: this limits the longer side of a video.
 LONGEST_RATIO = 3
 SMALLEST_SIDE = 16
 ORIENTATION = 0x0112
@@ -87,14 +87,14 @@ def load_photo(path: str | None) -> Image.Image:
     """
     if path is None:
         return stand_in_photo()
-    # Pillow's own limit refuses the photos of 200-megapixel phones. The settings may change for good: this
-    # process only renders.
+    # Pillow's own limit refuses the photos of 200-megapixel phones. To change it for the whole process is
+    # safe, since this process only renders.
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise RenderError("file_too_large", f"The image has more than {MAX_PIXELS:,} pixels")
-            # Like FFmpeg, show what there is of a truncated JPEG; a truncated file of another format fails.
+            # Like FFmpeg, show the beginning of a truncated JPEG. A truncated file of another format fails.
             ImageFile.LOAD_TRUNCATED_IMAGES = image.format in ("JPEG", "MPO")
             image.draft("RGB", (ENOUGH_PIXELS, ENOUGH_PIXELS))
             image.load()
@@ -110,7 +110,7 @@ def load_photo(path: str | None) -> Image.Image:
     except (OSError, ValueError, SyntaxError) as error:
         raise RenderError("invalid_file_format", f"The image could not be read: {plain(error)}") from error
     if photo.mode.startswith(("I", "F")):
-        # Grey of 16 bits, or of 0 to 1: convert() would clip it to white or black.
+        # Grey with 16 bits, or as numbers from 0 to 1: convert() would clip it to white or black.
         white = 1 if photo.mode == "F" else 65_535
         photo = Image.fromarray((np.asarray(photo) * (255 / white)).clip(0, 255).astype(np.uint8))
     photo.getexif()[ORIENTATION] = orientation
@@ -152,7 +152,7 @@ def stand_in_photo() -> Image.Image:
 
 
 def load_sound(path: str | None, start: float, end: float) -> Floats:
-    """Decode the clip from ``start`` to ``end`` as two channels; it is shorter if the sound ends before."""
+    """Decode the clip from ``start`` to ``end`` as two channels. It is shorter if the sound ends earlier."""
     if path is None:
         return np.stack([babble(end - start, pitch=150.0)] * 2)
     first, last = round(start * RATE), round(end * RATE)

@@ -144,7 +144,7 @@ class RenderService:
                 return Output(STUB_VIDEO, side, side, self.settings.fps)
 
     def release(self, job: Job) -> None:
-        """Take a job's files from it; the last job's release deletes the file."""
+        """A job no longer needs its files. Delete each file that no other job needs."""
         for name, path in job.files.items():
             self.storage.results.pop(name, None)
             cached = self._cache.get(path)
@@ -174,7 +174,7 @@ class RenderService:
                 self.jobs.drop(job)
 
     async def _render_once(self, job: Job, spec: dict[str, Any], **inputs: tuple[str | None, str]) -> Output:
-        """Render, or wait for an equal render, or take its result."""
+        """Render. If there is an equal render, wait for it or use its result."""
         digests = {name: digest for name, (_, digest) in inputs.items()}
         key = hashlib.sha256(json.dumps([spec, digests], sort_keys=True).encode()).hexdigest()
         spec = spec | {name: path for name, (path, _) in inputs.items()}
@@ -197,7 +197,7 @@ class RenderService:
 
     @asynccontextmanager
     async def _input(self, asset: Asset) -> AsyncIterator[tuple[str | None, str]]:
-        """The local path of an input (None: draw a stand-in) and its digest, while they are needed."""
+        """The local path of an input (None: draw a stand-in) and its digest. The file stays until the end."""
         if asset.source == "upload":
             upload = self.storage.uploaded(asset.where)
             if upload is None:
@@ -209,7 +209,7 @@ class RenderService:
             finally:
                 use[asset.where] -= 1
         elif asset.source == "library":
-            # Of a library, the emulator has only what it has made itself.
+            # From a library, the emulator has only what it has made itself.
             job = self.jobs.all.get(asset.where)
             own = job.output.path if job and job.output and job.files else None
             yield str(own) if own else None, own.stem if own else NO_DIGEST

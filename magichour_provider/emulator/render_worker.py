@@ -1,7 +1,7 @@
 """
 A render process. It reads one line of JSON for each file, renders it, and writes one line of JSON.
 
-``worker_pool.py`` starts it. When the server ends, for whatever reason, the pipe closes and the worker ends.
+``worker_pool.py`` starts it. When the server ends for any reason, the pipe closes and the worker ends.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
-# When the server stops, requests that are being answered get so long to end.
+# When the server stops, requests in progress have this time to end.
 SHUTDOWN_SECONDS = 0.2
 BACKLOG = 1024
 PREFIX = "magichour-emulator-"
 LOCK = "in-use"
-# A younger folder without a held lock belongs to an emulator that is just starting.
+# A younger folder without a lock belongs to an emulator that is just starting.
 MIN_AGE_SECONDS = 60
 
 

@@ -1,8 +1,8 @@
 """
-Stand-ins for what the vendor's other tools make: they say what was asked for, and are made of the inputs.
+Stand-ins for the files of the vendor's other tools: made from the inputs, with the request written on them.
 
-An image is the input picture, or a drawn one, with the request written on it. A video is the input video, or
-picture, with the request below it, and with the sound of the inputs. This runs in render processes.
+An image is the input picture, or a drawn one, with the text of the request on it. A video is the input video
+or picture, with that text below it and the sound of the inputs. This runs in render processes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PERSON = re.compile(r"\b(portrait|face|person|woman|man|girl|boy)\b", re.IGNOREC
 
 
 def render_image(spec: dict[str, Any]) -> dict[str, Any]:
-    """Write one of the images that were asked for; return its size in pixels."""
+    """Write one of the requested images; return its size in pixels."""
     photo = load_photo(spec["image"]) if "image" in spec else None
     if photo is None:
         picture = drawn(spec)
@@ -89,7 +89,7 @@ def render_clip(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_sound(spec: dict[str, Any]) -> dict[str, Any]:
-    """Write a WAV: the text that was to be spoken, or tones of the length that was asked for."""
+    """Write a WAV: the spoken text, or tones of the requested length."""
     if spec["spoken"] and spec["tool"] != "ai-music-generator":
         return render_voice(spec | {"text": spec["spoken"], "voice": spec["tool"]})
     tones = babble(spec["end"], pitch=150.0)
@@ -102,13 +102,13 @@ def render_sound(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def words(spec: dict[str, Any]) -> str:
-    """What was asked for."""
+    """The text of the request."""
     number = f" ({spec['number']} of {spec['count']})" if spec["count"] > 1 else ""
     return f"{spec['title']}{number}: {spec['text']}".rstrip(": ")
 
 
 def drawn(spec: dict[str, Any]) -> Image.Image:
-    """A picture of nothing but what was asked for."""
+    """A drawn picture with only the text of the request."""
     text = words(spec)
     colour = hashlib.sha256(text.encode()).digest()
     size = (spec["size"][0], spec["size"][1])
@@ -122,7 +122,8 @@ def drawn(spec: dict[str, Any]) -> Image.Image:
 
 
 def overlay(size: tuple[int, int], text: str, *, at_top: bool = False) -> Image.Image:
-    """The text on a dark strip along the bottom, or the top, where no other stand-in writes; over nothing."""
+    """The text on a dark strip along the bottom, or along the top, where no video has its own; the rest is
+    transparent."""
     width, height = size
     points = max(10, min(width, height) // 22)
     font = ImageFont.load_default(points)
@@ -150,7 +151,7 @@ def planes(image: Image.Image, size: tuple[int, int], caption: Image.Image) -> B
 
 
 def clip_sound(spec: dict[str, Any], start: float, end: float) -> Floats:
-    """The sound of the input audio, or video, for as long as the clip; silence where there is none."""
+    """The sound of the input audio or video, as long as the clip; silence if there is none."""
     silence = np.zeros((2, max(1, round((end - start) * RATE))), np.float32)
     path = spec.get("audio") or (has_sound(spec.get("video")) and spec["video"])
     if not path:
@@ -174,7 +175,7 @@ def opened(path: str) -> Any:
 
 
 def video_images(path: str, start: float, fps: Fraction, count: int) -> Iterator[Image.Image]:
-    """So many pictures of a video, from a second on; a video that ends before stands still at its end."""
+    """Pictures of a video, from a second on. If the video ends too early, its last picture is repeated."""
     with opened(path) as source:
         if not source.streams.video:
             raise RenderError("invalid_video_file", "The video file has no video stream")

@@ -46,7 +46,7 @@ MEDIA_TYPES = {
 
 @dataclass
 class Upload:
-    """A ``file_path`` that was handed out; ``digest`` is None until its file is uploaded."""
+    """A ``file_path`` that the API gave; ``digest`` is None until its file is uploaded."""
 
     path: Path
     stored_at: float

@@ -1,8 +1,8 @@
 """
 The handle that tests use: it starts an emulator in a thread, or attaches to one that runs elsewhere.
 
-Everything goes through the emulator's admin routes, so curl can do what a test can. Only the standard library
-is imported until a server is started.
+Everything uses the emulator's admin routes, so curl can do what a test can. Until a server starts, this
+imports only the standard library.
 """
 
 from __future__ import annotations
@@ -56,10 +56,12 @@ class Emulator:
     ``with Emulator() as emulator:`` runs the server in a thread of this process. The arguments are those of
     :class:`~magichour_provider.emulator.settings.Settings`.
 
+    .. versionadded:: 0.1.0
+
     :param progression: when jobs change their status: ``instant``, ``polls:N``, ``seconds:N``, ``manual``,
         ``realistic`` or ``realistic:N``.
     :param render: ``real`` renders the MP4; ``stub`` answers with a tiny ready-made one.
-    :param poll_interval: seconds; goes into :attr:`connection`.
+    :param poll_interval: seconds between two polls, for :attr:`connection`.
     """
 
     def __init__(self, *, poll_interval: float = 0.1, **settings: Any) -> None:
@@ -222,11 +224,11 @@ class Emulator:
         :param html: answer with a gateway's page.
         :param headers: add these headers; ``{path}`` in a value stands for the request's path and query.
         :param reset: reset the connection ``before`` or ``after`` the effect.
-        :param hang: wait so many seconds; then have the effect, if the client is still connected.
-        :param slow: send the body over so many seconds.
-        :param truncate: send only so many bytes of the body, and announce no more.
-        :param cut: announce the whole body, send so many bytes of it, and close the connection.
-        :param gzip: compress the body, as ``Content-Encoding`` then says.
+        :param hang: wait this number of seconds; then have the effect, if the client is still connected.
+        :param slow: send the body slowly, over this number of seconds.
+        :param truncate: send only this number of bytes of the body; ``Content-Length`` is the same number.
+        :param cut: announce the whole body, send this number of bytes of it, and close the connection.
+        :param gzip: compress the body, and set ``Content-Encoding``.
         :param endless: after the body, send spaces until the client closes the connection.
         :param effect: have the effect first; only the answer is changed.
         :param ends: how the created job ends: ``error:<code>``, ``canceled`` or ``deleted``.

@@ -1,8 +1,8 @@
 """
-The vendor's other paid calls: checked against its own description of them, and priced.
+The vendor's other paid calls: their check against its own description, and their prices.
 
-The description (``data/tools.json``) is data that the provider reads too. All that is made of it here is the
-emulator's own.
+The provider reads the description (``data/tools.json``) too. The code that uses it here is the emulator's
+own.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class ToolRequest:
     """
     An accepted request for any tool.
 
-    :param inputs: its files, by field and by the media type that the field asks for.
-    :param text: what was asked for, in words.
+    :param inputs: its files, by field and by the media type of the field.
+    :param text: the request in words.
     :param price: in credits.
     :param count: the number of files to make.
-    :param extension: of what is made.
+    :param extension: the extension of the files.
     """
 
     tool: str

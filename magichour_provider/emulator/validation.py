@@ -1,8 +1,8 @@
 """
 The vendor's rules for requests.
 
-They are stated here a second time, independent of the provider: the same mistake in one shared place
-would never be found. Each ``check_*`` takes parsed JSON and raises :class:`ApiError` with the vendor's
+They are written here a second time, independent of the provider. A mistake in one shared place would never
+be found. Each ``check_*`` takes parsed JSON and raises :class:`ApiError` with the vendor's
 status and a message that names the field.
 """
 
@@ -94,7 +94,7 @@ class VoiceRequest:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Read a request's JSON; NaN and infinity pass here, and the check of the field refuses them."""
+    """Read a request's JSON. NaN and infinity are accepted here; the check of the field refuses them."""
     if not body.strip():
         raise ApiError(400, "Missing request body")
     try:

@@ -1,7 +1,7 @@
 """
 Webhooks: the vendor's events, signed as the vendor signs them, and sent again until they are delivered.
 
-At the vendor, a person registers a receiver in the web app; here the command line or an admin route does.
+At the vendor, a person registers a receiver in the web app. Here the command line or an admin route does it.
 """
 
 from __future__ import annotations

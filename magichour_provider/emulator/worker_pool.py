@@ -89,7 +89,7 @@ class WorkerPool:
         return await asyncio.shield(start)
 
     def _kill(self, worker: asyncio.subprocess.Process) -> None:
-        # Once only: a second signal could reap the process before the event loop does.
+        # Only once: a second signal could reap the process before the event loop does.
         if worker in self._killed:
             return
         self._killed.add(worker)
@@ -107,7 +107,7 @@ def has_ended(start: asyncio.Task[asyncio.subprocess.Process]) -> bool:
 
 
 async def request_render(worker: asyncio.subprocess.Process, spec: dict[str, Any]) -> dict[str, Any]:
-    """Send one line of JSON and read one. Raises ``ValueError`` when the worker ends instead."""
+    """Send one line of JSON and read one. Raises ``ValueError`` if the worker ends before its answer."""
     assert worker.stdin
     assert worker.stdout
     worker.stdin.write(json.dumps(spec).encode() + b"\n")

@@ -1,1 +1,1 @@
-"""Files at our end: where they lie, and how long a sound is."""
+"""Local files and files in object storage: where they are, and how long a sound is."""

@@ -1,8 +1,8 @@
 """
 How long is a sound, and is a file a sound or a photo at all? Both are asked before anything is paid.
 
-FFmpeg's library decodes the sound, and the samples are counted. What a header says about the length is not
-believed: in files that were joined, cut or streamed it is wrong. The library comes with PyAV (the extra
+FFmpeg's library decodes the sound, and the samples are counted. The length in a header is not used: it is
+wrong in files that were joined, cut or streamed. The library comes with PyAV (the extra
 ``media``), which a worker may lack, so it is imported when a sound is measured.
 """
 
@@ -33,13 +33,13 @@ MAX_MEASURE_SECONDS = 300  # a machine of 2026 decodes a day of sound in that ti
 TOLERANCE_SECONDS = 0.5  # by which a clip may be longer than its sound without a warning
 HEAD_BYTES = 4096
 
-# A hostile file must not reach FFmpeg's rarely used readers, nor, as a playlist, other files or the network.
+# A hostile file must not reach FFmpeg's rarely used readers. A playlist must not open files or the network.
 CONTAINER_OPTIONS = {
     "format_whitelist": "aac,aiff,amr,amrnb,amrwb,flac,loas,matroska,mov,mp3,ogg,w64,wav",
     "protocol_whitelist": "none",
 }
 
-# How files begin, and as what they may be sent. Some containers hold a sound or a video.
+# How files begin, and as which media types they may be sent. Some containers hold a sound or a video.
 SIGNATURES: tuple[tuple[tuple[MediaType, ...], str, bytes], ...] = (
     ((), "a web page or another XML file", rb"(?i)\s*<[!?a-z]"),
     ((), "a PDF file", rb"%PDF-"),
@@ -66,8 +66,8 @@ SIGNATURES: tuple[tuple[tuple[MediaType, ...], str, bytes], ...] = (
 
 def check_media_type(source: Source) -> None:
     """
-    Refuse what is plainly of another media type, by its first bytes. What begins in a way that is not known
-    here is left to the vendor, and so is a file that is damaged.
+    Refuse a file whose first bytes show that it has another media type. If they are unknown, or the file is
+    damaged, the vendor decides.
 
     :raises InvalidInput: it is something else; nothing was sent.
     :raises StorageFailed: it could not be read; retryable; nothing was sent.
@@ -78,7 +78,9 @@ def check_media_type(source: Source) -> None:
     if what and source.media_type not in media_types:
         name = {"image": "photo", "audio": "sound", "video": "video", "gif": "GIF"}[source.media_type]
         raise InvalidInput.of(
-            source.field, source.uri, f"begins like {what}, so it is no {name}; check the path and the file"
+            source.field,
+            source.uri,
+            f"begins like {what}, so it is not a {name}; check the path and the file",
         )
 
 
@@ -90,7 +92,7 @@ def _begins_like(head: bytes) -> tuple[tuple[MediaType, ...], str | None]:
 
 
 def _is_text(head: bytes) -> bool:
-    """Characters without the control characters that no text has."""
+    """Is it text: only characters, and none of the control characters that a text does not have?"""
     encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(head)
@@ -101,7 +103,7 @@ def _is_text(head: bytes) -> bool:
 
 def fill_end_seconds(inputs: TalkingPhotoInputs, client: MagicHourClient) -> TalkingPhotoInputs:
     """
-    The inputs with the second at which the clip ends: if it was left out, the end of the sound. Free.
+    The inputs with an ``end_seconds``: if it was left out, the end of the sound. Free.
 
     :raises InvalidInput: the sound cannot be measured, or it ends before the clip begins; nothing was sent.
     :raises TransferFailed: the sound could not be read or downloaded; retryable; nothing was charged.
@@ -125,11 +127,11 @@ def fill_end_seconds(inputs: TalkingPhotoInputs, client: MagicHourClient) -> Tal
 
 def check_clip(inputs: TalkingPhotoInputs) -> str | None:
     """
-    Hold a clip whose end was given against its sound, if that is a file. Free.
+    Compare a clip whose end was given with its sound, if the sound is a file. Free.
 
-    A sound that cannot be measured is left to the vendor.
+    If a sound cannot be measured, the vendor decides.
 
-    :returns: a warning: the clip ends after its sound.
+    :returns: a warning if the clip ends after its sound, or None.
     :raises InvalidInput: the sound ends before the clip begins; nothing was sent.
     :raises StorageFailed: the sound could not be read; retryable; nothing was charged.
     """
@@ -163,7 +165,7 @@ def _check_start(inputs: TalkingPhotoInputs, seconds: float) -> None:
 
 def of_file(source: Source) -> float:
     """
-    The length of a sound in seconds, to the millisecond below. Up to ``MAX_MEASURE_SECONDS`` are spent on it.
+    The length of a sound in seconds, rounded down to a millisecond. Takes at most ``MAX_MEASURE_SECONDS``.
 
     :raises InvalidInput: it cannot be measured, or PyAV is not installed; nothing was sent.
     :raises StorageFailed: it could not be read; retryable.
@@ -178,7 +180,7 @@ def _of_file(source: Source, until: float = math.inf) -> float:
 
 def of_job(job_id: str, client: MagicHourClient) -> float:
     """
-    The length of the sound that a job has made, likewise. It is downloaded into memory.
+    The length of the sound that a job has made, as ``of_file``. The sound is downloaded into memory.
 
     :raises InvalidInput: it cannot be measured, or is not there, or PyAV is not installed; nothing was sent.
     :raises DownloadFailed: it could not be downloaded; retryable.
@@ -196,7 +198,7 @@ def of_job(job_id: str, client: MagicHourClient) -> float:
 
 
 class _Memory:
-    """A target that a sound is downloaded to in order to be measured."""
+    """A target in memory, for a sound that is only measured."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -217,7 +219,7 @@ def _seconds(file: BinaryIO, what: str, until: float = math.inf) -> float:
     """
     Decode the first sound in a file.
 
-    :param until: seconds after which the rest does not matter.
+    :param until: seconds; the rest of the sound is not decoded.
     """
     try:
         import av
@@ -227,7 +229,7 @@ def _seconds(file: BinaryIO, what: str, until: float = math.inf) -> float:
         ) from error
     reader = _Reader(file, what)
     try:
-        # Not options=, with which some versions of PyAV crash the process over a track that begins late.
+        # Not options=: with it, some versions of PyAV crash the process if a track begins late.
         with av.open(
             reader, "r", container_options=CONTAINER_OPTIONS, metadata_errors="replace"
         ) as container:
@@ -251,12 +253,12 @@ def _decode(container: InputContainer, until: float) -> float:
     if not container.streams.audio:
         raise ValueError("there is no sound in it")
     stream = container.streams.audio[0]
-    if stream.codec_context is None:  # some versions of PyAV crash the process if they are to decode it
+    if stream.codec_context is None:  # some versions of PyAV crash the process when they decode it
         raise ValueError("FFmpeg has no decoder for it")
     samples: Counter[int] = Counter()  # by sample rate, which changes in files that were joined
     seconds = 0.0
     for packet in _packets(container):
-        with suppress(av.FFmpegError):  # the ffmpeg program too skips a packet that cannot be decoded
+        with suppress(av.FFmpegError):  # like the ffmpeg program, skip a packet that cannot be decoded
             for frame in stream.decode(packet):
                 samples[frame.sample_rate] += frame.samples
         seconds = sum(count / rate for rate, count in samples.items())
@@ -269,7 +271,7 @@ def _decode(container: InputContainer, until: float) -> float:
 
 
 def _packets(container: InputContainer) -> Iterator[Packet[AudioStream] | None]:
-    """The packets of the first sound; at last None, for which the decoder gives what it has held back."""
+    """The packets of the first sound, then None: with it the decoder returns its last frames."""
     import av
 
     try:
@@ -279,14 +281,14 @@ def _packets(container: InputContainer) -> Iterator[Packet[AudioStream] | None]:
     except av.error.PatchWelcomeError as error:
         raise ValueError("parts of it differ in sample rate or channels, as in a chained Ogg file") from error
     except av.FFmpegError:
-        pass  # to the ffmpeg program too, this is the end of the file
+        pass  # like the ffmpeg program, take this for the end of the file
     yield None
 
 
 class _Reader:
     """
-    The file as FFmpeg reads it. FFmpeg takes a read that fails for the end of the file, and PyAV may lose
-    what is raised in it, so ``failure`` keeps that: an error of the storage, or the timeout of a task.
+    The file as FFmpeg reads it. To FFmpeg, a read that fails is the end of the file, and PyAV may lose the
+    exception. So ``failure`` keeps it: an error of the storage, or the timeout of a task.
     """
 
     def __init__(self, file: BinaryIO, what: str) -> None:
@@ -311,7 +313,7 @@ class _Reader:
             return self._file.seek(offset, whence)
         except (OSError, ValueError):  # a damaged file points to before its beginning
             return -1
-        except BaseException as error:  # noqa: BLE001 (likewise)
+        except BaseException as error:  # noqa: BLE001 (raised by _seconds)
             self.failure = error
             return -1
 

@@ -1,7 +1,7 @@
 """
 What a path is: local (``/data/me.jpg``), or an Airflow object-storage URI (``s3://conn_id@bucket/me.jpg``).
 
-Checks how it is written, opens the file system that it is on, and makes our errors of that system's.
+Checks how a path is written, opens its file system, and turns errors of that file system into ours.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from magichour_provider.exceptions import (
 ErrorT = TypeVar("ErrorT", bound=MagicHourError)
 
 CHUNK_BYTES = 1 << 20
-LONGEST_KEY = 1024  # bytes; of an object's name, on every store that is known here
+LONGEST_KEY = 1024  # bytes of an object's name, in every store that is known here
 
 LOCAL_SCHEMES = ("file", "local")
 S3_SCHEMES = ("s3", "s3a", "s3n")
@@ -45,11 +45,11 @@ GOOGLE_SCHEMES = ("gs", "gcs")
 # Stores that show an object only once its upload is complete.
 ATOMIC_OBJECT_SCHEMES = (*S3_SCHEMES, *GOOGLE_SCHEMES, "abfs", "abfss", "adl")
 
-# Of the files that jobs make.
+# The extensions of the files that jobs make.
 EXTENSIONS = frozenset(extension for spec in JOBS.values() for extension in spec.extensions)
 
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:(?P<conn_id>[^/]*)@)?(?P<rest>.*)", re.IGNORECASE)
-# A URI that lost slashes (pathlib makes s3:/bucket of s3://bucket), or a Windows path: not a local file.
+# A URI that lost a slash (pathlib turns s3://bucket into s3:/bucket), or a Windows path: not a local file.
 _BROKEN_URI = re.compile(
     rf"(?:{'|'.join((*LOCAL_SCHEMES, *ATOMIC_OBJECT_SCHEMES))}):|[a-z][a-z0-9+.-]*:[/\\]", re.IGNORECASE
 )
@@ -58,7 +58,7 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _PASSWORD = re.compile(r"(?<=://)[^/@]*:[^/@]*(?=@)")
 _SIGNATURE = re.compile(r"(?<=[?&])([\w-]*(?:signature|credential|token)|sig)=[^&]*", re.IGNORECASE)
 
-# Errors that a retry meets again. Object stores raise some of them without a number.
+# Errors that a retry meets again. Object stores raise some of them without an errno.
 _BAD_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ValueError)
 _BAD_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
 
@@ -67,8 +67,8 @@ def uri_of(output_path: object) -> str:
     """
     An ``output_path`` as text.
 
-    A path object has lost its trailing slash, so its extension decides: with that of a video or a voice it is
-    a file, without one it is a folder.
+    A path object has lost its trailing slash, so its extension decides. With the extension of a video or a
+    voice it is a file. Without an extension it is a folder.
 
     :raises InvalidInput: it has another extension, or is not a path; nothing was sent.
     """
@@ -95,7 +95,7 @@ def unescaped(uri: str) -> str:
     A ``file://`` URI as Airflow reads it: without percent escapes.
 
     ``Path.as_uri()`` and RFC 8089 write a space as ``%20``. Airflow neither writes nor reads escapes, so a
-    URI that it gave may have a real percent sign in it: then a file of that name exists.
+    URI from Airflow may have a real percent sign in it. Then a file of that name exists.
     """
     if _is_local(uri) and (found := _URI.match(uri)) and not os.path.lexists(found["rest"]):
         return unquote(uri)
@@ -108,17 +108,17 @@ def _is_local(uri: str) -> bool:
 
 
 def _masked(uri: str) -> str:
-    """A URI without the secrets that people put into one."""
+    """A URI without the passwords and signatures that people write into it."""
     return _SIGNATURE.sub(r"\1=***", _PASSWORD.sub("***", uri))
 
 
 def _unusable(field: str, uri: str, remedy: str) -> InvalidInput:
-    """The path is wrong as it is written."""
+    """The error for a path that is written in a wrong way."""
     return InvalidInput.of(field, _masked(uri), remedy)
 
 
 def error_at(error_cls: type[ErrorT], field: str, uri: str, text: str) -> ErrorT:
-    """Something is wrong at this path. Of a local one it matters which machine has found that."""
+    """The error for a path. For a local path it names the machine, since others may have another disk."""
     if _is_local(uri):
         text += f" (on host {socket.gethostname()!r}; a local path must be on a disk that all workers share)"
     return error_cls(f"{field}={shortened(_masked(uri))}: {text}")
@@ -126,7 +126,7 @@ def error_at(error_cls: type[ErrorT], field: str, uri: str, text: str) -> ErrorT
 
 @contextmanager
 def translate_errors(field: str, uri: str) -> Iterator[None]:
-    """An error of a file system becomes one of ours. File systems raise any class, so all are caught."""
+    """Turn an error of a file system into ours. File systems raise any class, so this catches all."""
     try:
         yield
     except MagicHourError:
@@ -158,7 +158,7 @@ def _is_refusal(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the path in a field leads: ``path``, in the file system ``fs``."""
+    """The place that a field names: ``path``, in the file system ``fs``."""
 
     field: str
     uri: str
@@ -170,10 +170,11 @@ class Place:
     @classmethod
     def of(cls, field: str, uri: str) -> Self:
         """
-        Not by ``ObjectStoragePath``: it drops a last ``?`` or ``#``, takes the host of ``file://host/x`` for
-        a folder, and in Airflow 3.0 and 3.1 does not know ``~`` and resolves a relative path against ``/``.
+        This does not use ``ObjectStoragePath``. That drops a last ``?`` or ``#``, and takes the host of
+        ``file://host/x`` for a folder. In Airflow 3.0 and 3.1 it does not know ``~``, and resolves a relative
+        path against ``/``.
 
-        :raises InvalidInput: the path is wrong as it is written, or Airflow cannot open this kind of storage.
+        :raises InvalidInput: the path is written in a wrong way, or Airflow cannot open this kind of storage.
         """
         if _CONTROL_CHARACTER.search(uri):
             raise _unusable(field, uri, "has a line break or another control character in it; remove it")
@@ -225,16 +226,16 @@ class Place:
         return PurePosixPath(self.path).parent
 
     def hidden_name(self, end: str) -> str:
-        """For what stands beside this file for a while. It is short, whatever the file's own name is."""
+        """The name of a hidden file beside this one. It is short, even if the file's own name is long."""
         return f".mh-{digest(PurePosixPath(self.path).name, 12)}.{end}"
 
     def temporary_name(self) -> str:
         return self.hidden_name(f"{uuid.uuid4().hex[:8]}.part")
 
     def stat(self) -> dict[str, Any] | None:
-        """What is there, or None. Not ``fs.exists()``, to which every failure of a store is "not there"."""
+        """What is there, or None. Not ``fs.exists()``: it says "not there" at every failure of a store."""
         if self.conn_id:
-            # Some providers go on without a connection that is missing, as somebody else or as nobody.
+            # If a connection is missing, some providers continue with other credentials or with none.
             BaseHook.get_connection(self.conn_id)
         self.fs.invalidate_cache()  # others write there too
         try:
@@ -246,7 +247,7 @@ class Place:
             bucket, _ = self.bucket_and_key
             try:
                 if self.scheme in GOOGLE_SCHEMES:
-                    # Google's roles for objects allow to list them, but not to see the bucket itself.
+                    # Google's roles for objects allow listing them, but not reading the bucket itself.
                     self.fs.call("GET", "b/{}/o", bucket, maxResults=1)
                 else:
                     self.fs.info(bucket)
@@ -256,7 +257,7 @@ class Place:
         return None
 
     def try_upload(self) -> None:
-        """Only S3 can be tried without a trace: an upload is begun there, and given up."""
+        """Test an upload. This is possible only on S3, where an upload can be started and aborted."""
         bucket, key = self.bucket_and_key
         if len(key.encode()) > LONGEST_KEY:
             raise self.error(InvalidInput, f"an object's name has at most {LONGEST_KEY} bytes; shorten it")
@@ -266,12 +267,12 @@ class Place:
             except Exception as error:
                 if _is_refusal(error):
                     raise
-                return  # some stores that speak S3's language have no such uploads
+                return  # some stores with S3's API have no such uploads
             with suppress(Exception):
                 self.fs.abort_mpu(bucket, key, begun["UploadId"])
 
     def try_temporary_file(self) -> None:
-        """Missing folders are made only later, so this goes into the nearest one that exists."""
+        """Missing folders are made only later, so the file is written to the nearest folder that exists."""
         if self.path.endswith(("/.", "/..")):
             raise self.error(InvalidInput, "is a folder; let it end in '/'")
         folders = (self.folder, *self.folder.parents)

@@ -1,7 +1,7 @@
 """
-Our end's files, local or in any object store that Airflow can open: finds, checks, reads and writes them.
+Finds, checks, reads and writes files, local or in any object store that Airflow can open.
 
-Files are read and written in blocks, so their size does not matter to memory.
+Files are read and written in blocks, so large files need little memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from magichour_provider.files.places import (
 
 BLOCK_BYTES = 8 << 20  # of one request to an object store; S3 takes 10,000 blocks for a file
 
-# An id that is a file name everywhere. Windows reserves a few names, on its network drives too.
+# An id that is a valid file name everywhere. Windows reserves a few names, also on network drives.
 _SAFE_ID = re.compile(r"(?!(?:con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9][a-z0-9_-]{0,63}", re.IGNORECASE)
 
 
@@ -89,7 +89,7 @@ class Source:
                 raise error_at(StorageFailed, self.field, self.uri, "became shorter while it was uploaded")
 
     def _open(self, block_size: int) -> Any:
-        """Not ``ObjectStoragePath.open()``, which reports each chunk to Airflow's lineage."""
+        """Not with ``ObjectStoragePath.open()``: it reports each chunk to Airflow's lineage."""
         place = Place.of(self.field, self.uri)
         return place.fs.open(place.path, "rb", block_size=block_size)
 
@@ -99,8 +99,8 @@ class Target:
     """
     Where a video, or a voice, goes.
 
-    :param uri: a file, or, ending in ``/``, a folder. ``uri_of`` makes it of a path object.
-    :param replace: a file that is there already may be overwritten.
+    :param uri: a file, or a folder if it ends in ``/``. ``uri_of`` turns a path object into such a URI.
+    :param replace: whether a file that is there may be overwritten.
     """
 
     uri: str
@@ -116,10 +116,11 @@ class Target:
 
     def for_job(self, job_id: str, extension: str = "mp4") -> Target:
         """
-        The exact file for this job. A file in the folder that bears its id is its own, and is replaced.
+        The exact file for this job. In a folder, a file with the job's id in its name is the job's own file,
+        so it is replaced.
 
-        A server says what the id and the extension are. Characters that are unsafe in a file name are
-        replaced, and a digest then tells two such ids apart: the file is in the folder, its name is short.
+        The id and the extension come from a server. Characters that are unsafe in a file name are replaced,
+        and then a digest keeps two such ids apart. So the file stays in the folder, and its name is short.
         """
         if not self.is_folder:
             return self
@@ -130,9 +131,9 @@ class Target:
 
     def check(self) -> None:
         """
-        Before anything is paid: try what will be done later, and leave nothing behind.
+        Before anything is paid: test what will be done later, and leave nothing behind.
 
-        On a file system a temporary file is written and deleted. On S3 an upload is begun and given up. Other
+        On a file system this writes and deletes a temporary file. On S3 it starts and aborts an upload. Other
         object stores are only asked for the bucket and the file.
 
         :raises TargetExists: a file is there, and ``replace`` is False.
@@ -149,7 +150,7 @@ class Target:
 
     def _refuse_what_is_there(self) -> None:
         place = self._place
-        found = place.stat()  # of a folder too: to know whether the store answers
+        found = place.stat()  # for a folder too: this shows whether the store answers
         if found is None:
             return
         if self.is_folder:
@@ -164,14 +165,15 @@ class Target:
 
     def reserve(self, owner: str, seconds: float) -> None:
         """
-        Just before paying: keep other tasks from paying for a file that only one of them can deliver.
+        Called just before the paid call: only one of several tasks can deliver the file, so the others must
+        not pay for it.
 
         A hidden file beside the target names the owner, until the target is written or ``release`` is called.
-        It is made only on a local disk, and only for an exact file that may not be overwritten. In a folder
-        each job has a file of its own. In a bucket it would be an object that others see and react to.
+        It is made only on a local disk, and only for an exact file that must not be overwritten. In a folder
+        each job has a file of its own. In a bucket the hidden file would be an object that others react to.
 
         :param owner: the task instance in words: DAG, run, task and map index. Its tries share a reservation.
-        :param seconds: after which the reservation of another owner counts as abandoned.
+        :param seconds: how long the reservation holds against others.
         :raises TargetExists: another task makes this file, or has just made it; nothing charged.
         """
         with translate_errors("output_path", self.uri):
@@ -180,13 +182,13 @@ class Target:
                 return
             reservation = _reservation(place)
             reservation.parent.mkdir(parents=True, exist_ok=True)
-            while not _create(reservation, owner):
+            while not _create(reservation, f"{owner}\n{time.time() + seconds:.0f}"):
                 with suppress(FileNotFoundError):  # it was released meanwhile
-                    holder, since = reservation.read_text(), reservation.stat().st_mtime
-                    if holder != owner and time.time() - since < seconds:
+                    holder, until = _holder(reservation)
+                    if holder != owner and time.time() < until:
                         text = (
-                            f"{clean(holder) or 'another task'} has been making this file since "
-                            f"{datetime.fromtimestamp(since, UTC):%F %T} UTC; choose another path, or delete "
+                            f"{clean(holder) or 'another task'} makes this file, and has reserved it until "
+                            f"{datetime.fromtimestamp(until, UTC):%F %T} UTC; choose another path, or delete "
                             f"{reservation.name} beside it if that task is gone"
                         )
                         raise place.error(TargetExists, text)
@@ -198,20 +200,20 @@ class Target:
                 raise
 
     def release(self, owner: str) -> None:
-        """Give the owner's reservation up: no job makes this file."""
+        """Delete the owner's reservation: no job makes this file."""
         with suppress(OSError, MagicHourError):
             place = self._place
-            if place.is_local and (reservation := _reservation(place)).read_text() == owner:
+            if place.is_local and _holder(reservation := _reservation(place))[0] == owner:
                 reservation.unlink()
 
     @contextmanager
     def open_atomic(self) -> Iterator[Callable[[bytes], object]]:
         """
-        Write the file: whole, or, when the block raises, not at all, and nothing is left of it.
+        Write the whole file. If the block raises, nothing is written.
 
-        :raises TargetExists: a file has come there meanwhile, and ``replace`` is False.
+        :raises TargetExists: a file has appeared there meanwhile, and ``replace`` is False.
         :raises InvalidInput: the target has become a folder meanwhile.
-        :raises StorageFailed: the store did not take it; retryable.
+        :raises StorageFailed: the store did not accept the file; retryable.
         """
         with translate_errors("output_path", self.uri):
             place = self._place
@@ -221,7 +223,7 @@ class Target:
             try:
                 draft.file.write(chunk)
             except Exception:
-                # Entered only now: that costs time, and chunks are many.
+                # Only now: there are many chunks, and to enter this for each of them would cost time.
                 with translate_errors("output_path", self.uri):
                     raise
 
@@ -240,15 +242,21 @@ def _reservation(place: Place) -> Path:
     return Path(place.folder / place.hidden_name("reserved"))
 
 
+def _holder(reservation: Path) -> tuple[str, float]:
+    """Who holds it, and until when, in seconds since the epoch. One that cannot be read is held for a day."""
+    holder, _, until = reservation.read_text(errors="replace").partition("\n")
+    return holder, float(until) if until.isdecimal() else reservation.stat().st_mtime + 86_400
+
+
 def _create(path: Path, text: str) -> bool:
-    """False if it exists already. Of several processes, also on several machines, one creates it."""
+    """False if it exists already. Only one of several processes, also on several machines, creates it."""
     try:
         with path.open("x") as file:
             file.write(text)
     except FileExistsError:
         return False
     except OSError:
-        path.unlink(missing_ok=True)  # a full disk has taken the file, but not the text
+        path.unlink(missing_ok=True)  # a full disk may have created the file, but not the text in it
         raise
     return True
 
@@ -257,8 +265,9 @@ class _ObjectWriter:
     """
     An object that its store shows once the upload is complete: no temporary name, no copy.
 
-    Of a process that was killed, and on Azure of any upload that broke, the store keeps blocks that nobody
-    sees: on S3 until a lifecycle rule for incomplete uploads deletes them, on Azure for a week.
+    If the process is killed, the store keeps the blocks that were sent, and nobody sees them. On S3 they stay
+    until a lifecycle rule for incomplete uploads deletes them. Azure keeps them for a week, also after an
+    upload that broke.
     """
 
     def __init__(self, place: Place) -> None:
@@ -271,21 +280,21 @@ class _ObjectWriter:
         try:
             self.file.discard()
         finally:
-            self.file.closed = True  # fsspec completes an upload that is garbage-collected open
+            self.file.closed = True  # otherwise fsspec completes an open upload when it is garbage-collected
 
 
 class _TempFileWriter:
-    """A file under a temporary name beside its place, moved there when it is whole."""
+    """A file with a temporary name beside its place. It is moved to its place when it is whole."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._temporary = str(place.folder / place.temporary_name())
         place.fs.makedirs(str(place.folder), exist_ok=True)
         if place.is_local:
-            # An earlier try that was killed has left its part.
+            # Delete the part of an earlier try that was killed.
             for left in Path(place.folder).glob(place.hidden_name("*.part")):
                 left.unlink(missing_ok=True)
-            # A system call for each piece from a socket makes a download a tenth slower.
+            # With a buffer: a system call for each piece from a socket makes a download a tenth slower.
             self.file: Any = Path(self._temporary).open("wb", buffering=CHUNK_BYTES)  # noqa: SIM115
         else:
             self.file = place.fs.open(self._temporary, "wb")

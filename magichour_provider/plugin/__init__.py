@@ -1,8 +1,8 @@
 """
-The plugin: what Airflow's UI shows of the videos.
+The plugin: the pages about the videos in Airflow's UI, and the endpoint of the webhooks.
 
-Every component of Airflow imports plugins, the processes of tasks too. So this module imports nothing beyond
-Airflow's own base class; the app is imported by the api-server when the first request for a page arrives.
+Every component of Airflow imports plugins, the processes of tasks too. So this module imports only Airflow's
+own base class. The api-server imports the app at the first request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPERATORS = (
 async def serve(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
-    """The real app (``plugin.app``), imported by the first request."""
+    """The real app (``plugin.app``), which the first request imports."""
     from magichour_provider.plugin.app import studio
 
     await studio()(scope, receive, send)
@@ -50,9 +50,8 @@ def _view(destination: str, href: str, **more: Any) -> dict[str, Any]:
 
 def _views() -> list[dict[str, Any]]:
     """
-    A tab shows on every run and task of the installation, unless Airflow (3.4) knows ``applies_to``.
-
-    So below 3.4 there are tabs only where ``[magichour] tabs`` says so.
+    The pages in Airflow's UI. Below Airflow 3.4, which knows ``applies_to``, a tab would appear on every run
+    and task of the installation. So there the tabs are off, unless ``[magichour] tabs`` is on.
     """
     views = [_view("nav", "", category="browse")]
     scoped = {"applies_to": {"operators": list(OPERATORS)}}
@@ -72,7 +71,7 @@ def airflow_version() -> tuple[int, int]:
 
 
 class MagicHourPlugin(AirflowPlugin):
-    """Airflow 3.0 has no place for such pages: there it does nothing."""
+    """On Airflow 3.0 a plugin cannot add such pages, so there it does nothing."""
 
     name = "magichour"
     if hasattr(AirflowPlugin, "external_views"):

@@ -1,4 +1,4 @@
-"""The app behind Airflow's permissions: pages that only read."""
+"""The app of the plugin: pages that only read, behind Airflow's permissions, and the webhooks' endpoint."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from magichour_provider.plugin import views, webhooks
 if TYPE_CHECKING:
     from fastapi import Request, Response
 
-# An app of a plugin has no permission checks of its own. This one covers each page: of the DAG that is named
-# in its path or query, or of any DAG where none is named.
+# Airflow does not check permissions for a plugin's app. This checks each page: for the DAG in its path or
+# query, or for any DAG if there is none in them.
 READS_JOBS = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))
 
 ERRORS = {
@@ -35,7 +35,7 @@ def studio() -> FastAPI:
     """The app, made at the first request."""
     app = FastAPI(title="Magic Hour", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(views.router, dependencies=[READS_JOBS])
-    app.include_router(webhooks.router)  # it knows its senders by their signatures
+    app.include_router(webhooks.router)  # it checks the sender's signature instead
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))  # holds nothing secret
     app.add_exception_handler(HTTPException, _error_page)
     app.add_exception_handler(RequestValidationError, _error_page)

@@ -1,6 +1,6 @@
 """
-What an event of the vendor changes in Airflow: it wakes the task whose job has ended, or reports the job of
-an answer that was lost. Both are hints: the task asks the API itself.
+What an event of the vendor changes in Airflow. It wakes the task whose job has ended, or it reports the job
+of a lost answer. Both are hints: the task itself asks the API.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from magichour_provider.plugin.jobs import Index
 
 REREAD = 0.4  # seconds between two reads of the journals
-MOST_REPORTS = 5  # of one intent; the first ones are kept
-PAUSES = (0.05, 0.1, 0.2)  # seconds, while somebody else holds the task instance
-WAKE_AGAIN = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds, while the task whose job has ended is running
-MOST_LATER = 1000  # tasks that are to be woken later
+MOST_REPORTS = 5  # for one intent; the first ones are kept
+PAUSES = (0.05, 0.1, 0.2)  # seconds, while another process has locked the task instance
+WAKE_AGAIN = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts, while the task is still running
+MOST_LATER = 1000  # tasks that are woken later, at the same time
 TRIGGER, RESUMED_BY_TRIGGER = "magichour_provider.triggers.JobTrigger", "execute_complete"
 RESUMED_BY_ANSWER = "execute_answered"
 
@@ -49,26 +49,26 @@ _threads = CapacityLimiter(8)  # so that events leave threads for the pages and 
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """For what reads the database or a connection. It may be given up, and then ends by itself."""
+    """Run a function that blocks. If the caller is canceled, the thread still runs to its end."""
     return await run_sync(function, *arguments, limiter=_threads, abandon_on_cancel=True)
 
 
 class Busy(Exception):
-    """Somebody else holds the task instance: send the event again."""
+    """Another process has locked the task instance. The vendor must send the event again."""
 
 
 async def apply(conn_id: str, event: Event) -> Effect:
     """
-    Do what the event is about.
+    Apply an event whose signature is right.
 
-    :param conn_id: the connection that the event was sent for, with a signature that is right.
+    :param conn_id: the connection to whose address the event was sent.
     :raises Busy: nothing was done.
     """
     known = index().by_job_id.get(event.job_id)
     if known is not None and not event.is_end:
         return "known"
     task = known.task if known else await in_thread(_read_task, event)
-    if task is None:  # the latest read may have been before the paid call
+    if task is None:  # perhaps the index is older than the paid call
         await asyncio.sleep(REREAD)
         task = await in_thread(_read_task, event)
     if task is None:
@@ -88,7 +88,7 @@ async def apply(conn_id: str, event: Event) -> Effect:
 
 
 async def _wake_later(task: TaskKey, conn_id: str, event: Event) -> None:
-    """A quick job has ended before its task waits in the triggerer. If this process dies, a poll finds it."""
+    """For a job that ends before its task waits in the triggerer. If this process dies, a poll finds it."""
     for pause in WAKE_AGAIN:
         await asyncio.sleep(pause)
         with suppress(Busy):
@@ -105,7 +105,7 @@ def _read_task(event: Event) -> TaskKey | None:
 
 
 def index() -> Index:
-    """That of the pages."""
+    """The index that the pages use too."""
     return views.index
 
 
@@ -143,10 +143,12 @@ def _apply(session: Session, task: TaskKey, conn_id: str, event: Event) -> Effec
 
 def _locked(session: Session, task: TaskKey) -> TaskInstance | None:
     """
-    The task instance, held until the session ends.
+    The task instance, locked until the session ends.
 
-    ``Trigger.submit_event`` takes no lock: two api-servers, or the trigger itself at the same moment, would
-    set a task back that is running already.
+    ``Trigger.submit_event`` takes no lock. Without one, two api-servers, or the trigger at the same moment,
+    could reset a task that is already running.
+
+    :raises Busy: another process has locked it.
     """
     ti = TaskInstance
     query = select(ti).where(
@@ -173,9 +175,9 @@ def _wake(session: Session, ti: TaskInstance, event: Event) -> bool:
 
 def _report(session: Session, task: TaskKey, conn_id: str, event: Event) -> bool:
     """
-    Write down for the task that this is the job of its intent; it holds the lock, so no report gets lost.
+    Write down for the task that this is the job of its intent. The caller has the lock, so no report is lost.
 
-    :returns: False if it is written there already.
+    :returns: False if the report is there already, or if there are enough reports.
     """
     written = decoded(_backend().get(_scope(task), REPORTED, session=session))
     reported = written if isinstance(written, dict) else {}

@@ -1,7 +1,7 @@
 """
-The queries: journals, results and the states of task instances, from Airflow's database alone.
+The queries: journals, results and the states of task instances. They read Airflow's database only.
 
-A process keeps the journals and results that it has read, and asks only for what has changed since. The table
+A process keeps the journals and results that it has read, and reads only what has changed since. The table
 of the task state store has no index on ``key`` or ``updated_at``, so one query finds the changed rows, and a
 second one reads them by primary key.
 """
@@ -55,20 +55,20 @@ except ImportError:  # below Airflow 3.3
     TaskStateStore = None
 
 JOURNAL, REPORTED, RESULT = "magichour_journal", "magichour_reported", "return_value"
-WATCH = MagicHourWatchLink().xcom_key  # every task of ours pushes it, first of all
+WATCH = MagicHourWatchLink().xcom_key  # every task of ours pushes it before it pays
 
 PAGE_SIZE = 50
-LONGEST_NEEDS = 10  # of the list of what needs a person
-CHUNK = 2000  # rows that one query asks for by their numbers
+LONGEST_NEEDS = 10  # jobs in the list of what needs a person
+CHUNK = 2000  # rows that one query reads by their ids
 
-FRESH = 1.0  # seconds: requests of one moment share one query
-OVERLAP = timedelta(minutes=2)  # for rows that were stamped by other clocks, or committed late
-WHOLE_EVERY = 10.0  # seconds between two reads that also notice what was deleted
+FRESH = 1.0  # seconds: requests within this time share one query
+OVERLAP = timedelta(minutes=2)  # for rows with the time of another clock, or with a late commit
+WHOLE_EVERY = 10.0  # seconds between two reads that also find deleted rows
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What the path or the query string asks for."""
+    """The filters in the path or in the query string."""
 
     dag_id: str | None = None
     run_id: str | None = None
@@ -80,7 +80,7 @@ class Filters:
 
     @property
     def task(self) -> TaskKey | None:
-        """The one task instance that is asked for, if it is one."""
+        """The task instance, if the filters name exactly one."""
         if self.dag_id is None or self.run_id is None or self.task_id is None:
             return None
         return TaskKey(
@@ -92,7 +92,7 @@ class Filters:
         return replace(self, state=None) == Filters()
 
     def match(self, row: JobRow) -> bool:
-        """All but the state, which is not known yet."""
+        """Does a row match? Without the state, which is not known yet."""
         return (
             (self._is_of(row.task) or (row.sensor is not None and self._is_of(row.sensor)))
             and (self.since is None or row.at.date() >= self.since)
@@ -111,7 +111,7 @@ class Filters:
 @dataclass
 class Totals:
     """
-    Of some jobs: what was made, and what it cost.
+    The totals of some jobs: what was made, and what it cost.
 
     :ivar at_stake: credits of paid calls whose answer was lost.
     """
@@ -155,12 +155,12 @@ class Page:
     Everything that a page shows.
 
     :ivar rows: of this page, newest first.
-    :ivar counts: of each state, whatever state is asked for.
-    :ivar needs: the first of what needs a person.
-    :ivar dag_ids: that have jobs.
-    :ivar conn_ids: with which jobs were made.
-    :ivar is_live: something is going on.
-    :ivar task_state: of the task instance that is asked for, if it has no jobs.
+    :ivar counts: the number of jobs in each state, without the filter of the state.
+    :ivar needs: the first jobs that need a person.
+    :ivar dag_ids: the DAGs that have jobs.
+    :ivar conn_ids: the connections with which jobs were made.
+    :ivar is_live: a job is in progress.
+    :ivar task_state: the state of the task instance in the filters, if it has no jobs.
     :ivar unreadable: journals that could not be read.
     """
 
@@ -211,9 +211,9 @@ class Index:
     What this process knows of all journals and results. Safe to use from several threads.
 
     :ivar rows: of the journals, newest first.
-    :ivar results: rows of what tasks returned, where no journal knows the end.
+    :ivar results: rows from the results of tasks, for jobs whose end is in no journal.
     :ivar unreadable: journals that could not be read, by DAG.
-    :ivar row_ids: of the journals, in the task state store.
+    :ivar row_ids: the ids of the journals' rows in the task state store.
     :ivar by_short_id: the intents of all journals.
     :ivar by_job_id: the jobs of all journals.
     """
@@ -237,7 +237,7 @@ class Index:
         """
         Read what has changed.
 
-        :param at_most: seconds; what was read so lately is fresh enough.
+        :param at_most: seconds; data that is younger is not read again.
         """
         with self._lock:
             now = time.monotonic()
@@ -315,7 +315,10 @@ class Index:
             self._result_of.pop(task, None)
             if journal := kept.get(JOURNAL):
                 reported = kept[REPORTED].value if REPORTED in kept else None
-                self._rows_of[task] = journal_rows(task, journal.value, reported, journal.stamp)
+                try:
+                    self._rows_of[task] = journal_rows(task, journal.value, reported, journal.stamp)
+                except Exception:  # noqa: BLE001 (whatever a task has written there, the others are shown)
+                    journal.value = None
             if (result := kept.get(RESULT)) and (row := result_row(task, result.value, result.stamp)):
                 self._result_of[task] = row
             if not kept:
@@ -341,8 +344,8 @@ def read_page(
     session: Session, index: Index, permitted: Collection[str], filters: Filters, number: int
 ) -> Page:
     """
-    :param permitted: the DAGs that the user may read; nothing of any other gets in.
-    :param number: of the page, from 1.
+    :param permitted: the DAGs that the user may read; nothing of another DAG is shown.
+    :param number: the number of the page, from 1.
     """
     index.refresh(session)
     known = [row for row in index.rows if row.task.dag_id in permitted]
@@ -389,7 +392,7 @@ def read_page(
 
 
 def _with_results(rows: list[JobRow], results: list[JobRow]) -> list[JobRow]:
-    """A result completes the job that another task submitted; any other is a row of its own."""
+    """Add the results. If a journal has the job, the result completes its row; otherwise it is a new row."""
     best: dict[str, JobRow] = {}
     for result in results:
         known = best.get(result.job_id or "")
@@ -423,10 +426,10 @@ def _without_jobs(session: Session, task: TaskKey, known: list[JobRow]) -> tuple
 
 def _settled_states(session: Session, journals: Collection[int]) -> dict[TaskKey, str | None]:
     """
-    Of the task instances with these journals, those that do not go on by themselves. The others may be many,
-    and need not be read.
+    The states of those task instances with these journals that do not continue by themselves. There may be
+    many others, which need not be read.
     """
-    if not journals:  # on an Airflow without a task state store too
+    if not journals:  # always so on an Airflow without a task state store
         return {}
     ti, store = TaskInstance, TaskStateStore
     same_task = and_(
@@ -446,7 +449,7 @@ def _settled_states(session: Session, journals: Collection[int]) -> dict[TaskKey
 
 
 def _label(session: Session, rows: list[JobRow]) -> None:
-    """What the mapped instances call themselves: ``map_index_template``."""
+    """Fill in the names of mapped instances, from ``map_index_template``."""
     mapped = [row for row in rows if row.task.map_index >= 0]
     labels = {
         tuple(task): label
@@ -462,7 +465,7 @@ def find_job(session: Session, task: TaskKey, number: int) -> Playable | None:
     """
     A job of a task instance, read now.
 
-    :param number: its place in the journal; 0 where the task's result is all there is.
+    :param number: its place in the journal; 0 if there is only the task's result.
     """
     if TaskStateStore is not None:
         for *_, journal in _of_tasks(session, {task}, TaskStateStore, TaskStateStore.value, key=JOURNAL):

@@ -1,7 +1,7 @@
 """
-What a journal or a result says, as rows for people. Pure: no database.
+Turns journals and results into rows for people. It reads no database.
 
-A journal may be of another version, or damaged: what cannot be read is left out, and breaks no page.
+A journal may be from another version, or damaged. What cannot be read is left out, and does not break a page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 from magichour_provider.api.jobs import JobType
 
-# States of a task instance in which it does not go on by itself. Any other one means that it will.
+# States in which a task instance does not continue by itself. In any other state it does.
 SETTLED = ("success", "failed", "skipped", "upstream_failed", "removed", "up_for_retry", "awaiting_input")
 STOPPED = ("failed", "upstream_failed", "removed")
 
@@ -30,7 +30,7 @@ class TaskKey(NamedTuple):
 
 
 class Intent(NamedTuple):
-    """Whose a short id or a job id is, and what is needed to ask the vendor about it."""
+    """The task instance of a short id or a job id, and what is needed to ask the vendor about it."""
 
     task: TaskKey
     conn_id: str | None
@@ -81,10 +81,10 @@ _ADVICE = {
 
 
 class Open(StrEnum):
-    """What only the state of the task instance tells."""
+    """What the journal leaves open: only the state of the task instance shows what it means."""
 
     ANSWER = "answer"  # the paid call was sent, and its answer is not known
-    END = "end"  # the job goes on, as far as Airflow knows
+    END = "end"  # the job has not ended, as far as Airflow knows
     DELIVERY = "delivery"  # made and paid for, and not at its place
 
 
@@ -95,7 +95,7 @@ class JobRow:
 
     :ivar at: when it was submitted.
     :ivar number: its place among the jobs of its task instance, by which it is played.
-    :ivar open: what is still to be told by the state of the task instance.
+    :ivar open: what the journal leaves open, or None.
     :ivar credits: what it cost; an estimate unless ``is_final``.
     :ivar is_made: the vendor has its file.
     :ivar advice: what happened and what a person can do, in a sentence or two.
@@ -132,7 +132,7 @@ def journal_rows(task: TaskKey, journal: Any, reported: Any, stamp: datetime) ->
     """
     The jobs of one journal, and its paid calls that have none.
 
-    :param reported: what webhooks and the command line said about it.
+    :param reported: what webhooks and the command line have reported about it.
     :param stamp: when the journal was written, for what has no time of its own.
     """
     intents, jobs = dicts(journal, "intents"), dicts(journal, "jobs")
@@ -157,8 +157,8 @@ def journal_rows(task: TaskKey, journal: Any, reported: Any, stamp: datetime) ->
                 rows.append(replace(row, state=State.LOST, advice=why))
             case "refused" | "paid_again":
                 why = (
-                    "A second paid job: its answer was lost, and it reported itself later. It replaces "
-                    "nothing; what it made is in Magic Hour's library."
+                    "A second paid job: the answer to its paid call was lost, and the job was reported later."
+                    " It replaces nothing. Its file is in Magic Hour's library."
                 )
                 rows += [
                     replace(row, state=State.NEEDS_YOU, job_id=job_id, advice=why)
@@ -210,7 +210,7 @@ def _row(task: TaskKey, of: Mapping[str, Any], stamp: datetime) -> JobRow:
 
 
 def result_row(task: TaskKey, result: Any, stamp: datetime) -> JobRow | None:
-    """What a task of ours returned, where no journal says more."""
+    """A row from the result of a task of ours."""
     job_id = text(result.get("job_id")) if isinstance(result, dict) else None
     if job_id is None:
         return None
@@ -230,7 +230,7 @@ def result_row(task: TaskKey, result: Any, stamp: datetime) -> JobRow | None:
 
 
 def completed(row: JobRow, result: JobRow) -> JobRow:
-    """The job of one task, with what another task that waited for it returned."""
+    """The row of a job, completed with the result of another task that waited for it."""
     return replace(
         result,
         task=row.task,
@@ -245,7 +245,7 @@ def completed(row: JobRow, result: JobRow) -> JobRow:
 
 
 def settle(row: JobRow, task_state: str | None) -> JobRow:
-    """What the state of the task instance makes of a row that is still open."""
+    """Complete a row that is still open, by the state of its task instance."""
     goes_on = task_state not in SETTLED
     stopped = task_state in STOPPED
     state, advice = row.state, row.advice
@@ -253,7 +253,7 @@ def settle(row: JobRow, task_state: str | None) -> JobRow:
         case None:
             return row
         case Open.ANSWER if goes_on:
-            state, advice = State.SUBMITTED, "The paid call was sent. Its answer is awaited."
+            state, advice = State.SUBMITTED, "The paid call was sent, and the task waits for its answer."
         case Open.ANSWER:
             state, advice = State.NEEDS_YOU, _lost(row, task_state)
         case Open.END if stopped:
@@ -273,7 +273,7 @@ def settle(row: JobRow, task_state: str | None) -> JobRow:
 def _lost(row: JobRow, task_state: str | None) -> str:
     if row.job_id:
         return (
-            "The answer was lost, and the job has reported itself. Clear the task: it picks the job up free "
+            "The answer was lost, and the job was reported later. Clear the task: it picks the job up free "
             "of charge."
         )
     if task_state == "awaiting_input":
@@ -300,11 +300,11 @@ def intents(task: TaskKey, journal: Any) -> Iterator[tuple[str, Intent]]:
 
 
 def decoded(value: Any) -> Any:
-    """As Airflow's accessors do; None if it is no JSON."""
+    """Decode JSON as Airflow's accessors do; None if it is not JSON."""
     try:
         while isinstance(value, str):
             value = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value
 
@@ -320,7 +320,7 @@ def text(value: Any) -> str | None:
 
 def number_of(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) < float("inf") else None
+    return value if is_number and abs(value) < 1e12 else None  # what arithmetic can bear
 
 
 def time_of(value: Any) -> datetime | None:

@@ -1,4 +1,4 @@
-"""The pages. They write nothing, and ask the vendor only when somebody clicks on *Play* or *Show*."""
+"""The pages. They write nothing. They ask the vendor only if a person clicks on *Play* or *Show*."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from magichour_provider.plugin.rows import JobRow, State, TaskKey
 LONGEST_ANSWER = 10.0  # seconds that a person waits for a video to begin
 DEFAULT_BACKEND = "airflow.state.metastore.MetastoreBackend"
 
-# Scripts and styles come from files alone. A video comes from the vendor's storage, wherever that is.
+# Scripts and styles come from files only. A video comes from the vendor's storage, whose host may change.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "; ".join(
         [
@@ -58,7 +58,7 @@ index = jobs.Index()
 
 
 def permitted_dags(user: GetUserDep) -> set[str]:
-    """As Airflow's own lists: the DAGs that this user may read."""
+    """The DAGs that this user may read, as in Airflow's own lists."""
     return get_auth_manager().get_authorized_dag_ids(user=user, method="GET")
 
 
@@ -109,7 +109,7 @@ def jobs_of_task(
     state: str = "",
     number: PageNumber = 1,
 ) -> Response:
-    if map_index in ("{MAP_INDEX}", "-1"):  # the UI fills it in for a mapped task only
+    if map_index in ("{MAP_INDEX}", "-1"):  # the UI fills in the map index only for a mapped task
         map_index = None
     elif map_index is not None and not map_index.isdecimal():
         raise HTTPException(HTTPStatus.NOT_FOUND)
@@ -121,7 +121,7 @@ def jobs_of_task(
 
 @router.get("/watch/{path:path}")
 def watch(request: Request, path: str) -> Response:
-    """From the button on a task to its page: inside Airflow's own (3.3 has addresses for that), or alone."""
+    """Redirect the button on a task to its page: inside Airflow's UI (3.3 and newer), or on its own."""
     links = Links(request.scope["root_path"], {})
     frame = f"{links.airflow}/plugin/{ROUTE}" if airflow_version() >= (3, 3) else ""
     return RedirectResponse(f"{frame}{links.root}/{quote(path)}", headers=SECURITY_HEADERS)
@@ -132,9 +132,9 @@ def play(
     dag_id: str, run_id: str, task_id: str, map_index: int, number: Annotated[int, Path(ge=0)]
 ) -> Response:
     """
-    To a fresh signed URL of what a job made; nothing is copied.
+    Redirect to a fresh signed URL of the job's file. Nothing is copied.
 
-    The job is found by its task instance and its place in the journal: the request names no job.
+    The task instance and the place in its journal identify the job: the request has no job id.
     """
     task = TaskKey(dag_id, run_id, task_id, map_index)
     with create_session(scoped=False) as session:
@@ -158,16 +158,15 @@ class _CannotPlay(Exception):
 
 def _signed_url(job: Playable, dag_id: str) -> str:
     """
-    Ask the vendor where the file is. The key goes to the host of its own connection, and to no other: what a
-    journal says is only compared with it.
+    Ask the vendor where the file is. The key goes only to the host of its own connection. The host in a
+    journal is only compared with that.
 
     :raises _CannotPlay: it was not asked, or has no file.
     """
     if job.conn_id is None:
         raise _CannotPlay(
             HTTPStatus.CONFLICT,
-            "Airflow no longer knows with which connection this job was made. What it made is in Magic "
-            "Hour's library.",
+            "Airflow no longer knows the connection of this job. Its file is in Magic Hour's library.",
         )
     team = DagModel.get_team_name(dag_id) if _is_multi_team() else None
     try:
@@ -187,7 +186,7 @@ def _signed_url(job: Playable, dag_id: str) -> str:
         raise _CannotPlay(
             HTTPStatus.CONFLICT,
             f"The connection {job.conn_id!r} now leads to {settings.base_url}, and this job was made at "
-            f"{job.host}. So it was not asked for.",
+            f"{job.host}. So Magic Hour was not asked.",
         )
     try:
         with MagicHourClient(replace(settings, timeout=min(settings.timeout, LONGEST_ANSWER))) as client:
@@ -221,7 +220,7 @@ def _page(
 
 
 def _finished_only() -> str | None:
-    """Why jobs are seen only once they have ended, if it is so."""
+    """Why the page shows finished jobs only, or None if it shows all."""
     if jobs.TaskStateStore is None:
         return "This version of Airflow keeps no record of running jobs that this page could read (3.3 does)"
     custom = conf.get("workers", "state_store_backend", fallback="") or conf.get("state_store", "backend")
@@ -241,10 +240,10 @@ def render(request: Request, template: str, *, status: int = HTTPStatus.OK, **va
 
 class Links:
     """
-    Addresses, with the path of ``[api] base_url`` in front.
+    Addresses that begin with the path of ``[api] base_url``.
 
-    :param root: of this app.
-    :param query: of this page.
+    :param root: the path of this app.
+    :param query: the query of this page.
     """
 
     def __init__(self, root: str, query: Mapping[str, str]) -> None:
@@ -334,7 +333,7 @@ def _ago(then: datetime, now: datetime) -> str:
 
 
 def _tone(row: JobRow) -> int:
-    """One of six colours of the placeholder; a person keeps theirs."""
+    """One of six colours of the placeholder. The same name always has the same colour."""
     return sum((row.label or row.task.task_id).encode()) % 6
 
 

@@ -1,9 +1,9 @@
 """
 The endpoint of the vendor's webhooks: ``POST …/magichour/webhooks/<connection id>``.
 
-It is the only thing of ours that is open to the world. An event is believed if it is signed with the secret
-of the connection. To refuse one costs no query, except for a connection id that is new to this process: a
-token bucket limits those. ``effects`` says what an event changes in Airflow.
+It is the only part of this package that is open to the world. An event is believed if it is signed with the
+secret of the connection. A refusal costs no query, except for a connection id that is new to this process: a
+token bucket limits those. ``effects`` applies an event to Airflow.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 LARGEST_BODY = 256 * 1024
 BODY_SECONDS = 5.0  # for the whole body
-MOST_BODIES = 256  # that are being read at the same time
+MOST_BODIES = 256  # bodies that are read at the same time
 ANSWER_SECONDS = 1.0  # then the vendor is asked to send the event again
 REFUSAL_SECONDS = 0.1  # a refusal takes at least so long, whatever its reason
 KEEP_SECRETS = 60.0  # seconds
-MOST_UNKNOWN = 1000  # connection ids that are remembered to have no secret
+MOST_UNKNOWN = 1000  # connection ids without a secret that this process remembers
 UNREAD = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 CONN_ID = re.compile(r"[\w.\-]{1,250}", re.ASCII)
 
@@ -45,7 +45,7 @@ router = APIRouter()
 
 @router.post("/webhooks/{conn_id}")
 async def receive(conn_id: str, request: Request) -> Response:
-    """An event of the vendor. 2xx: it is taken; anything else: send it again."""
+    """An event of the vendor. 2xx: it is accepted. Otherwise the vendor sends it again."""
     return await door.receive(conn_id, request)
 
 
@@ -88,7 +88,7 @@ class Secrets:
     """
     The secrets of the connections, each read once a minute.
 
-    A flood of made-up connection ids uses up the tokens; connections that are known need none.
+    A flood of made-up connection ids uses up the tokens. A connection whose secret is known needs none.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Secrets:
 
     async def of(self, conn_id: str) -> tuple[str, ...]:
         """
-        :returns: empty if there is no such connection, or it takes no events.
+        :returns: empty if there is no such connection, or if it has no webhook secret.
         :raises Refused: too many connections are being read.
         """
         now = time.monotonic()
@@ -140,13 +140,13 @@ def _read_secrets(conn_id: str) -> tuple[str, ...]:
 
 
 class Door:
-    """What one process does with the events that arrive."""
+    """Receives the events in one process: checks them, and applies those that are right."""
 
     def __init__(self) -> None:
         self.secrets = Secrets()
         self._tokens = TokenBucket(rate=200, burst=1000)
         self._bodies = 0
-        self._taken: OrderedDict[str, float] = OrderedDict()  # signatures, until they are too old anyway
+        self._taken: OrderedDict[str, float] = OrderedDict()  # signatures, until their events are too old
 
     async def receive(self, conn_id: str, request: Request) -> Response:
         began = time.monotonic()
@@ -166,7 +166,7 @@ class Door:
         events.refusals[refused.reason] += 1
         telemetry.count(f"magichour.webhooks.refused.{refused.reason.replace(' ', '_')}")
         await asyncio.sleep(began + REFUSAL_SECONDS - time.monotonic())
-        # Of a body that was not read to its end, uvicorn would read the rest, however much it is.
+        # Without this, uvicorn would read the rest of an unread body, of any length.
         headers = {"Connection": "close"} if refused.status in UNREAD else {}
         return Response(status_code=refused.status, headers=headers)
 
@@ -175,7 +175,7 @@ class Door:
         signature = request.headers.get(events.SIGNATURE_HEADER, "")
         body = await self._body(request)
         secrets = await self.secrets.of(conn_id)
-        # An unknown connection costs the same as a wrong signature, and is answered alike.
+        # An unknown connection takes the same time as a wrong signature, and gets the same answer.
         matches = [
             events.is_signed(secret, timestamp=timestamp, signature=signature, body=body)
             for secret in secrets or ("",)

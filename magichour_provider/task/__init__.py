@@ -1,4 +1,4 @@
-"""A task's way through Airflow: pay once, wait, collect the result."""
+"""What a task does in Airflow: pay once, wait, collect the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that a running task needs, and the parsing of a DAG file does not."""
+"""Everything that a running task needs, and that the parsing of a DAG file does not need."""
 
 from magichour_provider import exceptions, telemetry
 from magichour_provider.api import inputs, jobs, tools, wire

@@ -1,8 +1,8 @@
 """
 The arguments of operators and sensors, checked by one mechanism before anything is paid.
 
-Text is stripped, a flag is a flag, a number is a number also when it is written as text, and None stands for
-the default. So nothing after the paid call can fail because of an argument.
+Text is stripped. A flag or a number may be written as text. None stands for the default. So nothing after the
+paid call can fail because of an argument.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from datetime import timedelta
 from typing import Any
 
 from magichour_provider.exceptions import InvalidInput
+
+LONGEST = 10 * 365 * 86_400.0  # seconds: what Airflow's dates can bear
 
 Check = Callable[[str, Any], Any]
 Notifier = Callable[[Any], object]  # called with the task's context, as Airflow's notifiers are
@@ -65,7 +67,10 @@ def number(field: str, value: Any) -> float:
 
 
 def seconds(field: str, value: Any) -> float:
-    return number(field, value.total_seconds() if isinstance(value, timedelta) else value)
+    found = number(field, value.total_seconds() if isinstance(value, timedelta) else value)
+    if found > LONGEST:
+        raise InvalidInput.of(field, value, "is longer than ten years; give fewer seconds")
+    return found
 
 
 def seconds_or_off(field: str, value: Any) -> float:
@@ -75,7 +80,7 @@ def seconds_or_off(field: str, value: Any) -> float:
 
 
 def notifiers(field: str, value: Any) -> list[Notifier]:
-    """One or several, as Airflow's callbacks are given."""
+    """One notifier or a list of them, as for Airflow's callbacks."""
     found = list(value) if isinstance(value, list | tuple) else [value]
     for one in found:
         if not callable(one):
@@ -84,7 +89,7 @@ def notifiers(field: str, value: Any) -> list[Notifier]:
 
 
 def users(field: str, value: Any) -> list[dict[str, str]]:
-    """One or several users of Airflow."""
+    """One user of Airflow or a list of them."""
     found = value if isinstance(value, list) else [value]
     for one in found:
         if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in ("id", "name")):
@@ -98,7 +103,7 @@ def checked(
     """
     The values as they are used, by name.
 
-    :param arguments: for each name how to check it, and what None stands for.
+    :param arguments: for each name, how to check its value, and what None stands for.
     :param unknown: names whose values are only known at run time; they are left out.
     :raises InvalidInput: names field, value and remedy; nothing was sent.
     """

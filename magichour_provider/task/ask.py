@@ -1,5 +1,5 @@
 """
-A person is asked: the answer of the paid call was lost. Is there a job to adopt, or shall the task pay again?
+Ask a person about a lost answer to the paid call: is there a job to adopt, or shall the task pay again?
 
 The task parks as a *required action* of Airflow's UI (human in the loop, Airflow 3.3 and newer), without a
 worker slot and without a trigger. The answer resumes the same try.
@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 
 ADOPT, PAY_AGAIN = "adopt", "pay again"
 RESUMED = "execute_answered"  # the operator's method
-# A report from the command line wakes nobody: the parked task reads what was reported at least so often.
+# A report from the command line does not wake the parked task, so the task reads the reports this often.
 REREAD = timedelta(hours=1)
 
 
 def is_possible(context: Context) -> bool:
-    """Not below Airflow 3.3, and not in ``dag.test()``, where nobody would answer."""
+    """True on Airflow 3.3 and newer, but not in ``dag.test()``, where nobody would answer."""
     return "task_state_store" in context and _is_supervised()
 
 
@@ -57,15 +57,15 @@ def ask(
     assigned_users: list[dict[str, str]],
 ) -> None:
     """
-    Park the task until a person has answered. Returns if this cannot be asked.
+    Park the task until a person has answered. Returns if the question cannot be asked.
 
-    Airflow keeps one question for each task instance, and shows its first text also after a Clear. So a
-    question that is about another intent, or for other users, is not asked.
+    Airflow keeps one question for each task instance. After a Clear it shows the text of the first question
+    again. So a second question about another intent, or for other users, is not asked.
 
     :param balance: of the account now, in credits.
-    :param timeout: seconds that the person has.
+    :param timeout: seconds that the person has for the answer.
     :param notifiers: called when the question is there: a parked task fires no callback.
-    :param assigned_users: who may answer; empty is everybody who may edit task instances.
+    :param assigned_users: who may answer; an empty list means all who may edit task instances.
     """
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
@@ -93,7 +93,7 @@ def ask(
 
 
 def park(short_id: str, *, deadline: float) -> NoReturn:
-    """Until there is an answer, or it is time to read again what was reported."""
+    """Park the task until there is an answer, or until it is time to read the reports again."""
     from airflow.sdk.exceptions import TaskAwaitingInput
 
     left = timedelta(seconds=max(1.0, deadline - time.time()))
@@ -153,9 +153,9 @@ def _form(intent: Intent) -> dict[str, Param]:
 
 def answered(event: Any) -> Report | None:
     """
-    What a person has answered, in the form of a report; its source is who it was.
+    What a person has answered, as a report; its ``source`` names the person.
 
-    :returns: None if the task was resumed by anything else: a report, or a pause that is over.
+    :returns: None if a report or the end of a pause has resumed the task, and not an answer.
     :raises InvalidInput: the answer cannot be used; nothing was charged.
     """
     if not isinstance(event, dict) or not event.get("chosen_options"):

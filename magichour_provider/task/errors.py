@@ -2,8 +2,8 @@
 Our errors as Airflow sees them: each is both ours and Airflow's.
 
 ``except SubmissionUncertain`` and ``isinstance(context["exception"], SubmissionUncertain)`` match, and so do
-Airflow's retry rules. A class of ``Retry`` uses the task's retries, one of ``Fail`` ends the task at once,
-and one of ``Timeout`` ends a sensor as a timeout does. All can be pickled.
+Airflow's retry rules. An error of a class in ``Retry`` uses the task's retries. One in ``Fail`` ends the task
+at once. One in ``Timeout`` ends a sensor like Airflow's own timeout. All can be pickled.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def surfaced(
     """
     The error to raise in a task: its last line says whether money was spent.
 
-    :param namespace: ``Retry``, ``Fail`` or ``Timeout``; default: as the error says.
+    :param namespace: ``Retry``, ``Fail`` or ``Timeout``; default: by the error's ``retryable``.
     :param recorded: the next try knows the job.
     """
     namespace = namespace or (Retry if error.retryable else Fail)
@@ -67,7 +67,8 @@ def charge(error: MagicHourError, *, recorded: bool = True) -> str:
     amount = "" if error.credits is None else f" {error.credits:g} credits"
     match error.charged:
         case "no":
-            return "Not charged."
+            by_whom = ", as Magic Hour says" if getattr(error, "on_vendors_word", False) else ""
+            return f"Not charged{by_whom}."
         case "refunded":
             return f"Refunded{amount}."
         case "unknown":

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import tenacity
 from airflow.providers.common.compat.sdk import conf
-from pydantic import ValidationError
 
 from magichour_provider.api.wire import LIBRARY_URL
 from magichour_provider.exceptions import JournalUnavailable, MagicHourError, SubmissionUncertain
@@ -19,7 +18,7 @@ from magichour_provider.task.stores import REPORTED_KEY, Store, TaskStateStore, 
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a write is repeated while Airflow's API server is away, before and after the paid call.
+# Seconds for which a write is repeated while Airflow's API server is down, before and after the paid call.
 INTENT_PATIENCE = 60.0
 LONGEST_PATIENCE = 1800.0
 
@@ -28,17 +27,17 @@ class Journal:
     """
     The record of one task instance: read once, then written through.
 
-    :param patience: seconds for which a job is written again while Airflow's API server does not answer.
+    :param patience: seconds for which a write is repeated while Airflow's API server does not answer.
     """
 
     def __init__(
         self, store: Store, *, try_number: int, max_tries: int, patience: float = LONGEST_PATIENCE
     ) -> None:
         """
-        :raises JournalUnavailable: could not be read; nothing was sent.
+        :raises JournalUnavailable: the record cannot be read; nothing was sent.
         """
         self._store = store
-        self._patience = patience
+        self.patience = patience
         self.try_number = try_number
         self.max_tries = max_tries
         try:
@@ -46,7 +45,7 @@ class Journal:
         except Exception as error:
             raise JournalUnavailable(
                 f"the record of what this task has paid for could not be read ({_briefly(error)}); "
-                "nothing was submitted, and a retry reads it again"
+                "this try has submitted nothing, and a retry reads it again"
             ) from error
         self.record = Record.of(written)
 
@@ -65,34 +64,23 @@ class Journal:
         return cls(store, try_number=ti.try_number, max_tries=ti.max_tries, patience=patience)
 
     def reports(self, intent: Intent) -> list[Report]:
-        """
-        What was reported of this intent from outside, the first report first.
-
-        An unreadable report is not believed, and does not hide the others.
-        """
+        """What others have reported about this intent, the oldest report first."""
         try:
             reported = self._store.get_reported()
         except Exception as error:
             raise JournalUnavailable(
-                f"what was reported of this task's jobs could not be read ({_briefly(error)}); "
-                "nothing was submitted, and a retry reads it again"
+                f"the reports about this task's jobs could not be read ({_briefly(error)}); "
+                "this try has submitted nothing, and a retry reads it again"
             ) from error
-        entries = reported.get(intent.short_id) if isinstance(reported, dict) else None
-        found = []
-        for entry in entries if isinstance(entries, list) else [entries]:
-            try:
-                found.append(Report.model_validate({"job_id": entry} if isinstance(entry, str) else entry))
-            except ValidationError:
-                continue
-        return found
+        return Report.all_of(reported, intent.short_id)
 
     def record_intent(self, *, name: str | None, **details: Any) -> Intent:
         """
         Write down that the paid call is about to be sent.
 
-        :param name: of the job; the mark of the intent is added to it. None: it takes no name.
+        :param name: of the job; the mark of the intent is added to it. None: such a job takes no name.
         :param details: fields of ``Intent``.
-        :raises JournalUnavailable: not written, so do not send; nothing charged.
+        :raises JournalUnavailable: the intent was not written, so do not send the call; nothing charged.
         """
         short_id = uuid.uuid4().hex[:8]
         intent = Intent(
@@ -108,8 +96,7 @@ class Journal:
             self._write(self.record.with_intent(intent), patience=INTENT_PATIENCE)
         except Exception as error:
             raise JournalUnavailable(
-                f"that this task is about to pay could not be recorded ({_briefly(error)}); "
-                "nothing was submitted"
+                f"could not record that this task is about to pay ({_briefly(error)}); nothing was submitted"
             ) from error
         return intent
 
@@ -122,15 +109,12 @@ class Journal:
         Write down a job that is paid for.
 
         :param outcome: of the intent that has its short id.
-        :returns: False when it could not be written: the next try will not know it.
+        :returns: False if it could not be written: then the next try does not know the job.
         """
         return self._write_if_possible(self.record.settled(job.short_id, outcome, job.job_id).with_job(job))
 
-    def has_job(self, job_id: str) -> bool:
-        return self.record.lost is None and self.record.job(job_id) is not None
-
     def is_own_delivery(self, job_id: str, output_path: str) -> bool:
-        """Did an earlier try of this task instance begin to write this file? Then the file is its own."""
+        """Did an earlier try of this task instance begin to write this file? Then a file there is its own."""
         job = self.record.job(job_id)
         return job is not None and job.output_path == output_path
 
@@ -138,22 +122,22 @@ class Journal:
         """
         Write down that the file is about to be written there.
 
-        :raises JournalUnavailable: not recorded, so do not download: the next try could not tell that the
-            file is its own. This also stops an abandoned try that runs beside the next one.
+        :raises JournalUnavailable: not recorded, so do not download: the next try would not know that the
+            file is its own. This also stops a try that Airflow gave up, and that still runs beside the next.
         """
         job = self.record.job(job_id) or PaidJob(job_id=job_id, watched=True)
         try:
             self._write(self.record.with_job(job.model_copy(update={"output_path": output_path})))
         except Exception as error:
             raise JournalUnavailable(
-                f"that job {job_id} is about to be downloaded to {output_path} could not be recorded "
+                f"could not record that job {job_id} is about to be downloaded to {output_path} "
                 f"({_briefly(error)}), so it was not downloaded",
                 job_id=job_id,
                 charged="yes",
             ) from error
 
     def record_end(self, job_id: str, ending: Ending) -> None:
-        """Write down how the job ended, once: nothing depends on it."""
+        """Write down how the job ended. The write is not repeated, since nothing depends on it."""
         job = self.record.job(job_id) or PaidJob(job_id=job_id, watched=True)
         self.record = self.record.with_job(job.model_copy(update={"ended": ending}))
         self._store.set(_dumped(self.record))
@@ -187,9 +171,9 @@ class Journal:
         return self._store.adopt_command(job.short_id or "", job.job_id, anyway=job.short_id in nameless)
 
     def _write(self, record: Record, patience: float = LONGEST_PATIENCE) -> None:
-        """Write until it is written: Airflow's API server may be restarting."""
+        """Write, and repeat a failed write for a while: Airflow's API server may be restarting."""
         tenacity.Retrying(
-            stop=tenacity.stop_after_delay(min(patience, self._patience, LONGEST_PATIENCE)),
+            stop=tenacity.stop_after_delay(min(patience, self.patience, LONGEST_PATIENCE)),
             wait=tenacity.wait_exponential(0.2, max=15) + tenacity.wait_random(0, 0.5),
             retry=tenacity.retry_if_exception(_may_pass),
             reraise=True,
@@ -213,7 +197,7 @@ def _dumped(record: Record) -> dict[str, Any]:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """A 404 does not: this task instance was cleared while it ran, and has a new id."""
+    """Can a repeated write succeed? Not after a 404: the running task was cleared, and has a new id."""
     detail = getattr(getattr(error, "error", None), "detail", None)
     gone = isinstance(detail, dict) and detail.get("status_code") == 404
     return isinstance(error, Exception) and not gone

@@ -1,4 +1,4 @@
-"""The answer of a paid call is lost: believe a report of its job, wait for one, or ask a person."""
+"""After a lost answer to a paid call: believe a report of its job, wait for a report, or ask a person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from magichour_provider.exceptions import InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.task import ask
-from magichour_provider.task.record import PaidJob
+from magichour_provider.task.record import JUST_CREATED, PaidJob
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -22,9 +22,9 @@ REPORT_INTERVAL = 3.0  # seconds between two reads of what a webhook has reporte
 
 class LostAnswers:
     """
-    Those of one task instance.
+    The lost answers of one task instance.
 
-    :ivar why_not_believed: the end of a sentence about the last report that was not taken.
+    :ivar why_not_believed: text for the end of an error: why the last report was not believed, or empty.
     """
 
     def __init__(self, operator: PaidJobOperator[Any], journal: Journal) -> None:
@@ -33,19 +33,27 @@ class LostAnswers:
         self.log = operator.log
         self.why_not_believed = ""
 
-    def adopt_reported(self) -> None:
-        """Settle the intents whose answer was lost, where somebody outside has said what became of them."""
+    def adopt_reported(self) -> bool:
+        """
+        Settle each intent with a lost answer for which there is a report that can be believed.
+
+        :returns: whether there was one.
+        """
+        settled = False
         for intent in self.journal.record.adoptable:
-            for report in self.journal.reports(intent):
+            # A job that is there weighs more than a person who did not find it.
+            for report in sorted(self.journal.reports(intent), key=lambda report: report.pay_again):
                 if report.pay_again and intent.outcome != "open":
                     continue
                 why_not = self._settle(intent, report)
                 if why_not is None:
+                    settled = True
                     break
                 self._disbelieve(f"{report.source} of {intent.mark}: {why_not}")
+        return settled
 
     def await_report(self, lost: Intent) -> bool:
-        """With webhooks: wait until the job of the lost answer has been reported. Has it?"""
+        """With webhooks: wait for a report of the job. True if there was one, and it was believed."""
         left = lost.at.timestamp() + self._operator.report_timeout - time.time()
         if not self._operator.hook.settings.webhooks or left <= 0:
             return False
@@ -98,9 +106,9 @@ class LostAnswers:
 
     def _settle(self, intent: Intent, report: Report) -> str | None:
         """
-        Believe a report, if it is so.
+        Check a report, and settle the intent if the report is true.
 
-        :returns: why it is not so.
+        :returns: why the report is not believed, or None.
         :raises RequestFailed: the API could not be asked now.
         """
         if report.pay_again:
@@ -109,14 +117,17 @@ class LostAnswers:
             return None
         if report.job_id is None:
             return "it names no job"
-        job = self._operator.poll_once(report.job_id)
+        if self.journal.record.job(report.job_id) is not None:
+            return f"job {report.job_id} is recorded already, as that of another paid call"
+        try:
+            job = self._operator.poll_once(report.job_id)
+        except InvalidInput as error:
+            return str(error)
         if isinstance(job, RequestFailed):
-            if job.retryable:  # a report is not thrown away because the API is busy
-                raise job.copied(charged="unknown", credits=intent.estimated_credits)
-            return str(job)
+            return self._without_answer(intent, report, job)
         if why_not := report.why_not(intent, job):
             return f"job {job.job_id} is not the one: {why_not}"
-        self.log.info("Job %s is that of %s, says %s: adopted", job.job_id, intent.mark, report.source)
+        self.log.info("Job %s of %s is adopted, as reported by: %s", job.job_id, intent.mark, report.source)
         adopted = PaidJob(
             job_id=job.job_id,
             short_id=intent.short_id,
@@ -130,6 +141,20 @@ class LostAnswers:
         )
         self.journal.record_job(adopted, outcome="adopted")
         return None
+
+    def _without_answer(self, intent: Intent, report: Report, failed: RequestFailed) -> str:
+        """
+        The vendor does not show the job now: that is no proof that there is none.
+
+        :raises RequestFailed: it may show it soon; a report is not thrown away because the API is busy.
+        """
+        is_young = time.time() - intent.at.timestamp() < JUST_CREATED
+        if failed.retryable or not failed.by_vendor or (is_young and failed.status_code == 404):
+            raise failed.copied(retryable=True, charged="unknown", credits=intent.estimated_credits)
+        if intent.outcome == "refused" and report.source == "webhook" and report.conn_id == intent.conn_id:
+            # The vendor has said that no job was made, and has signed that one was: a person decides.
+            self.journal.settle(intent, "open")
+        return str(failed)
 
     def _disbelieve(self, why: str) -> None:
         ending = f". What was reported is not believed: {why}"

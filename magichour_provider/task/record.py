@@ -1,21 +1,24 @@
 """
-What a task instance has paid for, and the decision whether it may pay: this module alone makes it.
+What a task instance has paid for, and whether it may pay. Only this module makes that decision.
 
-Before the paid call the task writes an *intent*, after it the *job*. Both survive the death of any process,
-so the next try knows one of three things: nothing was sent, a job exists, or a call went out whose answer
-was lost. Nothing here reads or writes: see ``journal``.
+Before the paid call the task writes an *intent*, after it the *job*. Both survive the death of any process.
+So the next try knows one of three things: nothing was sent; a job exists; or the call may have been sent, and
+its answer was lost. Nothing here reads or writes: see ``journal``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Literal
+from contextlib import suppress
+from datetime import datetime
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from magichour_provider.api.events import short_id_of
 from magichour_provider.api.jobs import JobType
+from magichour_provider.api.watching import submission_time
 from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import (
     JobCanceled,
@@ -31,10 +34,11 @@ from magichour_provider.exceptions import (
 KEY = "magichour_journal"  # under which the record is kept
 JUST_CREATED = 600.0  # seconds in which the API may not know a job yet that it has just made
 CLOCK_SKEW = 600.0  # seconds by which the vendor's clock may be behind ours
+LONGEST_SUBMIT = 3600.0  # seconds from an intent to its job, with all pauses and the vendor's clock ahead
 KEPT = 20  # jobs, and intents that are settled
 
-# What became of an intent. "refused" is the vendor's own word that no job was made, which only the next try
-# believes; "adopted" and "paid_again" settle an intent whose answer was lost.
+# What became of an intent. "refused": the vendor says that no job was made, and only the next try believes
+# it. "adopted" and "paid_again" settle an intent whose answer was lost.
 Outcome = Literal["open", "job", "no_job", "refused", "adopted", "paid_again"]
 
 
@@ -43,7 +47,7 @@ class _Entry(BaseModel):
 
 
 class Intent(_Entry):
-    """The paid call is about to be sent. Its short id is in the job's name, by which the job can be found."""
+    """The paid call is about to be sent. Its short id is in the job's name, so a person can find the job."""
 
     short_id: str
     try_number: int
@@ -66,7 +70,7 @@ class Intent(_Entry):
 
     @property
     def how_to_find(self) -> str:
-        """How a person finds its job in the vendor's library."""
+        """How a person finds the job in the vendor's library, as a sentence without a full stop."""
         if not self.takes_name:
             return (
                 "Such a job takes no name, so it cannot be found by one: it is the one that was made at "
@@ -75,7 +79,7 @@ class Intent(_Entry):
         return f"The name of such a job ends in {self.mark}"
 
     def is_cleared_since(self, max_tries: int) -> bool:
-        """Has a person cleared the task since? Airflow changes ``max_tries`` when a finished one is."""
+        """Has a person cleared the task since? Airflow then changes the ``max_tries`` of a finished task."""
         return self.max_tries not in (None, max_tries)
 
 
@@ -103,7 +107,7 @@ class PaidJob(_Entry):
     """
     A job that this task instance has paid for. Only ``job_id`` is required: a person may have adopted it.
 
-    :ivar watched: a sensor's: another task paid for it.
+    :ivar watched: the record is a sensor's, and another task paid for the job.
     :ivar output_path: where its file is being written, or was written.
     """
 
@@ -123,12 +127,20 @@ class PaidJob(_Entry):
     def age(self, now: float) -> float:
         return now - self.submitted_at.timestamp() if self.submitted_at else float("inf")
 
+    @property
+    def is_refunded(self) -> bool:
+        return self.ended is not None and self.ended.status in ("error", "canceled")
+
+    def submitted_lately(self, now: float) -> float | None:
+        """When it was submitted, in seconds since the epoch, while the API may not know it yet."""
+        return self.submitted_at.timestamp() if self.submitted_at and self.age(now) < JUST_CREATED else None
+
 
 class Report(_Entry):
     """
-    What somebody outside says of an intent.
+    What a webhook or a person says about an intent.
 
-    :ivar anyway: a person adopts a job whose name does not carry the short id.
+    :ivar anyway: a person adopts a job although its name does not have the short id.
     :ivar pay_again: a person says that no job was made.
     """
 
@@ -139,20 +151,44 @@ class Report(_Entry):
     anyway: bool = False
     pay_again: bool = False
 
+    @classmethod
+    def all_of(cls, reported: object, short_id: str) -> list[Self]:
+        """
+        The reports about one intent, the oldest first.
+
+        An unreadable report is not believed, and does not hide the others.
+        """
+        entries = reported.get(short_id) if isinstance(reported, dict) else None
+        found = []
+        for entry in entries if isinstance(entries, list) else [entries]:
+            with suppress(ValidationError):
+                found.append(cls.model_validate({"job_id": entry} if isinstance(entry, str) else entry))
+        return found
+
+    def says_the_same_as(self, other: Report) -> bool:
+        return (self.job_id, self.pay_again) == (other.job_id, other.pay_again)
+
     def why_not(self, intent: Intent, job: Job) -> str | None:
         """Why this job is not the one that the intent paid for, or None if it is."""
         if self.conn_id is not None and self.conn_id != intent.conn_id:
             return f"it was reported for the connection {self.conn_id}, and paid for with {intent.conn_id}"
-        if not self.anyway and not (job.name or "").rstrip().endswith(intent.mark):
+        marked = short_id_of(job.name or "")
+        if marked not in (None, intent.short_id):
+            return f"its name ends in {mark(marked)}, so another paid call made it"
+        # The vendor has signed that this is the name, also where its answer now leaves the name out.
+        is_signed = self.source == "webhook" and job.name is None
+        if marked is None and not self.anyway and not is_signed:
             return f"its name does not end in {intent.mark}"
-        created_at = _time(job.created_at)
-        if created_at and created_at.timestamp() < intent.at.timestamp() - CLOCK_SKEW:
+        created_at = submission_time(job)
+        if created_at is not None and created_at < intent.at.timestamp() - CLOCK_SKEW:
             return f"it was made at {job.created_at}, before the paid call was sent"
+        if created_at is not None and created_at > intent.at.timestamp() + LONGEST_SUBMIT:
+            return f"it was made at {job.created_at}, long after the paid call was sent"
         return None
 
 
 class Record(_Entry):
-    """All that is known, oldest first."""
+    """All that is known about a task instance, oldest first."""
 
     version: Literal[1] = 1
     intents: tuple[Intent, ...] = ()
@@ -172,10 +208,10 @@ class Record(_Entry):
                 raise ValueError("not an object")  # noqa: TRY004, TRY301
             if "job_id" in written:  # by hand
                 written = {"jobs": [written]}
-            elif "intent" in written:  # before there was a list
+            elif "intent" in written:  # an early version wrote one intent, and no list
                 written = {"intents": [written["intent"]] if written["intent"] else [], **written}
             elif not written.keys() & cls.model_fields.keys():
-                # A misspelt "job_id" must not read as "nothing is paid", though newer fields may be there.
+                # A misspelt "job_id" must not mean "nothing is paid". But unknown newer fields are allowed.
                 raise ValueError("no field is known")  # noqa: TRY301
             return cls.model_validate(written)
         except (ValueError, ValidationError) as error:
@@ -193,18 +229,27 @@ class Record(_Entry):
 
     @property
     def adoptable(self) -> list[Intent]:
-        """Intents whose job may still be found, latest first: a refused one until another call has paid."""
+        """
+        Intents whose job may still be found, latest first.
+
+        One that was refused, or that a person gave up, until another call has paid.
+        """
         found: list[Intent] = []
         for intent in reversed(self.intents):
             if intent.outcome in ("job", "adopted"):
                 break
-            if intent.outcome in ("open", "refused"):
+            if intent.outcome in ("open", "refused", "paid_again"):
                 found.append(intent)
         return found
 
     def job_for(self, inputs: Mapping[str, str]) -> PaidJob | None:
         """The job that was paid for these inputs; a job adopted by hand counts as paid for any inputs."""
-        return next((job for job in reversed(self.jobs) if job.inputs in (None, dict(inputs))), None)
+        return next((job for job in reversed(self.paid) if job.inputs in (None, dict(inputs))), None)
+
+    @property
+    def paid(self) -> tuple[PaidJob, ...]:
+        """The jobs of this task, without those that it only waited for when it was a sensor."""
+        return tuple(job for job in self.jobs if not job.watched)
 
     def job(self, job_id: str) -> PaidJob | None:
         return next((job for job in self.jobs if job.job_id == job_id), None)
@@ -221,7 +266,7 @@ class Record(_Entry):
         return self.model_copy(update={"intents": tuple(ordered)})
 
     def settled(self, short_id: str | None, outcome: Outcome, job_id: str | None = None) -> Record:
-        """The record in which this is what became of the intent."""
+        """The record with this outcome of the intent."""
         intent = next((known for known in self.intents if known.short_id == short_id), None)
         if intent is None:
             return self
@@ -238,21 +283,21 @@ def decide(
     now: float,
 ) -> PaidJob | None:
     """
-    The job to resume, or None: nothing has been paid for that could be resumed, so submit.
+    The job to resume, or None: there is no paid job that can be resumed, so submit.
 
     :param inputs: the fingerprint of what the task asks for now.
     :param max_tries: of the task instance now. Airflow raises it when a person clears a finished task.
     :param answer: the vendor's, when asked for ``record.job_for(inputs)``.
-    :raises SubmissionUncertain: a call went out, and its outcome is not known.
+    :raises SubmissionUncertain: the paid call may have been sent, and its outcome is not known.
     :raises JobMismatch: paid for other inputs, or on another host.
-    :raises JobEnded: paid for, ended without a result, and the same input would end so again.
+    :raises JobEnded: the paid job has made nothing, and the same input would end in the same way.
     """
     if record.lost is not None:
         raise _uncertain(record.lost)
     job = record.job_for(inputs)
     if job is None:
-        if record.jobs and not _cleared_since(record.jobs[-1], max_tries):
-            raise _other_inputs(record.jobs[-1], inputs)
+        if record.paid and not _cleared_since(record.paid[-1], max_tries):
+            raise _other_inputs(record.paid[-1], inputs)
         return None
     if job.host is not None and job.host != host:
         raise JobMismatch(
@@ -270,7 +315,7 @@ def decide(
             credits=job.credits_charged,
         )
     if not isinstance(answer, Job):
-        return job  # cannot be asked now: wait for it, which asks until the deadline
+        return job  # the API does not answer now; the wait polls until the deadline
     try:
         answer.raise_unless_complete()
     except (JobFailed, JobCanceled) as ended:
@@ -304,11 +349,3 @@ def _other_inputs(job: PaidJob, inputs: Mapping[str, str]) -> JobMismatch:
         job_id=job.job_id,
         credits=job.credits_charged,
     )
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

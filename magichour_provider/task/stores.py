@@ -2,9 +2,9 @@
 Where a task instance's record is kept.
 
 On Airflow 3.3 and newer it is the task state store, where it never expires. There a second key holds what
-was reported from outside (a webhook, a person): others write it, and the task only reads it. On 3.0 to 3.2
-the record is an Airflow Variable, named by a hash of the task instance: best effort, and not deleted by the
-task until an upgrade to Airflow 3.3 moves it to the task state store.
+others have reported (a webhook, a person): they write it, and the task only reads it. On 3.0 to 3.2 the
+record is an Airflow Variable, named by a hash of the task instance: best effort. The task does not delete it
+until an upgrade to Airflow 3.3 moves it to the task state store.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TaskStateStore:
     def get(self) -> object:
         written = self._store.get(KEY)
         if written is None and (written := self._before.get()) is not None:
-            # Airflow has been upgraded. A kill between these two leaves it in both places, never in neither.
+            # Airflow was upgraded. A kill between these two calls leaves it in both places.
             self.set(written)
             self._before.delete()
         return written
@@ -77,8 +77,8 @@ class VariableStore:
     """
     Airflow 3.0 to 3.2.
 
-    ``Variable.get`` reports any failure as "missing". So the supervisor is asked directly: an error must not
-    be taken for an empty record.
+    ``Variable.get`` reports any failure as "missing", but an error must not look like an empty record. So
+    this asks the supervisor directly.
     """
 
     def __init__(self, context: Any) -> None:

@@ -1,4 +1,4 @@
-"""``PaidJobOperator``: the order in which a task pays once, whatever it makes."""
+"""``PaidJobOperator``: the steps of a task that pays once, for a video or a voice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from magichour_provider.task import runtime
-from magichour_provider.task.wait import JobMixin, event_job_id
+from magichour_provider.task.wait import JobMixin, ending_of, event_job_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,43 +30,47 @@ LONGEST_NAME = 200  # characters before the mark, which must not be cut off
 
 class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     """
-    What the operators share. A retry never pays again: it finds the job that was paid for, or stops and says
-    what is unknown. So ``retries`` is safe, and worth setting.
+    What the operators share. A retry never pays again: it finds the job that was paid for, or it stops and
+    says what is unknown. So set ``retries``: they are safe.
 
-    A subclass names its ``input_fields``, and says how they are checked, completed and sent.
+    A subclass names its ``input_fields``, and defines how they are checked, completed and sent.
 
-    None stands for the default of each argument.
+    For each argument, None stands for the default.
 
-    :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
-        file is named after the job. Without it the result holds a signed URL that expires. Templated.
-    :param replace: overwrite a file at ``output_path``. Without it, one that is there is an error before
-        anything is paid. Templated.
-    :param max_credits: refuse to submit (and to upload) when the estimate is above this, in credits.
+    .. versionadded:: 0.1.0
+
+    :param output_path: where the file goes, local or object storage. A path that ends in ``/`` is a folder,
+        and the file is named after the job. Without a path, the result has a signed URL that expires.
+        Templated.
+    :param replace: overwrite a file at ``output_path``. If False, a file there is an error before anything is
+        paid. Templated.
+    :param max_credits: refuse to upload and to submit if the estimate is above this, in credits.
         Templated.
     :param magichour_conn_id: the Airflow connection. Templated.
     :param deferrable: wait in the triggerer, without a worker slot; default: Airflow's
         ``[operators] default_deferrable``.
     :param wait_for_completion: if False, return as soon as the job is submitted.
-    :param timeout: seconds to wait, for each try; default 3600. The job goes on afterwards; a retry picks it
-        up. Templated.
+    :param timeout: seconds to wait, for each try; default 3600. After that the job continues, and a retry
+        picks it up. Templated.
     :param poll_interval: seconds between two polls; default: the connection's, or timed from render times.
         Templated.
     :param rate_limit_timeout: seconds for which an upload or the paid call is repeated while the API answers
         429 (too many requests); default 300, 0 is off.
     :param multiple_outputs: each value of the result is an XCom of its own too, so that
         ``task.output["job_id"]`` works.
-    :param report_timeout: when the answer of the paid call is lost and the connection has webhooks: seconds
+    :param report_timeout: if the answer to the paid call is lost and the connection has webhooks: seconds
         since that call in which the task waits for the webhook's report; default 900, 0 is off.
-    :param question_timeout: seconds that a person has to say what became of a lost answer, after the task was
-        cleared; default 43200 (12 h). Airflow 3.3.
-    :param question_notifiers: called with the context when such a question is there, since a task that waits
-        for an answer fires no callback: Airflow's notifiers, or functions.
-    :param assigned_users: who may answer it, ``{"id": …, "name": …}`` each; default: all who may edit task
-        instances of the DAG.
-    :raises MagicHourError: every error is of this package's tree and of Airflow's at once. One that no retry
-        can overcome is an ``AirflowFailException``: invalid input, 400-403 and 422 (nothing charged), a
-        permanent job error (refunded), ``SubmissionUncertain`` (not known whether charged: it says what to
-        do). The others use the task's retries, which cost nothing unless the last job was refunded.
+    :param question_timeout: after a lost answer, and after the task was cleared: seconds that a person has to
+        answer the question of the task; default 43200 (12 h). Airflow 3.3.
+    :param question_notifiers: Airflow's notifiers, or functions. They are called with the context when such a
+        question is there, since Airflow calls no callback of a task that waits for an answer.
+    :param assigned_users: who may answer the question, ``{"id": …, "name": …}`` each; default: all who may
+        edit task instances of the DAG.
+    :raises MagicHourError: every error is one of this package and of Airflow at once. An error that no retry
+        can overcome is an ``AirflowFailException``: invalid input, a refused request such as HTTP 402 or 422
+        (nothing charged), a permanent job error (refunded), ``SubmissionUncertain`` (it is not known whether
+        it was charged; the message says what to do). The other errors use the task's retries. A retry costs
+        nothing unless the last job was refunded.
     """
 
     input_fields: ClassVar[tuple[str, ...]]
@@ -84,7 +88,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     question_timeout: float
     question_notifiers: list[Notifier]
     assigned_users: list[dict[str, str]]
-    _render_class: tuple[str | None, float | None] = (None, None)  # not known of a job that is resumed
+    _render_class: tuple[str | None, float | None] = (None, None)  # not known for a resumed job
     _is_paused = False
     ui_color = "#efe7fb"
 
@@ -108,7 +112,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
-        self.render_template_as_native_obj = False  # it makes a number of "2026", and a tuple of "5, 4, 3"
+        self.render_template_as_native_obj = False  # it would turn "2026" into a number
         self.output_path = output_path
         self.replace = replace  # type: ignore[assignment] # until check_arguments
         self.max_credits = max_credits
@@ -148,20 +152,20 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         raise NotImplementedError
 
     def complete(self, inputs: InputsT) -> InputsT:
-        """Find out, free of charge, what was left out on purpose. Not called when a job is resumed."""
+        """Fill in, free of charge, what the user left out on purpose. Not called for a resumed job."""
         return inputs
 
     def paid_call(self, inputs: InputsT, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
         """
         The call that pays.
 
-        :param uploaded: for the fields of ``inputs.uploads()`` their ``api-assets/`` paths.
+        :param uploaded: by field of ``inputs.uploads()``, the ``api-assets/`` path.
         :param name: for the job, if it takes one.
         """
         raise NotImplementedError
 
     def validate_static_fields(self) -> None:
-        """At DAG parse: everything but what a template or another task will say."""
+        """At DAG parse: check all values, except those from a template or from another task."""
         with self.at_parse_time():
             self._check_all()
 
@@ -183,8 +187,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def execute(self, context: Context) -> dict[str, Any]:
         with self.as_airflow_errors():
+            journal = self._read_journal(context)
             inputs = self._check_all()
-            journal = runtime.Journal.of(context, patience=self.timeout)
+            journal.patience = self.timeout
             self.push_watch_link(context)
             answers = runtime.LostAnswers(self, journal)
             answers.adopt_reported()
@@ -198,14 +203,15 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self, context: Context, short_id: str, deadline: float, event: Any = None
     ) -> dict[str, Any]:
         """
-        Resumed by a person's answer, by a report, or to read what was reported.
+        The task was resumed: by a person's answer, by a report, or because it is time to read the reports.
 
         :param short_id: of the intent that the question is about.
-        :param deadline: of the answer, in seconds since the epoch.
+        :param deadline: until when a person may answer, in seconds since the epoch.
         """
         with self.as_airflow_errors():
+            journal = self._read_journal(context)
             inputs = self._check_all()
-            journal = runtime.Journal.of(context, patience=self.timeout)
+            journal.patience = self.timeout
             answers = runtime.LostAnswers(self, journal)
             answers.adopt_reported()
             lost = journal.record.lost
@@ -213,27 +219,50 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 answers.apply(lost, event, deadline)
             return self._pay_and_wait(context, answers, inputs)
 
+    def _read_journal(self, context: Context) -> Journal:
+        """Before all else: an error of what follows says whether this task has paid."""
+        self._charged = "unknown" if context["ti"].try_number > 1 else "no"
+        journal = runtime.Journal.of(context)
+        self._charged = "no"
+        if lost := journal.record.lost:
+            self._charged, self._credits = "unknown", lost.estimated_credits
+        elif journal.record.paid and not (job := journal.record.paid[-1]).is_refunded:
+            self._charged, self._credits, self._job_id = "yes", job.credits_charged, job.job_id
+        return journal
+
     def _pay_and_wait(self, context: Context, answers: LostAnswers, inputs: InputsT) -> dict[str, Any]:
         journal = answers.journal
-        resumed = self._resumable(answers, inputs)
+        is_new = False
         try:
-            job = resumed or self._submit(context, journal, inputs)
+            job = self._resumable(context, answers, inputs)
+            if job is None:
+                whole, uploaded = self._prepare(context, inputs)
+                # Meanwhile the job of an earlier call may have been reported.
+                if answers.adopt_reported():
+                    job = self._resumable(context, answers, inputs)
+            if job is None:
+                job, is_new = self._submit(context, journal, inputs, whole, uploaded), True
         except runtime.exceptions.SubmissionUncertain:
             if (lost := journal.record.lost) and answers.await_report(lost):
                 return self._pay_and_wait(context, answers, inputs)
             raise
         self.push_link(context, job.job_id)
         if not self.wait_for_completion:
+            if is_new:
+                runtime.telemetry.charged(job.credits_charged)  # this task does not see the end
             return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
-        return self._wait(context, job, just_submitted=resumed is None)
+        return self._wait(context, job, just_submitted=is_new)
 
-    # --- a job that was paid for already ---
+    # --- a paid job of an earlier try ---
 
-    def _resumable(self, answers: LostAnswers, inputs: InputsT) -> PaidJob | None:
-        """The job that was paid for already. The input files are not touched: they may be gone by now."""
+    def _resumable(self, context: Context, answers: LostAnswers, inputs: InputsT) -> PaidJob | None:
+        """The job that an earlier try paid for. This does not touch the input files: they may be gone."""
         journal = answers.journal
         fingerprint = inputs.fingerprint()
         known = journal.record.job_for(fingerprint)
+        answer = self.poll_once(known.job_id) if known else None
+        if known and known.ended is None and isinstance(answer, runtime.wire.Job):
+            self._record_failure(context, journal, answer)
         host = self.hook.settings.base_url
         try:
             job = runtime.decide(
@@ -241,7 +270,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 fingerprint,
                 host=host,
                 max_tries=journal.max_tries,
-                answer=self.poll_once(known.job_id) if known else None,
+                answer=answer,
                 now=time.time(),
             )
         except (
@@ -251,10 +280,11 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         ) as error:
             raise journal.with_instructions(error.copied(f"{error}{answers.why_not_believed}")) from error
         if job is None:
+            self._charged, self._credits, self._job_id = "no", None, None  # of what is paid for now
             return None
         self.log.info("Job %s was paid for by an earlier try: it is picked up, nothing is paid", job.job_id)
-        # A job adopted by hand is completed with what is known now. From now on only another Clear counts as
-        # a person's.
+        # Complete the record of a job that a person adopted. With the new ``max_tries``, only a later Clear
+        # counts as the person's wish to pay again.
         job = job.model_copy(
             update={
                 "host": host,
@@ -269,54 +299,71 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         return job
 
     def poll_once(self, job_id: str) -> Job | RequestFailed:
-        """The vendor's answer, free of charge, or why there is none."""
+        """Ask the API once, free of charge: the job, or why there is no answer."""
         try:
             return self.hook.get(job_id, job_type=self.job_type)
         except runtime.exceptions.RequestFailed as error:
             return error
 
+    def _record_failure(self, context: Context, journal: Journal, job: Job) -> None:
+        """Count the refund of a job that failed while no task waited."""
+        try:
+            job.raise_unless_complete()
+        except runtime.exceptions.JobEnded as ended:
+            self._record_end(context, job.job_id, ending_of(ended), journal)
+
     # --- paying ---
 
-    def _submit(self, context: Context, journal: Journal, inputs: InputsT) -> PaidJob:
-        self._refuse_shared_target(context)
-        whole, uploaded = self._prepare(inputs)
-        if self.output_path is not None:
-            runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
-        client = self.hook.client  # what can fail before the paid call, fails before the intent
-        self._render_class = whole.render_class
-        name = inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME]
+    def _submit(
+        self, context: Context, journal: Journal, asked: InputsT, inputs: InputsT, uploaded: dict[str, str]
+    ) -> PaidJob:
+        """
+        :param asked: what the task asks for, by which its next try knows the job again.
+        :param inputs: the same, complete.
+        """
+        client = self.hook.client  # made here: what can fail must fail before the intent is written
+        self._render_class = inputs.render_class
+        name = (inputs.name or f"{self.dag_id}.{self.task_id}")[:LONGEST_NAME]
         intent = journal.record_intent(
             name=name if inputs.takes_name else None,
-            inputs=inputs.fingerprint(),
+            inputs=asked.fingerprint(),
             host=self.hook.settings.base_url,
             conn_id=self.magichour_conn_id,
             job_type=self.job_type,
             output_path=self.output_path,
-            estimated_credits=whole.estimated_credits,
+            estimated_credits=inputs.estimated_credits,
         )
         self.name = intent.name
-        self._charged, self._credits = "unknown", whole.estimated_credits
+        self._charged, self._credits = "unknown", inputs.estimated_credits
+        call = self.paid_call(inputs, uploaded, str(intent.name))
         try:
             submission = client.submit(
-                self.paid_call(whole, uploaded, str(intent.name)),
-                retry_429_seconds=self.rate_limit_timeout,
-                pausing=self._set_paused,
+                call, retry_429_seconds=self.rate_limit_timeout, pausing=self._set_paused
             )
         except runtime.exceptions.SubmissionUncertain as error:
             raise journal.with_instructions(error.copied(f"{error}. {intent.how_to_find}")) from error
         except runtime.exceptions.MagicHourError as error:
             self._charged = "no"
             self._release_target(context)
-            # The vendor's own word, which a gateway can write too: only the next try believes it.
-            refused = isinstance(error, runtime.exceptions.Unavailable) and error.by_vendor
+            # The vendor says that no job was made. A gateway can say so too: only the next try believes it.
+            refused = isinstance(error, runtime.exceptions.RequestFailed) and error.on_vendors_word
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
-                raise self._with_balance(error, whole) from error
+                raise self._with_balance(error, inputs) from error
+            if isinstance(error, runtime.exceptions.InvalidRequest) and (hint := inputs.hint()):
+                raise error.copied(f"{error}. {hint}") from error
             raise
-        except BaseException:  # Airflow ends the task
-            if self._is_paused:
+        except BaseException as error:
+            if self._is_paused:  # Airflow ends the task
                 self._charged = "no"
                 journal.settle(intent, "no_job")
+            elif isinstance(error, Exception):  # a fault of ours must not hide what was sent
+                raise journal.with_instructions(
+                    runtime.exceptions.SubmissionUncertain(
+                        f"the paid call was sent, and its answer was not understood: {type(error).__name__}: "
+                        f"{error}. A job may have been made and charged. {intent.how_to_find}"
+                    )
+                ) from error
             raise
         if self.poll_interval is None and self.hook.settings.poll_interval is None:
             self.poll_interval = submission.poll_interval
@@ -340,37 +387,38 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         return job
 
     def _set_paused(self, is_paused: bool) -> None:
-        """After a 429: no call is under way, and none has made a job."""
+        """A pause begins or ends. In it, no call is under way, and no job was made."""
         self._is_paused = is_paused
 
     def on_kill(self) -> None:
         """
-        Airflow calls this from a signal handler, so what it raises ends the pause that is under way.
+        Airflow calls this from a signal handler, so an error from here ends the pause.
 
-        :raises MagicHourError: the API was busy; nothing charged; retryable.
+        :raises MagicHourError: the API was busy, or out of reach; nothing charged; retryable.
         """
         if self._is_paused:
             raise runtime.exceptions.MagicHourError(
-                "the task was killed while it waited to submit: the API was busy (HTTP 429)", retryable=True
+                "the task was killed while it waited to send the paid call again", retryable=True
             )
         super().on_kill()
 
     def _record(self, journal: Journal, job: PaidJob) -> None:
         """
-        Write the job down, for as long as Airflow's API server takes to come back.
+        Write the job down. The write is repeated while Airflow's API server does not answer: see ``Journal``.
 
-        :raises JournalUnavailable: the next try will not know it; a person can adopt it, free of charge.
+        :raises JournalUnavailable: the next try does not know the job; a person can adopt it, free of charge.
         """
         self._job_id, self._charged, self._credits = job.job_id, "yes", job.credits_charged
         self._adopt_instructions = journal.adopt_instructions(job)
         if not journal.record_job(job):
             raise runtime.exceptions.JournalUnavailable(
-                "Airflow did not take what this task has to record", retryable=False
+                "Airflow did not store the record of this task", retryable=False
             )
         self._adopt_instructions = None
 
-    def _prepare(self, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
-        """All that comes before the paid call, is free, and may be repeated; the last of it is the upload."""
+    def _prepare(self, context: Context, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
+        """The free steps before the paid call. They may be repeated."""
+        self._refuse_shared_target(context)
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).check()
         sources = [runtime.Source.find(*asset) for asset in inputs.uploads()]
@@ -380,16 +428,19 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         for warning in inputs.warnings():
             self.log.warning(warning)
         self._hold_limit(inputs)
-        if not sources:
-            return inputs, {}
-        self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
-        paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
-        return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
+        uploaded: dict[str, str] = {}
+        if sources:
+            self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
+            paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
+            uploaded = {source.field: path for source, path in zip(sources, paths, strict=True)}
+        if self.output_path is not None:
+            runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
+        return inputs, uploaded
 
     def _hold_limit(self, inputs: InputsT) -> None:
         """
         :raises CreditLimitExceeded: the estimate is above ``max_credits``.
-        :raises InvalidInput: there is a limit, and no estimate to hold against it.
+        :raises InvalidInput: there is a limit, and no estimate to compare with it.
         """
         estimate = inputs.estimated_credits
         if estimate is None:
@@ -398,8 +449,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 raise runtime.exceptions.InvalidInput.of(
                     "max_credits",
                     self.max_credits,
-                    f"cannot be held for {inputs.description}: {inputs.price}; give estimated_credits, which "
-                    "is then compared with it. Nothing was submitted",
+                    f"cannot be checked for {inputs.description}: {inputs.price}; give estimated_credits, "
+                    "which is then compared with it. Nothing was submitted",
                 )
             return
         self.log.info("Estimate: %s credits for %s, %s", estimate, inputs.description, inputs.price)
@@ -411,7 +462,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             )
 
     def _refuse_shared_target(self, context: Context) -> None:
-        """One file for all mapped instances: all but one would pay for a video that they cannot deliver."""
+        """If all mapped tasks have one file, only one can deliver it, and the others pay for nothing."""
         if (
             (-1 if context["ti"].map_index is None else context["ti"].map_index) < 0
             or self.replace
@@ -428,7 +479,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             )
 
     def _release_target(self, context: Context) -> None:
-        """No job of this task makes the file: another task may."""
+        """This task has no job that makes the file, so another task may make it."""
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).release(_owner(context))
 
@@ -440,7 +491,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         )
 
     def balance(self) -> object:
-        """The account's credits, in words if they cannot be had."""
+        """The account's credits, or words for a message if the API does not say."""
         try:
             return self.hook.account().credits
         except runtime.exceptions.MagicHourError:
@@ -454,7 +505,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             "mode": mode,
             "clip_seconds": clip_seconds,
             "deadline": self.deadline(),
-            "submitted_at": time.time() if just_submitted else None,
+            "submitted_at": job.submitted_lately(time.time()),
             "poll_interval": self.poll_interval,
         }
         if self.deferrable:
@@ -465,26 +516,28 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         return self.collect_result(context, job.job_id)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
-        """Resumed by the trigger's one event."""
+        """The task was resumed by the event of the trigger, or by a webhook."""
         with self.as_airflow_errors():
+            self._charged = "yes"  # whatever comes next
             self._job_id = event_job_id(event)
-            journal = runtime.Journal.of(context)
-            job = journal.record.job(self._job_id)
-            self._charged, self._credits = "yes", job.credits_charged if job else None
+            paid = None
+            with runtime.telemetry.best_effort("What the job costs could not be read"):
+                paid = runtime.Journal.of(context).record.job(self._job_id)
+            self._credits = paid.credits_charged if paid else None
             if event.get("source") == "webhook":
-                self._wait_unless_ended(self._job_id)
+                self._wait_unless_ended(self._job_id, paid)
         return super().execute_complete(context, event)
 
-    def _wait_unless_ended(self, job_id: str) -> None:
-        """A webhook's event is a hint: the API may say that the job goes on."""
+    def _wait_unless_ended(self, job_id: str, paid: PaidJob | None) -> None:
+        """A webhook's event is only a hint: if the job has not ended, or has no file yet, wait again."""
         self.check_arguments()
         self.log.info("A webhook reports that job %s has ended", job_id)
         job = self.poll_once(job_id)
-        if isinstance(job, runtime.wire.Job) and not job.ended:
+        if isinstance(job, runtime.wire.Job) and (not job.ended or job.awaits_download):
             self.defer_until_ended(
                 job_id,
                 deadline=self.deadline(),
-                submitted_at=None,
+                submitted_at=paid.submitted_lately(time.time()) if paid else None,
                 poll_interval=self.poll_interval,  # type: ignore[arg-type] # it is checked
             )
 
@@ -504,6 +557,6 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
 
 def _owner(context: Context) -> str:
-    """The task instance in words; its tries share it."""
+    """The task instance in words, the same for all its tries."""
     ti = context["ti"]
     return f"task {ti.task_id} of DAG {ti.dag_id}, run {ti.run_id}, map index {ti.map_index}"

@@ -35,16 +35,17 @@ if TYPE_CHECKING:
     from magichour_provider.files.storage import Target
     from magichour_provider.hooks import MagicHourHook
     from magichour_provider.task.arguments import Check
+    from magichour_provider.task.journal import Journal
 
-# Beyond our own deadline, in case the triggerer is too busy to keep it.
+# Airflow's timeout of the deferral is this much later than our own deadline, if the triggerer is busy.
 GRACE = timedelta(minutes=2)
 
 
 class JobMixin:
     """
-    To be mixed into an operator or a sensor.
+    A mixin for an operator or a sensor.
 
-    :cvar job_type: of the jobs that it waits for.
+    :cvar job_type: the type of the jobs that it waits for.
     """
 
     job_type: JobType = "video"
@@ -64,13 +65,14 @@ class JobMixin:
         def defer(self, **kwargs: Any) -> NoReturn: ...
         def get_dag(self) -> Any: ...
 
-    # See _show_what_was_sent. Airflow 3.0 answers 404 to it after a try that is to be retried.
+    # For _show_what_was_sent. Airflow 3.0 answers 404 to such a write after a try that will be retried.
     overwrite_rtif_after_execution = AIRFLOW_V_3_1_PLUS
     operator_extra_links: Any = (MagicHourWatchLink(), MagicHourJobLink())
     _job_id: str | None = None
-    _charged: Charged = "no"  # has this task instance paid, as far as it knows?
+    _charged: Charged = "no"  # has this task instance paid, as far as this try knows?
     _credits: float | None = None
     _adopt_instructions: str | None = None
+    _error: MagicHourError | None = None  # the error that ends this try
     _result: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
 
     @cached_property
@@ -84,7 +86,7 @@ class JobMixin:
     # --- arguments ---
 
     def arguments(self) -> dict[str, tuple[Check, Any]]:
-        """For each argument how it is checked, and what None stands for."""
+        """For each argument, how to check it, and what None stands for."""
 
         default_deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         return {
@@ -96,7 +98,7 @@ class JobMixin:
 
     def check_arguments(self) -> None:
         """
-        Put the checked value in the place of each argument that is known.
+        Replace each argument that is known by its checked value.
 
         :raises InvalidInput: names field, value and remedy; nothing was sent.
         """
@@ -116,7 +118,7 @@ class JobMixin:
         }
 
     def is_known_later(self, value: object) -> bool:
-        """A template, or what Airflow resolves at run time: an XCom, a DAG's param; or one of them inside."""
+        """Is it a template or something else that Airflow resolves at run time, or has it one inside?"""
         if isinstance(value, dict):
             return any(map(self.is_known_later, value.values()))
         if isinstance(value, list | tuple):
@@ -132,7 +134,7 @@ class JobMixin:
 
     @contextmanager
     def at_parse_time(self) -> Iterator[None]:
-        """An error names the task. In a mapped task, this is run time: the error ends the task at once."""
+        """An error names the task. A mapped task is built at run time, so there the error ends it at once."""
         try:
             yield
         except runtime.exceptions.MagicHourError as error:
@@ -141,13 +143,13 @@ class JobMixin:
     @contextmanager
     def as_airflow_errors(self) -> Iterator[None]:
         """
-        An error that a retry can overcome uses Airflow's retries, any other ends the task at once.
-
-        The cause is shown only for the former: a person who is to act needs the sentence, not the frames.
+        An error that a retry can overcome uses Airflow's retries. Any other error ends the task at once, and
+        is shown without its cause: the person who has to act needs the message, not the stack.
         """
         try:
             yield
         except runtime.exceptions.MagicHourError as error:
+            self._error = self._with_charge(error)
             runtime.telemetry.failed(error)
             raise self.surfaced(error) from (error.__cause__ if error.retryable else None)
         except AirflowTaskTimeout as error:
@@ -165,7 +167,7 @@ class JobMixin:
         return runtime.errors.surfaced(self._with_charge(error), recorded=recorded)
 
     def _with_charge(self, error: MagicHourError) -> MagicHourError:
-        """After the paid call, an error of any other call does not mean that nothing was charged."""
+        """After the paid call, money is spent, even if the call that failed cost nothing."""
         if self._charged == "no":
             return error
         changed = error.copied(
@@ -186,24 +188,31 @@ class JobMixin:
     # --- links ---
 
     def push_watch_link(self, context: Context) -> None:
-        """Before the paid call: a task whose answer was lost needs its page most."""
+        """Called before the paid call, since a task with a lost answer needs its page most."""
         with runtime.telemetry.best_effort("The link to the task's page was not stored"):
             ti = context["ti"]
             ti.xcom_push(key=MagicHourWatchLink().xcom_key, value=watch_url(ti))
 
     def push_link(self, context: Context, job_id: str) -> None:
-        """From now on the UI has its button, and ``on_kill`` knows the job."""
+        """From now on the UI shows the button, and ``on_kill`` knows the job."""
 
         self._job_id = job_id
         with runtime.telemetry.best_effort("The link to the job was not stored"):
-            if self.hook.settings.base_url == runtime.wire.BASE_URL:
-                url = runtime.wire.library_url(job_id, self.job_type)
+            if url := self.job_link:
                 context["ti"].xcom_push(key=MagicHourJobLink().xcom_key, value=url)
+
+    @property
+    def job_link(self) -> str:
+        """The URL of the job in the vendor's library; empty if the connection has another host."""
+        with runtime.telemetry.best_effort("The link to the job is not known"):
+            if self._job_id and self.hook.settings.base_url == runtime.wire.BASE_URL:
+                return runtime.wire.library_url(self._job_id, self.job_type)
+        return ""
 
     # --- waiting ---
 
     def deadline(self) -> float:
-        """Of a wait that begins now. Airflow does not enforce ``execution_timeout`` on a deferred task."""
+        """The end of a wait that begins now. Airflow applies no ``execution_timeout`` to a deferred task."""
         limits = [self.timeout]
         if self.execution_timeout:
             limits.append(self.execution_timeout.total_seconds())
@@ -279,7 +288,7 @@ class JobMixin:
                 if self.spec.has_several_files:
                     place["download_urls"] = [one.url for one in job.downloads]
         except runtime.exceptions.JobEnded as ended:
-            self._record_end(context, job_id, _ending_of(ended))
+            self._record_end(context, job_id, ending_of(ended))
             raise
         self._result = {
             "job_id": job_id,
@@ -291,7 +300,8 @@ class JobMixin:
         with runtime.telemetry.best_effort("The rendered fields do not show what was sent"):
             self._show_what_was_sent(job)
         self._record_end(context, job_id, {"status": "complete", **self._result, **self._size(place)})
-        runtime.telemetry.delivered(self.log, self._result, self.outlets, context)
+        library_url = runtime.wire.library_url(job_id, self.job_type)
+        runtime.telemetry.delivered(self.log, self._result, self.outlets, context, library_url=library_url)
         return self._result
 
     def _described(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
@@ -310,7 +320,7 @@ class JobMixin:
         }
 
     def _measured(self, job: Job, place: dict[str, Any]) -> float | None:
-        """The API does not say how long a voice is. One that cannot be measured is a voice, too."""
+        """The API does not say how long a voice is. If it cannot be measured, it is delivered without it."""
         try:
             if uri := place.get("output_path"):
                 return runtime.media.of_file(runtime.Source.find("output_path", "audio", uri))
@@ -326,24 +336,34 @@ class JobMixin:
                 return {"size_bytes": sum(sizes)}
         return {}
 
-    def _record_end(self, context: Context, job_id: str, ending: dict[str, Any]) -> None:
-        """For people, and for the pages in Airflow's UI: nothing depends on it."""
+    def _record_end(
+        self, context: Context, job_id: str, ending: dict[str, Any], journal: Journal | None = None
+    ) -> None:
+        """For people, for the pages in Airflow's UI and for metrics. Nothing else depends on it."""
         with runtime.telemetry.best_effort("How the job ended was not recorded"):
-            runtime.Journal.of(context).record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
+            journal = journal or runtime.Journal.of(context)
+            job = journal.record.job(job_id)
+            journal.record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
+            if job is None or job.watched or job.ended is not None:
+                return  # another task has paid, or it is counted already
+            if ending["status"] in ("error", "canceled"):
+                runtime.telemetry.refunded(job.credits_charged)
+            else:
+                final = ending.get("credits_charged")
+                runtime.telemetry.charged(job.credits_charged if final is None else final)
 
     def _show_what_was_sent(self, job: Job) -> None:
-        """Among the rendered fields in the UI; an operator's say more than what was asked for."""
+        """Put it into the fields that the UI shows as rendered: there a person sees what was really sent."""
         for field in ("name", "start_seconds", "end_seconds"):
             if field in self.template_fields and getattr(job, field) is not None:
                 setattr(self, field, getattr(job, field))
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Called by Airflow's OpenLineage provider, if there is one."""
-
-        return runtime.telemetry.lineage(self.input_files(), self._result)
+        """Airflow's OpenLineage provider, if there is one, calls this, also after the task has failed."""
+        return runtime.telemetry.lineage(self.input_files(), self._result, self._job_id, self._error)
 
     def input_files(self) -> list[str]:
-        """What the job is made from."""
+        """The files that the job is made from."""
         files = (getattr(self, field, None) for field in runtime.inputs.ASSET_FIELDS)
         return [str(file) for file in files if file]
 
@@ -373,7 +393,7 @@ class JobMixin:
         return job, place
 
     def _own(self, context: Context, job_id: str, target: Target) -> Target:
-        """The target, which may be replaced if an earlier try of this task began to write it."""
+        """The target. A file there may be replaced if an earlier try of this task began to write it."""
 
         if target.replace:
             return target
@@ -384,29 +404,29 @@ class JobMixin:
         journal.record_delivery(job_id, target.uri)
         return target
 
-    # --- ends that are not the job's ---
+    # --- a wait that ends before the job ---
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """As Airflow's, but a trigger that crashed or timed out still says what became of the job."""
+        """Like Airflow's, but after a crash or timeout of the trigger, the error names the job."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
         except (TaskDeferralError, TaskDeferralTimeout, AirflowSensorTimeout) as error:
             if next_method == "execute_complete":
-                raise  # it has said so itself
+                raise  # execute_complete has named the job already
             raise type(error)(self.wait_ended_message(error, context)) from error
 
     def wait_ended_message(self, error: Exception, context: Context) -> str:
-        """A wait that ended before the job, in words that name the job."""
+        """The error text of a wait that ended before the job; it names the job."""
         return (
-            f"{error}: the wait for {self.job_name(context)} ended before the job. The job goes on at Magic "
-            "Hour and may still finish: a retry, or a sensor with its id, picks it up free of charge"
+            f"{error}: the wait for {self.job_name(context)} ended before the job. The job continues at "
+            "Magic Hour and may still finish: a retry, or a sensor with its id, picks it up free of charge"
         )
 
     def job_name(self, context: Context) -> str:
         raise NotImplementedError
 
     def on_kill(self) -> None:
-        """A paid job is never destroyed: say which one goes on, and how to stop it by hand."""
+        """A killed task leaves its paid job alone. Say which job continues, and how a person can stop it."""
         if not self._job_id:
             return
         then = (
@@ -415,13 +435,13 @@ class JobMixin:
             else "Clearing this task picks it up, free of charge"
         )
         self.log.warning(
-            "The task was killed; job %s goes on at Magic Hour. Only its web app can stop it. %s",
+            "The task was killed; job %s continues at Magic Hour. Only its web app can stop it. %s",
             *(self._job_id, then),
         )
 
 
-def _ending_of(ended: JobEnded) -> dict[str, Any]:
-    """How a job ended that made nothing."""
+def ending_of(ended: JobEnded) -> dict[str, Any]:
+    """The end of a job that made nothing."""
     statuses = {"JobCanceled": "canceled", "JobDeleted": "deleted"}
     status = statuses.get(type(ended).__name__, "error")
     return {"status": status, "error_code": ended.code, "error_message": str(ended)}
@@ -432,7 +452,7 @@ def _pixels(value: int | None) -> int | None:
 
 
 def event_job_id(event: Any) -> str:
-    """The trigger's event is checked before it is believed."""
+    """The job id in an event; the event is checked before it is believed."""
 
     if not isinstance(event, dict) or not isinstance(event.get("job_id"), str):
         raise runtime.exceptions.MagicHourError(f"the trigger's event {event!r} names no job", retryable=True)
@@ -440,12 +460,12 @@ def event_job_id(event: Any) -> str:
 
 
 def raise_event_error(event: dict[str, Any]) -> None:
-    """The error that ended the trigger's wait, if one did."""
+    """Raise the error that ended the wait, if the event has one."""
 
     if "error" not in event:
         return
     error_cls = getattr(runtime.exceptions, str(event.get("error_type")), runtime.exceptions.MagicHourError)
     text = str(event["error"])
     if event["job_id"] not in text:
-        text += f" (job {event['job_id']} is paid for and goes on at Magic Hour)"
+        text += f" (job {event['job_id']} is paid for and continues at Magic Hour)"
     raise error_cls(text, job_id=event["job_id"], retryable=bool(event.get("retryable")))

@@ -146,9 +146,12 @@ def test_the_task_on_the_page_about_deploying(airflow: Airflow, emulator: Emulat
 
 
 def test_the_page_about_voices(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = code("docs/voices.md")
-    exec(block, {})
-    assert "['Albert Einstein']" in capsys.readouterr().out
+    from magichour_provider.emulator.__main__ import main
+
+    (block,) = code("docs/voices.md", "console")
+    *_, command, answer = block.splitlines()
+    assert main(command.split()[4:]) == 0
+    assert capsys.readouterr().out == f"{answer}\n"
 
 
 # --- recipes ---

@@ -155,7 +155,7 @@ def test_a_job_that_the_account_does_not_know_fails_the_sensor_after_three_polls
     (error,) = run.errors()
     assert "NotFound" in error
     assert "check the job id" in error
-    assert "goes on" not in error
+    assert "continues at Magic Hour" not in error
     assert 3 <= len(emulator.requests("get_video")) <= 4  # a deferrable sensor has polled before it defers
 
 

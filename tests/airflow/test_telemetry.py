@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from buckets import Buckets
-    from harness import Airflow
+    from harness import Airflow, Run
 
     from magichour_provider.emulator import Emulator
 
@@ -118,7 +119,7 @@ def run_apart(airflow: Airflow, dags: Path, tasks: str, **environment: str) -> N
     subprocess.run([sys.executable, file], env=os.environ | environment, check=True, capture_output=True)
 
 
-def heard_by_statsd(airflow: Airflow, dags: Path, tasks: str) -> list[str]:
+def heard_by_statsd(airflow: Airflow, dags: Path, tasks: str, *, tags: bool = False) -> list[str]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))
         run_apart(
@@ -128,6 +129,7 @@ def heard_by_statsd(airflow: Airflow, dags: Path, tasks: str) -> list[str]:
             AIRFLOW__METRICS__STATSD_ON="True",
             AIRFLOW__METRICS__STATSD_HOST="127.0.0.1",
             AIRFLOW__METRICS__STATSD_PORT=str(statsd.getsockname()[1]),
+            AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED=str(tags),
         )
         statsd.setblocking(False)
         heard = [line.removeprefix("airflow.") for line in _everything(statsd) if "magichour" in line]
@@ -158,19 +160,91 @@ def test_what_was_charged_is_counted_once_and_what_goes_wrong_by_its_name(
         sync >> same_job >> deferred >> wrong
         """,
     )
-    submitted = ["magichour.jobs.submitted:1|c", "magichour.credits_charged:48|c", "magichour.polls:1|c"]
+    submitted = ["magichour.jobs.submitted:1|c", "magichour.credits_estimated:48|c", "magichour.polls:1|c"]
     polled_again = ["magichour.rate_limited:1|c", "magichour.polls:1|c"]
-    rendered = ["magichour.render_time.video:N|ms", "magichour.jobs.complete:1|c"]
+    rendered = ["magichour.render_time.video:N|ms"]
+    charged = ["magichour.credits_charged:48|c", "magichour.jobs.complete:1|c"]
     assert heard == [
         *submitted,
         *polled_again,
         *rendered,
+        *charged,
         *("magichour.polls:1|c", "magichour.jobs.complete:1|c"),  # the sensor's
         *submitted,
         *rendered,
+        *charged,
         *submitted,
+        "magichour.credits_refunded:48|c",
         "magichour.errors.JobFailed:1|c",
     ]
+
+
+def total(heard: list[str], metric: str) -> int:
+    """The sum of a counter."""
+    return sum(int(line.partition(":")[2].partition("|")[0]) for line in heard if line.startswith(metric))
+
+
+def test_the_sum_of_what_was_charged_is_the_bill_whatever_was_retried(
+    airflow: Airflow, emulator: Emulator, dags: Path
+) -> None:
+    emulator.fault("create", name="fails", ends="error:timeout", times=1)
+    emulator.fault("create", name="canceled", ends="canceled")
+    emulator.fault("download", status=500, times=4)  # so that a task has a second try
+    before = emulator.credits
+    heard = heard_by_statsd(
+        airflow,
+        dags,
+        f"""
+        folder = {str(airflow.folder)!r} + "/"
+        made = TalkingPhotoOperator(task_id="made", output_path=folder, retries=1, **VIDEO)
+        fails = TalkingPhotoOperator(task_id="fails", name="fails", retries=1, **VIDEO)
+        again = TalkingPhotoSensor(task_id="again", job_id=fails.output["job_id"])
+        left = TalkingPhotoOperator(task_id="left", wait_for_completion=False, **VIDEO)
+        gone = TalkingPhotoOperator(task_id="gone", name="canceled", **VIDEO)
+        made >> fails >> again >> left >> gone
+        """,
+    )
+    assert total(heard, "magichour.credits_charged") == before - emulator.credits == 3 * 48
+    assert total(heard, "magichour.credits_estimated") == 5 * 48
+    assert total(heard, "magichour.credits_refunded") == 2 * 48
+
+
+def test_a_refund_that_no_task_has_waited_for_is_counted_by_the_next_try(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.progression = "manual"
+    run = airflow.video(timeout=0.01)
+    emulator.fail(emulator.jobs()[0]["id"], "timeout")
+    emulator.progression = "instant"
+    heard = Counter[str]()
+    monkeypatch.setattr(
+        "magichour_provider.telemetry.Stats.incr", lambda name, number, **_: heard.update({name: number})
+    )
+
+    run.clear()
+
+    assert run.state() == "success"
+    assert heard["magichour.credits_refunded"] == heard["magichour.credits_charged"] == 48
+
+
+@both_modes
+def test_metrics_have_the_tags_of_their_task(
+    airflow: Airflow, emulator: Emulator, dags: Path, deferrable: bool
+) -> None:
+    heard = heard_by_statsd(
+        airflow,
+        dags,
+        f"""
+        TalkingPhotoOperator(task_id="video", deferrable={deferrable}, **VIDEO)
+        TalkingPhotoSensor(task_id="unknown", job_id="cm0", deferrable={deferrable}, timeout=0.01)
+        """,
+        tags=True,
+    )
+    by_trigger = re.compile(r"magichour\.(polls|render_time)")  # dag.test() does not tell a trigger its task
+    tagged = [line for line in heard if not (deferrable and by_trigger.match(line))]
+    assert len(tagged) > 4
+    for line in tagged:
+        assert re.match(r"magichour\.[\w.]+,dag_id=apart,task_id=(video|unknown):", line), line
 
 
 def test_every_metric_is_on_the_page() -> None:
@@ -190,30 +264,49 @@ def test_every_metric_is_on_the_page() -> None:
 # --- assets ---
 
 
-def test_an_assets_event_says_what_was_made(airflow: Airflow, emulator: Emulator) -> None:
+OUTLETS = {
+    "an asset": ('Asset("told", "file:///told")', "file:///told"),
+    "an asset by its name": ('Asset.ref(name="told")', "file:///told"),
+    "an asset by its URI": ('Asset.ref(uri="file:///told")', "file:///told"),
+    "an alias": ('AssetAlias("told_alias")', "file://{output_path}"),
+}
+
+
+def asset_event(run: Run) -> tuple[str, dict[str, Any]]:
+    """The URI of the only asset that heard of the run, and the event's extra."""
     from airflow.models.asset import AssetEvent
     from airflow.utils.session import create_session
 
-    run = airflow.run(
-        """
-        from airflow.sdk import Asset
+    with create_session() as session:
+        (event,) = session.query(AssetEvent).filter_by(source_dag_id=run.dag.dag_id)
+        return event.uri, event.extra
 
-        TalkingPhotoOperator(
-            task_id="video",
-            outlets=[Asset("told", "file:///told")],
-            output_path=FOLDER + "/",
-            deferrable=True,
-            **VIDEO,
-        )
+
+def with_outlet(airflow: Airflow, outlet: str, **more: Any) -> Run:
+    """Run a DAG of one video with this outlet."""
+    return airflow.run(
+        f"""
+        from airflow.sdk import Asset, AssetAlias
+
+        known = Asset("told", "file:///told")
+
+        TalkingPhotoOperator(task_id="video", outlets=[{outlet}], **VIDEO, **MORE)
         """,
-        FOLDER=str(airflow.folder / "out"),
+        MORE=more,
     )
 
-    with create_session() as session:
-        (extra,) = [
-            event.extra for event in session.query(AssetEvent).filter_by(source_dag_id=run.dag.dag_id)
-        ]
+
+@both_modes
+@pytest.mark.parametrize("kind", OUTLETS)
+def test_an_outlets_event_says_what_was_made(
+    airflow: Airflow, emulator: Emulator, kind: str, deferrable: bool
+) -> None:
+    outlet, uri = OUTLETS[kind]
+    run = with_outlet(airflow, outlet, output_path=f"{airflow.folder}/out put/", deferrable=deferrable)
+
     result = run.result()
+    told, extra = asset_event(run)
+    assert told == uri.format(**result).replace(" ", "%20")
     assert {key: extra[key] for key in ("job_id", "credits_charged", "duration_seconds", "output_path")} == {
         "job_id": emulator.jobs()[0]["id"],
         "credits_charged": 48,
@@ -222,21 +315,20 @@ def test_an_assets_event_says_what_was_made(airflow: Airflow, emulator: Emulator
     }
 
 
-def test_an_assets_event_holds_no_signed_url(airflow: Airflow, emulator: Emulator) -> None:
-    from airflow.models.asset import AssetEvent
-    from airflow.utils.session import create_session
+@pytest.mark.parametrize("kind", ["an asset", "an alias"])
+def test_an_outlets_event_holds_no_signed_url(airflow: Airflow, emulator: Emulator, kind: str) -> None:
+    run = with_outlet(airflow, OUTLETS[kind][0])
+    uri, extra = asset_event(run)
+    job_id = run.result()["job_id"]
+    assert extra["job_id"] == job_id
+    assert "http" not in json.dumps(extra)
+    assert uri in ("file:///told", f"https://magichour.ai/my-library?videoId={job_id}")
 
-    run = airflow.run(
-        """
-        from airflow.sdk import Asset
 
-        TalkingPhotoOperator(task_id="video", outlets=[Asset("told", "file:///told")], **VIDEO)
-        """
-    )
-    with create_session() as session:
-        (event,) = session.query(AssetEvent).filter_by(source_dag_id=run.dag.dag_id)
-        assert event.extra["job_id"] == run.result()["job_id"]
-        assert "http" not in json.dumps(event.extra)
+def test_a_condition_as_an_outlet_does_not_fail_a_task_that_has_paid(
+    airflow: Airflow, emulator: Emulator
+) -> None:
+    assert with_outlet(airflow, 'AssetAlias("a") | known').state() == "success"
 
 
 # --- rendered fields ---
@@ -269,7 +361,7 @@ def test_the_rendered_fields_show_what_was_sent(airflow: Airflow, emulator: Emul
 
 
 def lineage(airflow: Airflow, dags: Path, tasks: str) -> dict[str, Any]:
-    """The event with which each task completed, by the task's id."""
+    """The event with which each task ended, by the task's id."""
     if find_spec("airflow.providers.openlineage") is None:
         pytest.skip("apache-airflow-providers-openlineage is not installed: requirements/dev.txt has it")
     file = airflow.folder / "lineage.json"
@@ -279,7 +371,7 @@ def lineage(airflow: Airflow, dags: Path, tasks: str) -> dict[str, Any]:
     return {
         event["job"]["name"].removeprefix("apart."): event
         for event in events
-        if event["eventType"] == "COMPLETE"
+        if event["eventType"] in ("COMPLETE", "FAIL")
     }
 
 
@@ -326,3 +418,44 @@ def test_openlineage_hears_where_files_come_from_and_go_and_no_signature(
         ("file", str(airflow.voice)),
     ]
     assert names(events["stored"]["outputs"]) == [("s3://media", f"videos/{facet['externalQueryId']}.mp4")]
+
+
+def test_openlineage_hears_what_each_task_cost_also_of_one_that_failed(
+    airflow: Airflow, emulator: Emulator, dags: Path
+) -> None:
+    emulator.fault("create", name="failing", ends="error:no_source_face")
+    events = lineage(
+        airflow,
+        dags,
+        """
+        TalkingPhotoOperator(task_id="made", deferrable=True, **VIDEO)
+        TalkingPhotoOperator(task_id="failing", name="failing", **VIDEO)
+        TalkingPhotoOperator(task_id="dear", max_credits=1, **VIDEO)
+        """,
+    )
+
+    ids = {job["name"].partition(" ")[0]: job["id"] for job in emulator.jobs()}
+    told = {
+        task_id: {key: value for key, value in facet.items() if not key.startswith("_")}
+        for task_id, event in events.items()
+        if (facet := event["run"]["facets"].get("magichour_job"))
+    }
+    nothing = {"error": None, "error_code": None}
+    assert told == {
+        "made": {"job_id": ids["apart.made"], "charged": "yes", "credits": 48} | nothing,
+        "failing": {
+            "job_id": ids["failing"],
+            "charged": "refunded",
+            "credits": 48,
+            "error": "JobFailed",
+            "error_code": "no_source_face",
+        },
+        "dear": {
+            "job_id": None,
+            "charged": "no",
+            "credits": 48,
+            "error": "CreditLimitExceeded",
+            "error_code": None,
+        },
+    }
+    assert events["failing"]["run"]["facets"]["externalQuery"]["externalQueryId"] == ids["failing"]

@@ -367,7 +367,7 @@ def test_a_limit_needs_a_price(airflow: Airflow, emulator: Emulator, files: dict
     run = airflow.call(tool, with_files(body, files), max_credits=500, retries=1)
     (error,) = run.errors("job")
     assert error.startswith(
-        "AirflowFailException: InvalidInput: max_credits=500.0: cannot be held for face-swap of 2 s"
+        "AirflowFailException: InvalidInput: max_credits=500.0: cannot be checked for face-swap of 2 s"
     )
     assert "give estimated_credits" in error
     assert emulator.requests() == []

@@ -90,10 +90,11 @@ def test_a_voice_above_max_credits_is_not_paid_for(airflow: Airflow, emulator: E
 def test_a_voice_that_the_vendor_does_not_know_is_refused_by_the_vendor(
     airflow: Airflow, emulator: Emulator
 ) -> None:
-    run = airflow.speak(voice_name="Nobody", retries=1)
+    run = airflow.speak(voice_name="Albert Einstien", retries=1)
     (error,) = run.errors("voice")
     assert error.startswith("AirflowFailException: InvalidRequest:")
     assert "voice_name" in error
+    assert "the nearest one is 'Albert Einstein'" in error
     assert emulator.charges() == 0
 
 

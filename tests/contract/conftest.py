@@ -44,7 +44,7 @@ class Pauses(list[float]):
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     """Makes the clients repeat without a wait, and collects the pauses that the server has asked for."""
     made = Pauses()
-    retry_429 = flows.retry_429
+    retry_429, retry_submit = flows.retry_429, flows.retry_submit
 
     def pause(seconds: float) -> None:
         made.append(seconds)
@@ -56,8 +56,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
         return 0.0
 
     monkeypatch.setattr(flows, "backoff", lambda _: 0.0)
-    for policy in (flows.RETRY_SAFE, flows.RETRY_TRANSFER, flows.RETRY_SUBMIT):
+    for policy in (flows.RETRY_SAFE, flows.RETRY_TRANSFER):
         monkeypatch.setitem(policy, "wait", at_once)
+    monkeypatch.setattr(flows, "retry_submit", lambda *given: retry_submit(*given) | {"wait": at_once})
     # Its pauses count against its time, so they keep their length, and only the sleep is left out.
     monkeypatch.setattr(flows, "retry_429", lambda *given: retry_429(*given) | {"sleep": pause})
     return made

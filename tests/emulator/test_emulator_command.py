@@ -57,9 +57,15 @@ def test_credits_and_progression_are_set(stub: Emulator, command: Command) -> No
 def test_the_help_lists_every_verb_and_the_url(command: Command) -> None:
     code, out, _ = command("--help")
     assert code == 0
-    for word in ("--url", "fault ", "set ", *LISTS, *CHANGES):
+    for word in ("--url", "fault ", "set ", "voices ", *LISTS, *CHANGES):
         assert word in out, word
     assert "--url" in command("move", "--help")[1]
+
+
+def test_the_names_of_voices_are_printed_without_an_emulator(command: Command) -> None:
+    assert command("voices", "einstein") == (0, "Albert Einstein\n", "")
+    assert len(command("voices")[1].splitlines()) == 1266
+    assert command("voices", "qqqq") == (1, "", "")
 
 
 @pytest.mark.parametrize(

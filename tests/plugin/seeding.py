@@ -201,10 +201,10 @@ def make_image(emulator: Emulator) -> str:
     return str(answer.raise_for_status().json()["id"])
 
 
-def make_video(emulator: Emulator) -> str:
+def make_video(emulator: Emulator, name: str = "ada") -> str:
     """A finished job, paid for elsewhere."""
     body = {
-        "name": "ada",
+        "name": name,
         "start_seconds": 0,
         "end_seconds": 1,
         "assets": {

@@ -163,7 +163,7 @@ def test_a_report_from_outside_changes_what_is_asked(client: Client, fresh_reads
     key = journal(task("greetings", "lost", state="failed"), intents=[lost])
     assert "not known whether this was charged" in client().get("/magichour/").text
     reported(key, lost["short_id"], "cm-reported")
-    assert "the job has reported itself" in client().get("/magichour/").text
+    assert "the job was reported later" in client().get("/magichour/").text
 
 
 def test_the_page_says_whether_webhooks_arrive_for_its_connections(
@@ -416,7 +416,7 @@ def test_the_key_goes_to_no_host_that_a_journal_names(client: Client, emulator: 
     before = len(emulator.requests())
     answer = play(client())
     assert answer.status_code == 409
-    assert "it was not asked for" in answer.text
+    assert "Magic Hour was not asked" in answer.text
     assert len(emulator.requests()) == before
 
 

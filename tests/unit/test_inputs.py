@@ -337,7 +337,7 @@ SPOKEN = {"prompt": "Good evening.", "voice_name": "Albert Einstein"}
         ({"prompt": "x" * 1001}, r"^prompt='x{30}…': has 1001 characters, .* takes 1000 .*shorten it"),
         ({"voice_name": None}, "^voice_name=None: is needed"),
         ({"voice_name": ""}, "^voice_name='': is empty"),
-        ({"speed": 2}, "^speed=2: is no input; there are .*prompt, voice_name"),
+        ({"speed": 2}, "^speed=2: is not an input; there are .*prompt, voice_name"),
     ],
 )
 def test_what_cannot_be_spoken_is_refused(given: dict[str, Any], message: str) -> None:
@@ -364,3 +364,18 @@ def test_the_fingerprint_of_a_voice_is_its_text_and_voice_not_its_name() -> None
     assert VoiceInputs.checked(SPOKEN | {"name": "another"}).fingerprint() == one
     assert VoiceInputs.checked(SPOKEN | {"prompt": "Good morning."}).fingerprint() != one
     assert VoiceInputs.checked(SPOKEN | {"voice_name": "Anybody"}).fingerprint() != one
+
+
+@pytest.mark.parametrize("voice", ["Albert Einstien", "ALBERT EINSTEIN", "Einstein"])
+def test_the_hint_about_an_unknown_voice_names_the_nearest_one(voice: str) -> None:
+    hint = VoiceInputs.checked(SPOKEN | {"voice_name": voice}).hint()
+    assert hint == f"{voice!r} is none of the 1266 voices of 2026-10; the nearest one is 'Albert Einstein'"
+
+
+def test_the_hint_names_no_voice_where_none_is_near() -> None:
+    hint = VoiceInputs.checked(SPOKEN | {"voice_name": "qqqq"}).hint()
+    assert hint == "'qqqq' is none of the 1266 voices of 2026-10"
+
+
+def test_there_is_no_hint_about_a_voice_that_is_known() -> None:
+    assert VoiceInputs.checked(SPOKEN).hint() == ""

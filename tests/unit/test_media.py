@@ -494,6 +494,6 @@ def test_what_is_plainly_something_else_is_refused(
     (tmp_path / name).write_bytes(content)
     what = "sound" if field == "audio_file_path" else "photo"
     with pytest.raises(
-        InvalidInput, match=rf"^{field}='.*{name}': begins like an? .+, so it is no {what}; check"
+        InvalidInput, match=rf"^{field}='.*{name}': begins like an? .+, so it is not a {what}; check"
     ):
         media.check_media_type(source(tmp_path / name, field))

@@ -10,6 +10,7 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -63,6 +64,16 @@ def test_each_module_in_it_holds_what_it_says(kind: str, base: type) -> None:
 
 def test_the_link_is_one() -> None:
     assert all(issubclass(resolve_name(path), BaseOperatorLink) for path in INFO["extra-links"])
+
+
+def test_the_logo_and_the_guides_in_it_are_there() -> None:
+    (integration,) = INFO["integrations"]
+    package = files("magichour_provider")
+    assert (package / "plugin" / integration["logo"].removeprefix("/magichour/")).is_file()
+    root = Path(str(package)).parent
+    if not (root / "docs").is_dir():
+        pytest.skip("docs/ is not here")
+    assert [guide for guide in integration["how-to-guide"] if not (root / guide.lstrip("/")).is_file()] == []
 
 
 FORM = """

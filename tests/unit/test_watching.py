@@ -153,7 +153,7 @@ def test_a_wait_that_is_too_long_names_the_job_and_says_that_it_goes_on() -> Non
         True,
         "yes",
     )
-    for words in ("job job-1", "status is rendering", "goes on at Magic Hour", "may still finish"):
+    for words in ("job job-1", "status is rendering", "continues at Magic Hour", "may still finish"):
         assert words in str(error)
 
 
@@ -171,7 +171,7 @@ def test_a_refusal_by_the_last_poll_is_the_error_also_when_there_was_no_time_for
 ) -> None:
     found = out_of_time(job(), failed(status))
     assert type(found) is error
-    assert "goes on" not in str(found)
+    assert "continues at Magic Hour" not in str(found)
     assert "(the last poll had this answer)" in str(found)
 
 

@@ -3,9 +3,9 @@ Clients of the API: a blocking one over httpx, and an async one over aiohttp tha
 
 Three rules hold for both:
 
-- A paid call goes out on a connection of its own (a kept one that the server has closed looks like a lost
-  answer). It is repeated only when it is proved that no byte of it was sent, or after HTTP 429, which makes
-  no job.
+- A paid call uses a new connection. (On a kept connection that the server has closed, a call looks like one
+  whose answer is lost.) It is repeated only if it is proved that no byte of it was sent, or after HTTP 429,
+  which makes no job.
 - Every API call ends within ``timeout`` seconds in all, however slowly an answer arrives.
 - The key goes to the API's host only: signed URLs are used through a second httpx client that holds no key.
 

@@ -39,10 +39,10 @@ class Settings:
     """
     How to reach the API.
 
-    :param timeout: seconds for one API call in all, and for one silence within a transfer.
-    :param proxy: URL of a proxy for everything; without it the usual environment variables count.
+    :param timeout: seconds for one whole API call, and for one pause without bytes within a transfer.
+    :param proxy: URL of a proxy for everything; default: the usual environment variables.
     :param verify: check TLS certificates: True, False, or the path of a CA bundle.
-    :param poll_interval: seconds between two polls of a job; without it the schedule decides.
+    :param poll_interval: seconds between two polls of a job; default: the schedule decides.
     :param requests_per_second: the limit of polls by all users of one async client.
     :param strict: a 502 or 503 in the vendor's JSON does not prove that a paid call made no job.
     :param webhooks: the vendor sends events of the jobs.
@@ -87,7 +87,7 @@ class Settings:
 
     @cached_property
     def _key_fragments(self) -> tuple[str, ...]:
-        """The key, and the part of its base64 that is the same whatever stands around the key."""
+        """The key, and the part of its base64 that does not depend on the text around the key."""
         key = self.api_key.encode()
         found = [
             encode(bytes(before) + key).decode()[first : (before + len(key)) * 8 // 6]
@@ -138,8 +138,8 @@ def api_proxy(settings: Settings) -> str | None:
     """
     URL of the proxy for requests to the API: the connection's, or the environment's.
 
-    :raises InvalidConnection: it is a SOCKS proxy. aiohttp has no SOCKS, and a wait must not fail for that
-        once the job is paid for: so neither client takes one.
+    :raises InvalidConnection: it is a SOCKS proxy. aiohttp does not support SOCKS, and a wait must not fail
+        after the job is paid for. So neither client accepts one.
     """
     proxy = settings.proxy or environment_proxy(settings.base_url)
     if proxy and "://" not in proxy:
@@ -154,7 +154,7 @@ def api_proxy(settings: Settings) -> str | None:
 
 class ApiTransport:
     """
-    Requests to the API's host and to no other: it holds the key, and follows no redirect.
+    Requests to the API's host and to no other host. It holds the key, so it follows no redirect.
 
     :raises InvalidConnection: no request can be sent to ``base_url``.
     """
@@ -186,10 +186,10 @@ class ApiTransport:
 
     def answer(self, call: wire.Call[T], status: int, headers: Mapping[str, str], body: AnswerBody) -> T:
         """
-        The answer as ours, or the error that it stands for.
+        The answer as one of our types, or the error that it stands for.
 
         :raises RequestFailed: see ``wire.Call.answer``.
-        :raises SubmissionUncertain: likewise.
+        :raises SubmissionUncertain: see ``wire.Call.answer``.
         """
         if body.problem and 200 <= status < 300:
             call.no_answer(f"HTTP {status}, but {body.problem}", status=status)
@@ -201,7 +201,7 @@ class ApiTransport:
 
         :param sent: a byte of it may have left this machine.
 
-        :raises SubmissionUncertain: only when the call pays and can have been sent.
+        :raises SubmissionUncertain: only if the call pays and may have been sent.
         :raises Unavailable: otherwise.
         """
         if timed_out:
@@ -217,7 +217,7 @@ class AnswerBody:
     """
     The body of an answer of the API, decoded, up to ``MAX_ANSWER_BYTES``.
 
-    :ivar problem: why the content is not all of it, or None.
+    :ivar problem: why the content is not complete, or None.
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
@@ -242,7 +242,7 @@ class AnswerBody:
 
 
 def _check_url(base_url: str) -> None:
-    """Find here what httpx finds only while it sends a request: then a paid call would be in doubt."""
+    """Find an error here that httpx finds only while it sends: then a paid call would be uncertain."""
     try:
         url = httpx.URL(base_url)
         url.host.encode("idna")
@@ -255,7 +255,7 @@ def _check_url(base_url: str) -> None:
 
 @contextmanager
 def proxy_errors() -> Iterator[None]:
-    """httpx reads the proxies when a client is made: the connection's, or the environment's."""
+    """Errors of a proxy's URL. httpx reads the connection's and the environment's when a client is made."""
     try:
         yield
     except InvalidConnection:
@@ -270,7 +270,7 @@ def proxy_errors() -> Iterator[None]:
 
 def redirected(response: httpx.Response) -> str | None:
     """
-    The other address of an upload, if the storage host asks for that, as S3 does for another region.
+    The new address of an upload, if the storage host redirects it, as S3 does for another region.
 
     Never from https to http: that would show the file to the network.
     """
@@ -303,7 +303,7 @@ def describe_error(error: Exception) -> str:
 
 
 def safe_cause(error: Exception) -> Exception | None:
-    """Not an error of the protocol: it quotes what the peer sent, which may be the key or a signature."""
+    """The error, or None for a protocol error: that quotes the peer's bytes, maybe a key or a signature."""
     return None if isinstance(error, httpx.ProtocolError) else error
 
 

@@ -1,9 +1,9 @@
 """
 The API for an event loop: polls only. It is what the triggerer uses.
 
-It runs on aiohttp, which takes a fifth of the CPU that httpx takes for a poll. aiohttp repeats a GET by
-itself when the server closes the connection: a poll can bear that, a paid call cannot. So the blocking client
-does everything that pays, uploads, downloads or deletes.
+It uses aiohttp, which takes a fifth of the CPU that httpx takes for a poll. aiohttp repeats a GET by itself
+when the server closes the connection. For a poll that is harmless, for a paid call it is not. So the blocking
+client does everything that pays, uploads, downloads or deletes.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ class AsyncMagicHourClient:
     """
     The API for an event loop: ``get``, ``wait`` and ``account``, with the errors of ``MagicHourClient``.
 
+    .. versionadded:: 0.1.0
+
     :param tls: from ``Settings.ssl_context``, which blocks: call it outside the event loop.
     :param limiter: of the connection's polls; default: the settings' limit.
-    :param renders: what is known of the connection's render times; default: nothing.
-    :ivar outdated: the connection may have changed since; ``SharedClient`` gives it to no new user.
+    :param renders: what is known about the connection's render times; default: nothing.
+    :ivar outdated: the connection may have changed since. ``SharedClient`` opens a new client for new users.
     """
 
     outdated = False
@@ -71,7 +73,7 @@ class AsyncMagicHourClient:
                     ssl=tls,
                     limit=0,  # _gate limits them
                     keepalive_timeout=KEEP_ALIVE,
-                    resolver=aiohttp.ThreadedResolver(),  # the system's, as the blocking client's
+                    resolver=aiohttp.ThreadedResolver(),  # the system's, as in the blocking client
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # AnswerBody does it, up to its limit
@@ -114,7 +116,7 @@ class AsyncMagicHourClient:
         """
         See ``MagicHourClient.wait``.
 
-        :param expects_event: where the connection has webhooks, their event ends this wait.
+        :param expects_event: a webhook's event may end this wait, if the connection has webhooks.
         """
         schedule = self.settings.schedule(
             poll_interval,
@@ -156,7 +158,7 @@ class AsyncMagicHourClient:
                     step = flow.throw(error)
                 else:
                     step = flow.send(outcome)
-                    del outcome  # ten thousand may sleep here, each with an answer that it needs no more
+                    del outcome  # ten thousand may sleep here, each with an answer that it no longer needs
         except StopIteration as end:
             return cast(T, end.value)
         finally:

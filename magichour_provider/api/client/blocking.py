@@ -42,6 +42,8 @@ class MagicHourClient:
     """
     The API, blocking. Close it, or use it in a ``with``.
 
+    .. versionadded:: 0.1.0
+
     :raises RequestFailed: from every method; the subclass says why; nothing was charged.
     """
 
@@ -80,13 +82,13 @@ class MagicHourClient:
             before the next call.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
-        :raises RateLimited: HTTP 429 until then; nothing charged; retryable.
+        :raises RateLimited: HTTP 429 for all that time; nothing charged; retryable.
         :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
 
         Source: POST /v1/<tool>.
         """
         call = replace(call, strict=self._settings.strict)
-        repeated = partial(self._perform, partial(self._call, call), flows.RETRY_SUBMIT)
+        repeated = partial(self._perform, partial(self._call, call), flows.retry_submit(pausing))
         return tenacity.Retrying(**flows.retry_429(retry_429_seconds, pausing))(repeated)
 
     def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
@@ -116,9 +118,9 @@ class MagicHourClient:
         :param deadline: seconds since the epoch.
         :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
         :param mode: the generation mode, if it is known: the schedule learns render times by it.
-        :param clip_seconds: likewise, how long the clip is.
+        :param clip_seconds: how long the clip is, if it is known: the schedule learns render times by it too.
         :param how: see ``flows.wait``.
-        :raises WaitTimeout: not ended by then; it goes on, and can be waited for again.
+        :raises WaitTimeout: the job has not ended in time. It continues, and you can wait for it again.
         :raises NotFound: the account does not know the job.
         :raises Unauthorized: the key is not accepted.
         """
@@ -150,7 +152,7 @@ class MagicHourClient:
         """
         A job that has ended well, and a fresh signed URL of its file; free.
 
-        :param once: when the API does not say, fail at once rather than try again.
+        :param once: if the API does not answer, fail at once and do not try again.
         :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
         :raises JobEnded: the job has made nothing.
         """
@@ -166,7 +168,7 @@ class MagicHourClient:
         """
         Download the file of a complete job to ``target``, whole or not at all; free.
 
-        :param number: which of the files, for a type of jobs that have several; the first is 0.
+        :param number: which of the files, if such a job makes several; the first is 0.
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         :raises JobEnded: the job has made nothing.
         """
@@ -188,7 +190,7 @@ class MagicHourClient:
         """
         The key's account: its tier and the credits left; free.
 
-        :param once: raise the first error rather than try again.
+        :param once: raise the first error and do not try again.
 
         Source: GET /v1/account.
         """
@@ -233,7 +235,7 @@ class MagicHourClient:
                 assert_never(step)
 
     def _upload(self, sources: Sequence[Source], done: dict[int, str]) -> list[str]:
-        """One call for all upload URLs, then the files side by side. A file in ``done`` is not sent again."""
+        """One call for all upload URLs, then all files in parallel. Files in ``done`` are not sent again."""
         missing = {number: source for number, source in enumerate(sources) if number not in done}
         slots = self._call(
             wire.create_upload_slots([(source.media_type, source.extension) for source in missing.values()])
@@ -246,7 +248,7 @@ class MagicHourClient:
                 for slot, source in zip(slots, missing.values(), strict=True)
             ]
             problems = [put.exception() for put in puts]
-        finally:  # not a "with": a task that is stopped does not wait for an upload that drips
+        finally:  # not a "with": a task that is stopped must not wait for a slow upload
             threads.shutdown(wait=False)
         for number, slot, problem in zip(missing, slots, problems, strict=True):
             if problem is None:
@@ -256,7 +258,7 @@ class MagicHourClient:
         return [done[number] for number in range(len(sources))]
 
     def _completed(self, job_id: str, job_type: JobType) -> tuple[wire.Job, wire.Download]:
-        """The job is paid for, so no failed poll is final."""
+        """The job is paid for, so a failed poll is an error that can be retried."""
         try:
             job = self._call(wire.get_job(job_id, job_type))
         except RequestFailed as error:
@@ -273,8 +275,8 @@ class MagicHourClient:
         """
         Ask where the file is, as signed URLs expire, and download it.
 
-        If a URL does not lead to a file of this type, the next one is tried. If a transfer breaks, it is not:
-        the next one may be a smaller copy.
+        If a URL does not lead to a file of this type, try the next one. If a transfer breaks, do not: the
+        next one may be a smaller copy.
         """
         job, _ = self._completed(job_id, job_type)
         sources = flows.downloads_in_order(job, job_type)
@@ -296,7 +298,7 @@ class MagicHourClient:
     def _call(self, call: wire.Call[T]) -> T:
         tracker = SendTracker()
         try:
-            # Nothing is kept alive: blocking calls are so far apart that a kept connection is mostly stale.
+            # A new connection for each call: calls are so far apart that a kept one would mostly be closed.
             with tracker.limit(self._settings.timeout), self._api.connection() as connection:
                 response = connection.handle_request(self._api.request(call, tracker.trace))
                 body = AnswerBody(response.headers)

@@ -13,7 +13,7 @@ from magichour_provider.api.client.api import Settings
 from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 from magichour_provider.api.polling import RateLimiter, RenderTimes
 
-KEEP_SETTINGS = 300.0  # seconds for which new waits join a client that is open
+KEEP_SETTINGS = 300.0  # seconds for which new waits use an open client
 
 ReadSettings = Callable[[str], Coroutine[Any, Any, Settings]]
 
@@ -44,7 +44,7 @@ class SharedClient:
         shared.users += 1
         try:
             if not shared.opening.done():
-                # Shielded: the user that began to open it may be canceled, the others still wait for it.
+                # Shielded: if the user that opens it is canceled, the others still wait for it.
                 await asyncio.shield(shared.opening)
             return shared.opening.result()
         except BaseException:

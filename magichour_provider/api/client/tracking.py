@@ -1,4 +1,4 @@
-"""Two facts about one call that httpx does not tell: can it have been sent, and has it taken too long?"""
+"""Two facts about one call that httpx does not report: may it have been sent, has it taken too long?"""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class SendTracker:
 
     @property
     def sent(self) -> bool:
-        """Can a byte of the request have left this machine?"""
+        """May a byte of the request have left this machine?"""
         return self._beyond_connecting or not self._not_connected
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """
-        :raises TimeoutError: the time was up before the first byte of the request, which is not sent.
+        :raises TimeoutError: the time was up before the first byte of the request was sent. It is not sent.
         """
         step, _, moment = event.rpartition(".")
         if step == _SEND_HEADERS and moment == "started" and self.is_expired:
@@ -61,7 +61,7 @@ class SendTracker:
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """End the call after so many seconds in all, by closing its socket: nothing else ends a read."""
+        """End the call after so many seconds by closing its socket: nothing else can end a read."""
 
         def end() -> None:
             self.is_expired = True

@@ -1,12 +1,12 @@
 "use strict";
 
-// Plays or shows what a job made where its drawing is, keeps the page fresh, and leads out of Airflow's frame.
+// Plays or shows a job's file in place of its drawing, refreshes the page, and opens links outside of Airflow's frame.
 
 const REFRESH = 10_000; // milliseconds
 const main = document.getElementById("jobs");
 const news = document.getElementById("news");
 
-// --- Play: the address is asked for once, by the media element itself. --------------------------------
+// --- Play: only the media element itself requests the address, once. --------------------------------
 
 function play(link) {
   const kind = link.dataset.media;
@@ -30,7 +30,7 @@ function play(link) {
   media.focus();
 }
 
-// A media element does not tell why it cannot play; the same address does, in a sentence.
+// A media element does not say why it cannot play. The same address answers with a sentence.
 async function explain(link, media, stage) {
   let why = "This browser cannot play it.";
   try {
