@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from magichour_provider.api.inputs import (
     is_remote,
 )
 from magichour_provider.api.jobs import JobType, job_spec
+from magichour_provider.api.tools import ToolInputs
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.files import media
 from magichour_provider.files.places import uri_of
@@ -128,6 +130,27 @@ class MagicHourHook(BaseHook):
         """
         checked = VoiceInputs.checked({"prompt": prompt, "voice_name": voice_name, "name": name})
         return self.client.submit(wire.create_voice(checked, name=checked.name or name))
+
+    def submit_tool(self, tool: str, body: Mapping[str, Any]) -> wire.Submission:
+        """
+        Call any tool of Magic Hour, and return at once. Called twice, it pays twice: the operator does not.
+
+        :param tool: its name in the path of the paid call, such as ``face-swap``.
+        :param body: the request, in the vendor's JSON. Files must be URLs or have been uploaded: see
+            ``upload``.
+        :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
+        :raises InvalidInput: nothing was sent.
+        :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
+        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+
+        Source: POST /v1/<tool>.
+        """
+        checked = ToolInputs.checked({"tool": tool, "body": body})
+        for asset in checked.uploads():
+            raise InvalidInput.of(asset.field, asset.uri, "is a file; upload() it first")
+        for warning in checked.warnings():
+            self.log.warning(warning)
+        return self.client.submit(wire.paid_call(f"/v1/{tool}", checked.request({}, checked.name)))
 
     def get(self, job_id: str, *, job_type: JobType = "video") -> wire.Job:
         """

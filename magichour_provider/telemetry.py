@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.sdk import Asset, AssetAlias, Stats, get_current_context
 from airflow.sdk.definitions.asset import AssetRef
 
+from magichour_provider.api import wire
 from magichour_provider.api.watching import Listener, submission_time
 from magichour_provider.exceptions import JobEnded, MagicHourError, RateLimited, RequestFailed
 
@@ -179,17 +180,19 @@ def failed(error: Exception) -> None:
 
 
 def delivered(
-    log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context, *, library_url: str
+    log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context, *, job_type: JobType
 ) -> None:
     """
     Report that the result of a job is in its place.
 
     :param result: the task's result. Its signed URL is not reported.
-    :param library_url: the URL of the job in the vendor's library, without a signature.
     """
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
         sizes.append(f"{result['width']} x {result['height']}")
+    files = result.get("output_paths") or result.get("download_urls") or ()
+    if len(files) > 1:
+        sizes.append(f"the first of {len(files)} files")
     log.info(
         "Job %s is in %s: %s",
         result["job_id"],
@@ -197,12 +200,13 @@ def delivered(
         ", ".join([*sizes, f"{result['credits_charged'] or 0:g} credits"]),
     )
     count("magichour.jobs.complete")
-    kept = ("job_id", "credits_charged", "duration_seconds", "output_path")
+    kept = ("job_id", "credits_charged", "duration_seconds", "output_path", "output_paths")
     extra = {key: result[key] for key in kept if result.get(key) is not None}
     for outlet in outlets:
         with best_effort(f"The event of {outlet!r} does not carry the job"):
             if isinstance(outlet, AssetAlias):  # stands for what is known only now
-                made = Asset(_uri(result.get("output_path") or library_url))
+                place = result.get("output_path") or wire.library_url(result["job_id"], job_type)
+                made = Asset(_uri(place))
                 context["outlet_events"][outlet].add(made, extra)
             elif isinstance(outlet, Asset | AssetRef):
                 context["outlet_events"][outlet].extra.update(extra)

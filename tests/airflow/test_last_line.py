@@ -27,7 +27,7 @@ PAID = "Paid 48 credits. A retry or a Clear of this task continues with job"
     ("route", "fault", "error_cls", "ends", "last_line"),
     [
         ("create", {"status": 402}, errors.InsufficientCredits, True, "Not charged."),
-        ("create", {"status": 503}, errors.Unavailable, False, "Not charged."),
+        ("create", {"status": 503}, errors.Unavailable, False, "Not charged, as Magic Hour says."),
         ("create", {"status": 307}, errors.Unavailable, False, "Not charged."),
         (
             "create",

@@ -221,6 +221,28 @@ def test_a_job_of_another_name_is_adopted_with_the_tick(
     assert emulator.charges() == 1
 
 
+def test_the_job_of_a_tool_without_names_is_adopted_with_the_tick_only(
+    airflow: Airflow, emulator: Emulator, person: Person
+) -> None:
+    emulator.fault("create_tool", reset="after")
+    body = {"assets": {"image_file_path": str(airflow.photo)}, "end_seconds": 4, "script": "Buy this."}
+    run = airflow.call("ai-ugc-ad", body)
+    (job,) = emulator.jobs()
+    person.will("adopt", job_id=job["id"], adopt_anyway=False)
+    run.clear("job")
+    assert run.errors("job")[0].startswith(
+        "AirflowFailException: SubmissionUncertain: the answer to the question"
+    )
+    (question,) = person.questions
+    assert "Such a job takes no name, so it cannot be found by one" in question["body"]
+    assert ", tick *Adopt anyway*, and choose *adopt*" in question["body"]
+    person.will("adopt", job_id=job["id"], adopt_anyway=True)
+    run.clear("job")
+    assert run.state("job") == "success", run.errors("job")
+    assert run.result("job")["job_id"] == job["id"]
+    assert emulator.charges() == 1
+
+
 def test_no_answer_in_time_fails_for_good_and_pays_nothing(
     airflow: Airflow, emulator: Emulator, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,6 +233,22 @@ def test_from_a_text_to_a_video_by_hand(hook: MagicHourHook, emulator: Emulator,
     assert emulator.charges() == charges + 2
 
 
+def test_any_tool_by_hand(hook: MagicHourHook, emulator: Emulator, tmp_path: Path) -> None:
+    charges = emulator.charges()
+    body = {"name": "images by hand", "image_count": "2", "style": {"prompt": "a lighthouse"}}
+    image = hook.submit_tool("ai-image-generator", body)
+    assert hook.wait(image.job_id, job_type="image", timeout=60).status == "complete"
+    assert emulator.jobs("images by hand")[0]["request"] == body | {"image_count": 2}
+    first = hook.download(image.job_id, f"{tmp_path}/images/", job_type="image")
+    assert first == f"{tmp_path}/images/{image.job_id}-1.png"
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {
+        f"{image.job_id}-{number}.png" for number in (1, 2)
+    }
+    with pytest.raises(errors.InvalidInput, match="is a file; upload"):
+        hook.submit_tool("photo-colorizer", {"assets": {"image_file_path": "/data/me.png"}})
+    assert emulator.charges() == charges + 1
+
+
 def test_a_file_is_not_submitted_as_if_magic_hour_could_read_it(
     hook: MagicHourHook, emulator: Emulator
 ) -> None:

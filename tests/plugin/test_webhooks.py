@@ -482,7 +482,7 @@ def test_a_task_that_somebody_else_holds_is_tried_again_and_then_by_the_vendor(
     assert vendor.send(payload() + b" ").status_code == 503
 
 
-@pytest.mark.parametrize("kind", ["video.started", "video.completed", "audio.errored"])
+@pytest.mark.parametrize("kind", ["video.started", "video.completed", "audio.errored", "image.completed"])
 def test_a_job_whose_answer_was_lost_is_reported_to_its_task(vendor: Vendor, kind: str) -> None:
     key = waits_for_an_answer(state="running")
     assert vendor.send(payload(kind=kind)).status_code == 204
