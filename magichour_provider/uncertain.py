@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
@@ -139,14 +140,16 @@ class Airflow:
             raise InvalidInput(f"{name} is not set: put {what} there, or use --url and --token")
         self.url = url.rstrip("/")
         self._client = httpx.Client(
-            base_url=f"{self.url}/api/v2/", headers={"Authorization": f"Bearer {token}"}, timeout=30
+            base_url=f"{self.url}/api/v2/", headers={"Authorization": f"Bearer {token.strip()}"}, timeout=30
         )
-        version = str(self._ask("GET", "version").get("version"))
+        about = self._ask("GET", "version")
+        version = str(about.get("version")) if isinstance(about, dict) else "not Airflow"
         if [int(part) for part in version.split(".")[:2] if part.isdigit()] < [3, 3]:
             raise InvalidInput.of(
                 "AIRFLOW_URL",
                 self.url,
-                f"is Airflow {version}, and this needs 3.3 or newer; use the commands in each task's log",
+                f"its version is {version}, and this needs Airflow 3.3 or newer; use the commands in each "
+                "task's log",
             )
 
     def __enter__(self) -> Self:
@@ -248,44 +251,32 @@ def read(path: str) -> list[Answer]:
     :raises InvalidInput: names line, field, value and remedy; nothing was sent.
     """
     try:
-        text = sys.stdin.read() if path == "-" else _text_of(path)
-    except (OSError, UnicodeError) as error:
-        raise InvalidInput.of("file", path, f"cannot be read as text in UTF-8 ({error})") from error
-    rows = csv.reader(text.splitlines())
+        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
+        reader = csv.reader(text.splitlines())
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise InvalidInput.of("file", path, f"cannot be read as CSV in UTF-8 ({error})") from error
+    rows = [(line, cells) for line, cells in rows if any(cells) and not cells[0].startswith("#")]
+    names = [name.lower() for name in rows[0][1]] if rows else []
+    has_names = "short_id" in names and "job_id" in names
+    columns = [names.index("short_id"), names.index("job_id")] if has_names else [0, 1]
     found: list[Answer] = []
-    columns: tuple[int, int] | None = None
-    for row in rows:
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or cells[0].startswith("#"):
-            continue
-        if columns is None:
-            names = [cell.lower() for cell in cells]
-            has_names = {"short_id", "job_id"} <= set(names)
-            columns = (names.index("short_id"), names.index("job_id")) if has_names else (0, 1)
-            if has_names:
-                continue
-        found += _answer(rows.line_num, [*cells, "", ""], columns, found)
+    for line, cells in rows[has_names:]:
+        short_id, job_id = (cells[column] if column < len(cells) else "" for column in columns)
+        if job_id or not has_names:  # else it is of a list that is not filled in here
+            found.append(_answer(line, short_id, job_id, found))
     return found
 
 
-def _text_of(path: str) -> str:
-    with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123
-        return file.read()
-
-
-def _answer(line: int, cells: list[str], columns: tuple[int, int], before: Iterable[Answer]) -> list[Answer]:
-    short_id, job_id = (cells[column] for column in columns)
-
+def _answer(line: int, short_id: str, job_id: str, before: Iterable[Answer]) -> Answer:
     def bad(field: str, value: str, remedy: str) -> InvalidInput:
         return InvalidInput(f"line {line}, {InvalidInput.of(field, value, remedy)}")
 
     short_id = short_id.lower().removeprefix("[").removesuffix("]").removeprefix("mh-")
     if len(short_id) != 8 or not set(short_id) <= set("0123456789abcdef"):
         raise bad("short_id", short_id, "is not the 8 digits and letters of a short id, such as 1a2b3c4d")
-    if not job_id and columns == (0, 1):
-        raise bad("job_id", job_id, f"is empty; write the id of the job, or '{PAY_AGAIN}'")
     if not job_id:
-        return []  # a list from --csv that is not filled in here
+        raise bad("job_id", job_id, f"is empty; write the id of the job, or '{PAY_AGAIN}'")
     now = datetime.now(UTC)
     pay_again = " ".join(job_id.lower().replace("_", " ").split()) == PAY_AGAIN
     report = Report(at=now, pay_again=True) if pay_again else Report(at=now, job_id=job_id)
@@ -294,7 +285,7 @@ def _answer(line: int, cells: list[str], columns: tuple[int, int], before: Itera
             raise bad("short_id", short_id, f"is in line {other.line} too; keep one of the two lines")
         if report.job_id is not None and other.report.job_id == report.job_id:
             raise bad("job_id", job_id, f"is in line {other.line} too; a job belongs to one paid call")
-    return [Answer(line, short_id, report)]
+    return Answer(line, short_id, report)
 
 
 class Accounts:

@@ -141,13 +141,14 @@ def test_a_filled_in_list_is_written_where_the_tasks_read_it(
     command: Command, answers: Callable[[str], str], emulator: Emulator
 ) -> None:
     key, short_id = lose(emulator)
+    lose(emulator, task_id="not_known_yet")
     before = stored(key, JOURNAL)
     job_id = seeding.make_video(emulator, f"video [mh-{short_id}]")
     listed = command("--csv")[1]
     filled_in = answers(listed.replace(f"{short_id},,", f"{short_id},{job_id},"))
     code, said = command(filled_in)
     assert (code, stored(key, REPORTED)) == (0, None), "a dry run wrote"
-    assert f"line 2: {short_id}, adopt {job_id}: right, for videos / run1 / video" in said
+    assert f": {short_id}, adopt {job_id}: right, for videos / run1 / video\n1 of 1 are right" in said
     assert "Nothing is written yet" in said
     assert command(filled_in, "--apply")[0] == 0
     assert command(filled_in, "--apply")[0] == 0
@@ -287,7 +288,7 @@ def test_what_cannot_be_used_of_airflow_is_named(
     assert "Airflow's API does not answer there" in command("--url", "http://127.0.0.1:9")[1]
     assert "Airflow's API does not answer there" in command("--url", "ftp:/airflow")[1]
     monkeypatch.setattr("airflow.__version__", "3.2.1")
-    assert "is Airflow 3.2.1, and this needs 3.3 or newer" in command()[1]
+    assert "its version is 3.2.1, and this needs Airflow 3.3 or newer" in command()[1]
     monkeypatch.delenv("AIRFLOW_TOKEN")
     assert "error: AIRFLOW_TOKEN is not set: put a token of its API there, or use" in command()[1]
 

@@ -1,6 +1,8 @@
 """
 ``make chaos N=200``: a whole Airflow on PostgreSQL, N times killed; then the ledger against the tasks.
 
+Ctrl-C ends the killing, and then the report is made.
+
 Processes are killed with SIGKILL at random moments, and the emulator's connections cut, while DAG runs go on.
 What is dead is started again at once; nothing is cleared by hand. It fails when anything was paid twice,
 lost, or given up before its tries were used up. With ``WEBHOOKS=1`` it also fails when a job that reported
@@ -19,6 +21,7 @@ import urllib.error
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 
 import psutil
 
@@ -55,12 +58,16 @@ def main() -> int:
         began = time.monotonic()
         killer = Killer(stack, given.seed, CELERY_KINDS if celery else KINDS)
         runs = Runs(stack)
+        is_enough = Event()
+        signal.signal(signal.SIGINT, lambda *_: is_enough.set())
         while (left := given.kills - killer.kills.total()) > 0:
             stack.keep_up()
             runs.top_up()
-            if said := killer.strike() if left > 1 else killer.finish():
+            if said := killer.strike() if left > 1 and not is_enough.is_set() else killer.finish():
                 seconds = time.monotonic() - began
                 print(f"{seconds:7.1f} s  {said}  ({runs.unfinished()} unfinished)", flush=True)
+                if is_enough.is_set():
+                    break
             time.sleep(0.1)
         print("Enough. Now everything may end by itself.", flush=True)
         deadline = time.monotonic() + LAST_SECONDS

@@ -45,6 +45,7 @@ CELERY_KINDS = {
 AWAY = re.compile(r"away for (\d+) s")
 SECONDS_BETWEEN_KILLS = 3.0
 SECONDS_BETWEEN_CUTS = 8.0
+MOST_BETWEEN_KILLS = 20.0  # while nobody gets any further
 WARM_UP = 8.0  # seconds for which a daemon that was started again is left alone
 
 INSTANCE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
@@ -97,6 +98,7 @@ class Killer:
         self._next_kill = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
         self._next_cut = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_CUTS)
         self._kind = self._choose()
+        self._latest_write: object = None
         self._latency: list[Any] = []
         self.kills: Counter[str] = Counter()
         self.moments: Counter[str] = Counter()
@@ -111,8 +113,13 @@ class Killer:
             return self._cut()
         if now < self._next_kill:
             return None
+        # On a slow machine everything would be dead before it has paid, and nothing would be tried.
+        written = self._stack.database.rows("select max(updated_at) from task_state_store")[0][0]
+        if written == self._latest_write and now < self._next_kill + MOST_BETWEEN_KILLS:
+            return None
         said = self.kill(self._kind)
         if said:
+            self._latest_write = written
             self._next_kill = now + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
         if said or self._stack.is_held(_name_of(self._kind)):
             self._kind = self._choose()
@@ -176,15 +183,15 @@ class Killer:
                 return _alive([task for worker in self._busy_workers() for task in worker.children()])
             if kind.startswith("worker"):
                 return self._busy_workers()
-            daemons = [
-                daemon
+            named = [
+                psutil.Process(process.pid)
                 for name, process in self._stack.daemons.items()
-                for daemon in _alive([psutil.Process(process.pid)])
-                if name.partition("@")[0] == _name_of(kind) and time.time() - daemon.create_time() >= WARM_UP
+                if name.partition("@")[0] == _name_of(kind)
             ]
+            daemons = [one for one in _alive(named) if time.time() - one.create_time() >= WARM_UP]
             if "runner" in kind:
                 runners = _alive([child for daemon in daemons for child in daemon.children()])
-                return [runner for runner in runners if "serve-logs" not in title_of(runner)]
+                return [runner for runner in runners if title_of(runner) != "airflow serve-logs"]
             return daemons
         return []
 

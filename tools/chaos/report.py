@@ -120,8 +120,8 @@ def tell(stack: Stack, killer: Killer, *, webhooks: bool = False) -> bool:
     adopted = sum(intent.outcome == "adopted" for one in found for intent in one.record.intents)
     asking = [one for one in found if one.outcome in (SAID, NOT_HEALED)]
     print(
-        f"{adopted} lost answers found their job by a webhook; {len(asking)} need a person, of which "
-        f"{sum(one.paid > 0 for one in asking)} have a paid job"
+        f"{adopted} lost answers found their job by an event; {len(asking)} instances need a person, and "
+        f"{sum(one.paid > 0 for one in asking)} of them have a paid job"
     )
     refunded = sum(one.refunds for one in found)
     tries = sum(one.tries for one in found)
