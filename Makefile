@@ -7,11 +7,11 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE # to start Airflow is to import it: compiled once, it takes half as long
 
 # What each command takes; a word that is spelled wrongly is refused rather than ignored.
-TAKES_demo          := PHOTO AUDIO TEXT STAY V REAL
+TAKES_demo          := PHOTO AUDIO TEXT DAG STAY V REAL
 TAKES_test          := ARGS WORKERS
 TAKES_test-matrix   := ARGS
 TAKES_release-check := ARGS
-TAKES_chaos         := N SEED
+TAKES_chaos         := N SEED WEBHOOKS EXECUTOR
 TAKES_bench         := ROW QUICK N
 GOALS := $(or $(MAKECMDGOALS),help)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -24,18 +24,21 @@ endif
 override export PHOTO := $(value PHOTO)
 override export AUDIO := $(value AUDIO)
 override export TEXT := $(value TEXT)
+override export DAG := $(value DAG)
 
 .PHONY: help demo test test-matrix test-oldest chaos bench check format docs docs-serve hooks lock lock-old release-check clean
 
 help:
 	@echo "make demo     a photo and a voice become a video, in real Airflow, without a key"
 	@echo "              PHOTO=me.jpg AUDIO=hello.mp3 take your own; TEXT='Good morning' is spoken instead;"
-	@echo "              STAY=1 leaves a whole Airflow and the emulator up to look at; V=1 shows Airflow's log;"
+	@echo "              DAG=speaking_portrait runs another file of example_dags/; V=1 shows Airflow's log;"
+	@echo "              STAY=1 leaves a whole Airflow and the emulator up to look at;"
 	@echo "              REAL=1 uses the real API with MAGICHOUR_API_KEY, and spends credits"
 	@echo "make test     the tests           make check    ruff, mypy, layers, links in the docs"
 	@echo "              ARGS='tests/unit -k journal' runs a part; WORKERS=0 runs it in one process"
 	@echo "make test-matrix   on Airflow 3.0 to 3.3, and each Python that is here; test-oldest: 3.0, briefly"
 	@echo "make chaos    N=200 kills in a whole Airflow on PostgreSQL; is anything paid twice, or lost?"
+	@echo "              WEBHOOKS=1 the vendor's events arrive, and nobody is needed; EXECUTOR=celery two hosts"
 	@echo "make bench    ours and the peers, measured side by side, into docs/performance.md"
 	@echo "              ROW=polls measures one row; QUICK=1 is rough, and writes nothing;"
 	@echo "              ROW=ten_thousand, ROW=busy_night: a whole Airflow; N=200 tasks, writes nothing"
@@ -46,7 +49,7 @@ help:
 
 demo: $(VENV)/demo-ready
 	@$(BIN)/python -m tools.demo \
-		$${PHOTO:+--photo "$$PHOTO"} $${AUDIO:+--audio "$$AUDIO"} $${TEXT:+--text "$$TEXT"} \
+		$${PHOTO:+--photo "$$PHOTO"} $${AUDIO:+--audio "$$AUDIO"} $${TEXT:+--text "$$TEXT"} $${DAG:+--dag "$$DAG"} \
 		$(if $(filter-out 0,$(STAY)),--stay) $(if $(filter-out 0,$(REAL)),--real) $(if $(filter-out 0,$(V)),-v)
 
 test: $(VENV)/dev-ready
@@ -60,7 +63,8 @@ test-oldest: $(VENV)/dev-ready
 		tests/airflow/test_any_version.py tests/contract/test_hook.py tests/contract/test_client_submit.py
 
 chaos: $(VENV)/chaos/ready
-	@$(VENV)/chaos/bin/python -m tools.chaos $(if $(N),--kills '$(N)') $(if $(SEED),--seed '$(SEED)')
+	@$(VENV)/chaos/bin/python -m tools.chaos $(if $(N),--kills '$(N)') $(if $(SEED),--seed '$(SEED)') \
+		$(if $(filter-out 0,$(WEBHOOKS)),--webhooks) $(if $(EXECUTOR),--executor '$(EXECUTOR)')
 
 bench: $(VENV)/bench/ready
 	@$(VENV)/bench/bin/python -m benchmarks $(if $(filter-out 0,$(QUICK)),--quick) \

@@ -39,7 +39,7 @@ def row(name: str) -> Callable[[Options], list[Table]]:
 # In the order in which they are measured and shown.
 ROWS = {name: row(name) for name in ("parse", "schedule", "polls", "stall", "memory", "transfers", "herd")}
 # Minutes each, and a whole Airflow on PostgreSQL: only when asked for by name.
-BIG_ROWS = {name: row(name) for name in ("ten_thousand", "busy_night", "studio")}
+BIG_ROWS = {name: row(name) for name in ("ten_thousand", "busy_night", "studio", "waking")}
 
 
 def main() -> int:

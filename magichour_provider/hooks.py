@@ -15,18 +15,17 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, Connection
 
 from magichour_provider import get_provider_info
-from magichour_provider.api import events, wire
+from magichour_provider.api import events, flows, wire
 from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.diagnosis import diagnosis
 from magichour_provider.api.inputs import (
-    ASSET_FIELDS,
     EXTENSIONS,
     TalkingPhotoInputs,
     VoiceInputs,
     extension_of,
     is_remote,
 )
-from magichour_provider.api.jobs import JobType
+from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.exceptions import InvalidConnection, InvalidInput, MagicHourError, RequestFailed
 from magichour_provider.files import media
 from magichour_provider.files.places import uri_of
@@ -97,8 +96,8 @@ class MagicHourHook(BaseHook):
         Source: POST /v1/ai-talking-photo.
         """
         checked = TalkingPhotoInputs.checked({"name": name, **inputs})
-        for field in checked.uploads():
-            raise InvalidInput.of(field, getattr(checked, field), "is a file; upload() it first")
+        for asset in checked.uploads():
+            raise InvalidInput.of(asset.field, asset.uri, "is a file; upload() it first")
         checked = media.fill_end_seconds(checked, self.client)
         for warning in checked.warnings():
             self.log.warning(warning)
@@ -133,10 +132,10 @@ class MagicHourHook(BaseHook):
         The job as it is now; free.
 
         :param job_id: the job.
-        :param job_type: of what it makes: ``video`` or ``audio``.
+        :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
         :raises RequestFailed: the subclass says why, ``NotFound`` that the account has no such job.
 
-        Source: GET /v1/video-projects/{id}, GET /v1/audio-projects/{id}.
+        Source: GET /v1/{video,audio,image}-projects/{id}.
         """
         return self.client.get(job_id, job_type)
 
@@ -152,7 +151,7 @@ class MagicHourHook(BaseHook):
         Poll until the job has ended, well or not; free. A failed poll is not an end: it polls again.
 
         :param job_id: the job.
-        :param job_type: of what it makes: ``video`` or ``audio``.
+        :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
         :param timeout: seconds to wait.
         :param poll_interval: seconds between two polls; default: the connection's, or the schedule's.
         :returns: the job; ``raise_unless_complete`` tells a good end from a bad one.
@@ -162,7 +161,7 @@ class MagicHourHook(BaseHook):
 
     def upload(self, *paths: str) -> list[str]:
         """
-        Put photos and voices into Magic Hour's storage, where they are kept for 7 days; free.
+        Put photos, voices and videos into Magic Hour's storage, where they are kept for 7 days; free.
 
         :param paths: local, or in object storage (``s3://conn_id@bucket/key``).
         :returns: their ``api-assets/`` paths, in order; URLs and ``api-assets/`` paths come back as they are.
@@ -185,35 +184,46 @@ class MagicHourHook(BaseHook):
         :param job_id: the job.
         :param output_path: local or object storage; ending in ``/`` it is a folder.
         :param replace: overwrite a file at ``output_path``.
-        :param job_type: of what it makes: ``video`` or ``audio``.
-        :returns: where the file is.
+        :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
+        :returns: where the file is; of several images in a folder, the first.
         :raises TargetExists: a file is there already, and ``replace`` is False; nothing charged.
         :raises JobEnded: the job has made nothing; the subclass says why, and whether it is refunded.
         :raises StorageFailed: the place did not take it; it is paid for and stays at Magic Hour; retryable.
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         """
-        target = self.target(job_id, Target(uri_of(output_path), replace), job_type)
-        target.check()
-        self.client.download(job_id, target, job_type)
-        return target.uri
+        targets = self.targets(job_id, Target(uri_of(output_path), replace), job_type)
+        for number, target in enumerate(targets):
+            target.check()
+            self.client.download(job_id, target, job_type, number=number)
+        return targets[0].uri
 
-    def target(self, job_id: str, place: Target, job_type: JobType) -> Target:
-        """The exact file for this job. What kind of sound a voice is, is said by the URL of its download."""
+    def targets(self, job_id: str, place: Target, job_type: JobType) -> list[Target]:
+        """
+        The exact file for each file of this job; for an exact place, only that one.
+
+        In a folder, the URLs of the downloads say how many there are, and of which type.
+        """
         if job_type == "video" or not place.is_folder:
-            return place.for_job(job_id)
-        _, download = self.client.completed(job_id, job_type)
-        extension = extension_of(download.url)
-        return place.for_job(job_id, extension if extension in EXTENSIONS["audio"] else "wav")
+            return [place.for_job(job_id)]
+        job, first = self.client.completed(job_id, job_type)
+        spec = job_spec(job_type)
+        downloads = flows.downloads_in_order(job, job_type) if spec.has_several_files else [first]
+        names = [job_id] if len(downloads) == 1 else [f"{job_id}-{n}" for n in range(1, len(downloads) + 1)]
+        extensions = [extension_of(download.url) for download in downloads]
+        return [
+            place.for_job(name, extension if extension in spec.extensions else spec.extensions[0])
+            for name, extension in zip(names, extensions, strict=True)
+        ]
 
     def delete(self, job_id: str, *, job_type: JobType = "video") -> None:
         """
         Delete the file of the job, for ever. Not a cancel: nothing is refunded.
 
         :param job_id: the job.
-        :param job_type: of what it makes: ``video`` or ``audio``.
+        :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
         :raises RequestFailed: the subclass says why, ``NotFound`` that the account has no such job.
 
-        Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
+        Source: DELETE /v1/{video,audio,image}-projects/{id}.
         """
         self.client.delete(job_id, job_type)
 
@@ -432,9 +442,9 @@ def _no_such_connection(conn_id: str) -> InvalidConnection:
 
 
 def _source(path: str) -> Source:
-    for field, media_type in ASSET_FIELDS.items():
-        if extension_of(path) in EXTENSIONS[media_type]:
-            return Source.find(field, media_type, path)
+    for media_type, extensions in EXTENSIONS.items():
+        if extension_of(path) in extensions:
+            return Source.find(f"{media_type}_file_path", media_type, path)
     known = [extension for extensions in EXTENSIONS.values() for extension in extensions]
     raise InvalidInput.of(
         "path", path, f"is no file that Magic Hour takes; use one that ends in .{', .'.join(known)}"

@@ -1,6 +1,9 @@
 """
 ``TalkingPhotoOperator``: a photo and a voice become a video. ``VoiceGeneratorOperator``: a text becomes a
-voice. Each is paid for once: see ``task/submit.py``.
+voice. ``ImageGeneratorOperator``: a sentence becomes an image. ``AutoSubtitleOperator``: a video gets
+subtitles. ``MagicHourOperator``: any other tool of Magic Hour.
+
+Each is paid for once: see ``task/submit.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from magichour_provider.task.submit import PaidJobOperator
 if TYPE_CHECKING:
     from magichour_provider.api.inputs import TalkingPhotoInputs, VoiceInputs
     from magichour_provider.api.jobs import JobType
+    from magichour_provider.api.tools import ToolInputs
     from magichour_provider.api.wire import Call, Submission
+    from magichour_provider.task.arguments import Check
 
 
 class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
@@ -152,3 +157,233 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
     def paid_call(self, inputs: VoiceInputs, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
         return runtime.wire.create_voice(inputs, name=name)
+
+
+class ToolOperator(PaidJobOperator["ToolInputs"]):
+    """
+    What the operators share whose request is checked against the vendor's own description of the tool.
+
+    :param estimated_credits: what the call will cost, for ``max_credits`` and for the record; default: by the
+        vendor's published price. Without one, ``max_credits`` is refused. Templated.
+    """
+
+    tool: str
+    shared_template_fields: ClassVar[tuple[str, ...]] = (
+        *PaidJobOperator.shared_template_fields,
+        "estimated_credits",
+    )
+
+    def __init__(self, *, estimated_credits: float | str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.estimated_credits = estimated_credits
+
+    def arguments(self) -> dict[str, tuple[Check, Any]]:
+        return {**super().arguments(), "estimated_credits": (runtime.arguments.number, None)}
+
+    def body_of(self, values: Mapping[str, Any]) -> object:
+        """The request, in the vendor's JSON; None stands for "not given"."""
+        raise NotImplementedError
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        self.job_type = runtime.tools.tool_named(self.tool).job_type
+
+    def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> ToolInputs:
+        estimate = None if self.is_known_later(self.estimated_credits) else self.estimated_credits
+        request = {"tool": self.tool, "body": self.body_of(values), "estimated_credits": estimate}
+        inputs = runtime.tools.ToolInputs.checked(request, unknown={"body"} if unknown else ())
+        if self.output_path and not self.output_path.endswith("/") and inputs.file_count > 1:
+            raise runtime.exceptions.InvalidInput.of(
+                "output_path",
+                self.output_path,
+                f"is one file, and image_count={inputs.file_count} makes several; end it with '/'",
+            )
+        return inputs
+
+    def paid_call(self, inputs: ToolInputs, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
+        request = inputs.request(uploaded, name if inputs.takes_name else None)
+        return runtime.wire.paid_call(f"/v1/{inputs.tool}", request)
+
+    def input_files(self) -> list[str]:
+        return [asset.uri for asset in self._check_all().assets]
+
+
+class MagicHourOperator(ToolOperator):
+    """
+    Call any tool of Magic Hour, and download what it makes to ``output_path``.
+
+    ``body`` is the vendor's own JSON. It is checked against the vendor's description before anything is paid:
+    a missing field or a value of another type is an error; a field or a value that is not described is a
+    warning, since the description is older than the server, whose refusal is free. None stands for "not
+    given", and numbers and flags may be text, as templates make them.
+
+    Files are found by the names of their fields (``*_file_path``, ``*_file_paths``), anywhere in the body. A
+    local path or an object-storage URI is uploaded; a URL, an ``api-assets/…`` or ``saved-items/…`` path and
+    a URL of the vendor's library is passed on.
+
+    Beside these it takes what every ``PaidJobOperator`` does: ``output_path``, ``replace``, ``max_credits``,
+    ``magichour_conn_id``, ``deferrable``, ``wait_for_completion``, ``timeout``, ``poll_interval``. A job can
+    make several images: with an ``output_path`` that ends in ``/`` all of them are downloaded.
+
+    A tool that takes no ``name`` is paid once too, but when its answer is lost, its job cannot be found by a
+    name: to adopt it, a person ticks *Adopt anyway*.
+
+    Templated: ``body``, ``estimated_credits``, and ``output_path``, ``replace``, ``max_credits``,
+    ``magichour_conn_id``, ``timeout``, ``poll_interval``.
+
+    :param tool: its name in the path of the paid call, such as ``face-swap``.
+    :param body: the request, in the vendor's JSON; its ``name``, if it takes one, gets a short id.
+    :param estimated_credits: what the call will cost, for ``max_credits`` and for the record; default: by the
+        vendor's published price. Without one, ``max_credits`` is refused.
+    :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
+        ``download_url_expires_at``), and what each type of job has: a video ``duration_seconds``, ``width``,
+        ``height``, ``fps``; an audio ``audio_file_path``, ``duration_seconds``; an image ``image_file_path``
+        and ``output_paths`` (or ``download_urls``).
+
+    Source: POST /v1/<tool>, GET /v1/{video,audio,image}-projects/{id}.
+    """
+
+    input_fields: ClassVar[tuple[str, ...]] = ("body",)
+    template_fields: Sequence[str] = (*input_fields, *ToolOperator.shared_template_fields)
+
+    def __init__(
+        self,
+        *,
+        tool: str,
+        body: Mapping[str, Any] | str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.tool = tool
+        self.body = body
+        self.validate_static_fields()
+
+    def body_of(self, values: Mapping[str, Any]) -> object:
+        return values["body"]
+
+
+class ImageGeneratorOperator(ToolOperator):
+    """
+    Have a sentence drawn. The image is what ``TalkingPhotoOperator`` takes:
+    ``image_file_path=portrait.output["image_file_path"]``.
+
+    Beside these it takes what every ``PaidJobOperator`` does, and ``estimated_credits``: see
+    ``MagicHourOperator``. All are templated.
+
+    :param prompt: what is to be seen.
+    :param image_count: how many images; how many a model makes at once differs.
+    :param model: one of the vendor's; default: the one that it recommends now.
+    :param aspect_ratio: ``1:1`` (the vendor's default), ``16:9`` or ``9:16``.
+    :param resolution: ``640px``, ``1k``, ``2k`` or ``4k``; which of them, depends on model and plan.
+    :param art_style: one of the vendor's ``style.tool``, such as ``ai-photo-generator``.
+    :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
+    :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` and ``output_paths`` (or
+        ``download_url``, ``download_urls`` and ``download_url_expires_at``), ``image_file_path`` (the image
+        in the vendor's library: a URL without a signature, which does not expire).
+
+    Source: POST /v1/ai-image-generator, GET /v1/image-projects/{id}.
+    """
+
+    tool = "ai-image-generator"
+    input_fields: ClassVar[tuple[str, ...]] = (
+        "prompt",
+        "image_count",
+        "model",
+        "aspect_ratio",
+        "resolution",
+        "art_style",
+        "name",
+    )
+    template_fields: Sequence[str] = (*input_fields, *ToolOperator.shared_template_fields)
+
+    def __init__(
+        self,
+        *,
+        prompt: str,
+        image_count: int | str = 1,
+        model: str | None = None,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        art_style: str | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.prompt = prompt
+        self.image_count = image_count
+        self.model = model
+        self.aspect_ratio = aspect_ratio
+        self.resolution = resolution
+        self.art_style = art_style
+        self.name = name
+        self.validate_static_fields()
+
+    def body_of(self, values: Mapping[str, Any]) -> object:
+        flat = ("name", "image_count", "model", "aspect_ratio", "resolution")
+        style = {"prompt": values["prompt"], "tool": values["art_style"]}
+        return {**{field: values[field] for field in flat}, "style": style}
+
+
+class AutoSubtitleOperator(ToolOperator):
+    """
+    Burn subtitles into a video.
+
+    Beside these it takes what every ``PaidJobOperator`` does, and ``estimated_credits``: see
+    ``MagicHourOperator``. All are templated.
+
+    :param video_file_path: the video: a URL (``video.output["download_url"]``), an ``api-assets/…`` path, a
+        local path, or an object-storage URI. The last two are uploaded.
+    :param end_seconds: where the clip ends in the video, in seconds.
+    :param start_seconds: where it starts, likewise.
+    :param template: ``karaoke`` (the default, unless ``custom_config`` is given), ``cinematic``,
+        ``minimalist`` or ``highlight``.
+    :param custom_config: ``font``, ``text_color`` and so on, as the vendor names them; over the template.
+    :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
+    :returns: the same as ``TalkingPhotoOperator``.
+
+    Source: POST /v1/auto-subtitle-generator, GET /v1/video-projects/{id}.
+    """
+
+    tool = "auto-subtitle-generator"
+    input_fields: ClassVar[tuple[str, ...]] = (
+        "video_file_path",
+        "end_seconds",
+        "start_seconds",
+        "template",
+        "custom_config",
+        "name",
+    )
+    template_fields: Sequence[str] = (*input_fields, *ToolOperator.shared_template_fields)
+
+    def __init__(
+        self,
+        *,
+        video_file_path: str,
+        end_seconds: float | str,
+        start_seconds: float | str = 0.0,
+        template: str | None = None,
+        custom_config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.video_file_path = video_file_path
+        self.end_seconds = end_seconds
+        self.start_seconds = start_seconds
+        self.template = template
+        self.custom_config = custom_config
+        self.name = name
+        self.validate_static_fields()
+
+    def body_of(self, values: Mapping[str, Any]) -> object:
+        template, custom = values["template"], values["custom_config"]
+        return {
+            "name": values["name"],
+            "start_seconds": values["start_seconds"],
+            "end_seconds": values["end_seconds"],
+            "assets": {"video_file_path": values["video_file_path"]},
+            "style": {
+                "template": "karaoke" if template is None and custom is None else template,
+                "custom_config": custom,
+            },
+        }

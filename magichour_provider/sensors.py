@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 class JobSensor(JobMixin, BaseSensorOperator):
     """
-    What the sensors share: wait until a job has ended, and download its file to ``output_path``.
+    Wait until a job of any type has ended, and download what it made to ``output_path``.
 
     It takes a job id from anywhere (an XCom, a person) and costs nothing, so every paid job can be picked up.
     Modes ``poke`` and ``reschedule`` and ``deferrable=True`` end alike. A job that failed fails the sensor at
@@ -44,6 +44,7 @@ class JobSensor(JobMixin, BaseSensorOperator):
     .. versionadded:: 0.1.0
 
     :param job_id: the job.
+    :param job_type: of what it makes: ``video``, ``audio`` or ``image``; a subclass knows its own.
     :param output_path: where the file goes, local or object storage; ending in ``/`` it is a folder and the
         file is named after the job. Without it the result holds a signed URL that expires.
     :param replace: overwrite a file at ``output_path``.
@@ -70,6 +71,7 @@ class JobSensor(JobMixin, BaseSensorOperator):
         self,
         *,
         job_id: str,
+        job_type: JobType | None = None,
         output_path: str | None = None,
         replace: bool | str | None = None,
         magichour_conn_id: str | None = None,
@@ -88,6 +90,7 @@ class JobSensor(JobMixin, BaseSensorOperator):
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
         self.render_template_as_native_obj = False  # it makes a number of "2026", and a tuple of "5, 4, 3"
         self.job_id = job_id
+        self.job_type = self.job_type if job_type is None else job_type
         self.output_path = output_path
         self.replace = replace  # type: ignore[assignment] # until check_arguments
         self.magichour_conn_id = magichour_conn_id  # type: ignore[assignment]
@@ -97,7 +100,11 @@ class JobSensor(JobMixin, BaseSensorOperator):
             self.check_arguments()
 
     def arguments(self) -> dict[str, tuple[Check, Any]]:
-        return {**super().arguments(), "job_id": (runtime.arguments.job_id, None)}
+        return {
+            **super().arguments(),
+            "job_id": (runtime.arguments.job_id, None),
+            "job_type": (runtime.arguments.job_type, None),
+        }
 
     def execute(self, context: Context) -> Any:
         if not self.deferrable:

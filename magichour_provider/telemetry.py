@@ -234,8 +234,9 @@ def lineage(
             error=type(error).__name__ if error else None,
             error_code=error.code if isinstance(error, JobEnded) else None,
         )
-    # A voice is in the vendor's library too, where the next task may take it from.
-    made = datasets(result.get("output_path"), result.get("audio_file_path"))
+    # A voice or an image is in the vendor's library too, where the next task may take it from.
+    files = result.get("output_paths", [result.get("output_path")])
+    made = datasets(*files, result.get("audio_file_path"), result.get("image_file_path"))
     return OperatorLineage(inputs=datasets(*inputs), outputs=made, run_facets=facets)
 
 

@@ -31,11 +31,11 @@ class JobTrigger(BaseTrigger):
 
     :param job_id: the job.
     :param magichour_conn_id: the Airflow connection.
-    :param job_type: ``video`` or ``audio``.
+    :param job_type: ``video``, ``audio`` or ``image``.
     :param deadline: seconds since the epoch.
     :param submitted_at: likewise; with it, the first poll waits for the schedule.
     :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
-    :param mode: the generation mode, if it is known. The triggerer learns render times by mode and clip.
+    :param mode: the generation mode or the tool, if known. The triggerer learns render times by it and clip.
     :param clip_seconds: how long the clip is, if it is known.
     :param expects_event: where the connection has webhooks, their event ends this wait.
     """

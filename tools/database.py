@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,14 +24,16 @@ class Database(Protocol):
     """Can be asked while the api-server is dead."""
 
     url: str
-    pid: int | None
 
+    @property
+    def pid(self) -> int | None: ...
     def rows(self, query: str) -> list[tuple[Any, ...]]: ...
+    def restart(self) -> None: ...
     def stop(self) -> None: ...
 
 
 class Sqlite:
-    """Nothing to install, and nothing to stop."""
+    """Nothing to install, to restart or to stop."""
 
     pid: int | None = None
 
@@ -42,11 +45,13 @@ class Sqlite:
         with closing(sqlite3.connect(self._file, timeout=30)) as database:
             return database.execute(query).fetchall()
 
+    def restart(self) -> None: ...
+
     def stop(self) -> None: ...
 
 
 class Postgres:
-    """A server of its own, on loopback, with its data in a temporary folder. It is never killed."""
+    """A server of its own, on loopback, with its data in a temporary folder."""
 
     def __init__(self, folder: Path) -> None:
         import psycopg2
@@ -73,29 +78,47 @@ class Postgres:
             "max_connections": 300,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with (folder / "postgres.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [tools / "postgres", "-D", self._data, *options],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **user,
-            )
-        self.pid: int | None = self._process.pid
+        self._command: list[Any] = [tools / "postgres", "-D", self._data, *options]
+        self._user, self._log = user, folder / "postgres.log"
+        self._process = self._start()
         address = f"airflow@127.0.0.1:{port}/postgres"
         self.url = f"postgresql+psycopg2://{address}"
-        self._database = until(lambda: psycopg2.connect(f"postgresql://{address}"), "PostgreSQL")
-        self._database.autocommit = True
+        self._connect = partial(psycopg2.connect, f"postgresql://{address}")
+        self._database = self._connected()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
+        if self._database.closed:
+            self._database = self._connected()
         with self._database.cursor() as cursor:
             cursor.execute(query)
             return list(cursor.fetchall())
+
+    def restart(self) -> None:
+        """At once, as after a crash: every connection breaks, and what was committed is there again."""
+        self._database.close()
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(30)
+        self._process = self._start()
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)
         self._process.wait(30)
         shutil.rmtree(self._data, ignore_errors=True)
+
+    def _start(self) -> subprocess.Popen[Any]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                self._command, stdout=log, stderr=log, start_new_session=True, **self._user
+            )
+
+    def _connected(self) -> Any:
+        database = until(self._connect, "PostgreSQL")
+        database.autocommit = True
+        return database
 
 
 def _postgres_tools() -> Path:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -47,9 +47,11 @@ STEPS = {
     r"Job \S+ is queued": "queued",
     r"Job \S+ is rendering": "rendering",
     r"Downloading the video": "downloading",
-    r"Job \S+ is in .+, (\S+ credits)": "ending the task",
+    r"Job \S+ is in .+[:,] (\S+ credits)": "ending the task",
+    r"Approved by the demo": "approved by the demo",
     r"(A poll of the job failed.*)": "polling again",
 }
+TASK = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
 MESSAGE = re.compile(r"\[\w+ *\] (.+?) +\[[\w.]+\]")  # of a line in Airflow's log
 RAISED = re.compile(r"(?:[\w.]+\.)?([A-Z]\w+): (.+)")  # the end of a traceback; more lines may follow
 
@@ -71,6 +73,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description="A photo and a voice become a video.")
+    parser.add_argument("--dag", help="a file of example_dags/, without .py")
     parser.add_argument("--photo", type=Path, default=MEDIA / "ada.jpg")
     parser.add_argument("--audio", type=Path)
     parser.add_argument("--text", help="is spoken, instead of an audio file")
@@ -78,7 +81,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stay", action="store_true", help="a whole Airflow, which stays until Ctrl-C")
     parser.add_argument("--real", action="store_true", help="the real API: spends credits")
     parser.add_argument("-v", "--verbose", action="store_true", help="show Airflow's log")
-    return parser.parse_args()
+    options = parser.parse_args()
+    dags = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+    if options.dag not in (None, *dags):
+        sys.exit(f"there is no DAG {options.dag}: choose {', '.join(dags)}")
+    return options
 
 
 @dataclass(frozen=True)
@@ -107,10 +114,10 @@ class Demo:
         }
         if options.text:
             params |= {"text": options.text}
-            return cls("text_to_video", params, len(options.text) / 15)
+            return cls(options.dag or "text_to_video", params, len(options.text) / 15)
         seconds = _duration_of_audio(audio)
         params |= {"voice": str(audio.resolve()), "end_seconds": seconds}
-        return cls("one_photo", params, seconds)
+        return cls(options.dag or "one_photo", params, seconds)
 
     @property
     def dag_id(self) -> str:
@@ -167,7 +174,7 @@ def _in_airflow(demo: Demo, emulator: Any, *, verbose: bool) -> int:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    told = _Told(verbose=verbose)
+    told = _Told(demo, verbose=verbose)
     told.progress.step("starting Airflow")
     result = None
     for line in airflow.stdout or ():
@@ -186,17 +193,34 @@ def _run_example(module: str, params: dict[str, Any]) -> None:
     sys.path.insert(0, str(EXAMPLES))
     dag = importlib.import_module(module).dag
     _inspect_once()
-    run = dag.test(run_conf=params)
+    _approve_at_once()
+
+    run = dag.test(run_conf={name: value for name, value in params.items() if name in dag.params})
     if run.state == "success":
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
 
         with create_session() as session:
-            rows = XComModel.get_many(
-                run_id=run.run_id, dag_ids=run.dag_id, task_ids="talking_photo", key="return_value"
-            )
-            value: Any = session.execute(rows.with_only_columns(XComModel.value)).scalar_one()
-            print(RESULT + (value if isinstance(value, str) else json.dumps(value)))
+            rows = XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, key="return_value")
+            values = session.execute(rows.with_only_columns(XComModel.value)).scalars()
+            print(RESULT + json.dumps(_video_of(values)))
+
+
+def _approve_at_once() -> None:
+    """Nobody answers a question in ``dag.test()``: the demo does, and says so."""
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    def execute(operator: ApprovalOperator, context: Any) -> dict[str, list[str]]:
+        operator.log.info("Approved by the demo: a person would answer under Required Actions")
+        return {"chosen_options": [operator.APPROVE]}
+
+    ApprovalOperator.execute = execute  # type: ignore[method-assign, assignment]
+
+
+def _video_of(values: Iterable[Any]) -> dict[str, Any] | None:
+    """What the tasks of a run have returned: the result that names a file."""
+    results = (json.loads(value) if isinstance(value, str) else value for value in values)
+    return next((one for one in results if isinstance(one, dict) and "output_path" in one), None)
 
 
 def _inspect_once() -> None:
@@ -249,7 +273,7 @@ def _in_a_whole_airflow(demo: Demo, emulator: Any, *, verbose: bool) -> int:
             shutil.copy(EMPTY, home / "airflow.db")
         return Sqlite(home)
 
-    told = _Told(verbose=verbose)
+    told = _Told(demo, verbose=verbose)
     settings = {"CORE__DEFAULT_TASK_RETRY_DELAY": 2}
     with (
         TemporaryDirectory(prefix="magichour-demo-") as home,
@@ -295,9 +319,9 @@ def _followed(stack: Stack, demo: Demo, told: _Told) -> Any:
         if state == "failed":
             return None
         if state == "success":
-            of_the_video = f"{of_the_run} and task_id = 'talking_photo' and key = 'return_value'"
-            ((value,),) = stack.database.rows(f"select value from xcom where {of_the_video}")  # noqa: S608
-            return json.loads(value)
+            of_the_tasks = f"{of_the_run} and key = 'return_value'"
+            rows = stack.database.rows(f"select value from xcom where {of_the_tasks}")  # noqa: S608
+            return _video_of(value for (value,) in rows)
         time.sleep(0.3)
 
 
@@ -323,9 +347,10 @@ def _plain(line: str) -> str:
 class _Told:
     """What Airflow's log has told so far."""
 
-    def __init__(self, *, verbose: bool) -> None:
+    def __init__(self, demo: Demo, *, verbose: bool) -> None:
         self.progress = _Progress()
         self._verbose = verbose
+        self._shows_tasks = demo.module != "one_photo"
         self._raised: list[str] = []
         self._in_error = False
         self._tail: list[str] = []
@@ -334,6 +359,8 @@ class _Told:
         self._tail = [*self._tail[-40:], line]
         if self._verbose:
             print(line, end="")
+        if self._shows_tasks and (task := TASK.search(line)):
+            self.progress.step("starting the task", task[1])
         if message := MESSAGE.search(line):
             self._in_error = False
             for pattern, step in STEPS.items():

@@ -1,6 +1,6 @@
 """
-A whole Airflow on this machine: api-server, scheduler with LocalExecutor, dag-processor, triggerer, their
-database, and the emulator; each a process of its own, all on loopback and in temporary folders.
+A whole Airflow on this machine: api-server, scheduler, dag-processor, triggerers, workers, their database and
+other services, and the emulator; each a process of its own, all on loopback and in temporary folders.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ import psutil
 from magichour_provider.emulator import Emulator
 
 from .database import PATIENCE, Database, free_port, until
+from .services import Service
 
 ROOT = Path(__file__).resolve().parent.parent
 DAEMONS = ("api-server", "scheduler", "dag-processor", "triggerer")
+# With Celery, as on several machines: what stands behind the @ is the host, which has folders of its own.
+CELERY_DAEMONS = (
+    *("api-server", "scheduler", "dag-processor", "triggerer@a", "triggerer@b"),
+    *("celery worker@a", "celery worker@b"),
+)
 PR_SET_CHILD_SUBREAPER = 36
 
 # As many jobs and credits as anybody asks for, and no time for rendering.
@@ -45,15 +51,17 @@ class Stack:
         settings: Mapping[str, object] = MappingProxyType({}),
         emulator: Mapping[str, object] | None = MappingProxyType({}),
         extra: Mapping[str, object] = MappingProxyType({}),
+        services: Mapping[str, Callable[[Path], Service]] = MappingProxyType({}),
         say: Callable[[str], None] = lambda what: print(f"  {what}", flush=True),
     ) -> None:
         """
         :param home: a folder for logs and videos.
         :param dags: the folder with the DAGs; ``STACK_MEDIA`` and ``STACK_VIDEOS`` tell them where files are.
-        :param daemons: what is started at once.
+        :param daemons: what is started at once: ``DAEMONS``, ``CELERY_DAEMONS`` or some of them.
         :param settings: Airflow's, as ``SECTION__NAME``.
         :param emulator: options of its command line, beyond ``EMULATOR``; None for no emulator.
         :param extra: of the connection to it.
+        :param services: what else Airflow needs; they are started first, and ended last.
         :param say: is told each step of the start.
         """
         self.home = home
@@ -68,6 +76,9 @@ class Stack:
         self._settings = settings
         self._emulator_options = emulator
         self._extra = extra
+        self._make_services = services
+        self.services: dict[str, Any] = {}
+        self._held: dict[str, float] = {}
         self._say = say
         self._token = ""
 
@@ -82,6 +93,10 @@ class Stack:
             if self._emulator_options is not None:
                 self._start_emulator(self._emulator_options)
             self._configure()
+            for name, service in self._make_services.items():
+                self._say(f"starting {name}")
+                self.services[name] = service(self.home)
+                os.environ |= self.services[name].environment
             self._say("migrating the database")
             subprocess.run(
                 [sys.executable, "-m", "airflow", "db", "migrate"],
@@ -101,9 +116,10 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         for child in self._children():
-            if child.pid != self.database.pid:
+            if child.pid not in self._pids_of_services():
                 _kill_tree(child)
-        self.database.stop()
+        for service in (*self.services.values(), self.database):
+            service.stop()
         os.environ.clear()
         os.environ.update(self._environment)
 
@@ -127,8 +143,14 @@ class Stack:
         self.ask("PATCH", f"dags/{dag_id}", {"is_paused": False})
 
     def start_daemon(self, name: str) -> None:
-        """One of ``DAEMONS``."""
-        self.daemons[name] = self._popen(name, [sys.executable, "-m", "airflow", name])
+        """One of ``DAEMONS`` or ``CELERY_DAEMONS``."""
+        command, _, host = name.partition("@")
+        arguments = [sys.executable, "-m", "airflow", *command.split()]
+        if host:
+            arguments.append("--skip-serve-logs")  # all hosts are this one, and so are their ports
+        if command == "celery worker":
+            arguments += ["--celery-hostname", f"{host}@%h"]
+        self.daemons[name] = self._popen(name.replace(" ", "-"), arguments, name if host else None)
 
     def stop_daemon(self, name: str) -> None:
         """With all it has started."""
@@ -136,14 +158,21 @@ class Stack:
         _kill_tree(psutil.Process(daemon.pid))
         daemon.wait()
 
+    def hold(self, name: str, seconds: float) -> None:
+        """Do not start this daemon again before then."""
+        self._held[name] = time.monotonic() + seconds
+
+    def is_held(self, name: str) -> bool:
+        return time.monotonic() < self._held.get(name, 0)
+
     def keep_up(self) -> None:
         """Start again what is dead, as a service manager would, and bury the orphans."""
         for name, daemon in self.daemons.items():
-            if daemon.poll() is not None:
+            if daemon.poll() is not None and not self.is_held(name):
                 self.start_daemon(name)
                 self.restarts += 1
         started = [*self.daemons.values(), *([self._emulator] if self._emulator else [])]
-        known = [self.database.pid, *(process.pid for process in started)]
+        known = [*self._pids_of_services(), *(process.pid for process in started)]
         for orphan in self._children():
             if orphan.pid in known:
                 continue
@@ -156,6 +185,9 @@ class Stack:
     def _children(self) -> list[psutil.Process]:
         """Of this process, but not those that it had before there was a stack."""
         return [child for child in psutil.Process().children() if child.pid not in self._strangers]
+
+    def _pids_of_services(self) -> list[int | None]:
+        return [service.pid for service in (*self.services.values(), self.database)]
 
     def _start_emulator(self, options: Mapping[str, object]) -> None:
         ready = self.home / "emulator.json"
@@ -196,10 +228,21 @@ class Stack:
             "STACK_VIDEOS": str(self.videos),
         }
 
-    def _popen(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    def _popen(self, name: str, command: list[str], host: str | None = None) -> subprocess.Popen[bytes]:
+        """:param host: works in a folder of its own, and keeps its logs there."""
+        folder = self.home / "hosts" / (host or "")
+        own = {"AIRFLOW_HOME": str(folder), "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs")}
+        if host:
+            folder.mkdir(parents=True, exist_ok=True)
         with (self.home / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=folder if host else None,
+                env=os.environ | own if host else None,
             )
 
 
@@ -209,7 +252,7 @@ def _is_of_no_more_use(orphan: psutil.Process) -> bool:
     beside its next try, is part of the trial. What would only wait for ever is ended.
     """
     title = title_of(orphan)
-    is_busy = title.startswith("airflow worker") and "<idle>" not in title
+    is_busy = title.startswith(("airflow worker", "airflow supervisor")) and "<idle>" not in title
     is_young = time.time() - orphan.create_time() < PATIENCE
     return not (is_busy and is_young)
 

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
@@ -260,17 +259,20 @@ RETRY_SUBMIT = _policy(_was_not_sent)  # the paid call: not even after a 502 or 
 NO_RETRY = {"stop": tenacity.stop_after_attempt(1), "reraise": True}
 
 
-def retry_429(seconds: float) -> dict[str, Any]:
+def retry_429(seconds: float, pausing: Callable[[bool], object] = bool) -> dict[str, Any]:
     """
     Likewise, around one of the policies above: repeat after HTTP 429, which makes no job, for this long.
 
     A burst of tasks, each in a process of its own, then spends none of Airflow's retries on the rate limit.
+
+    :param pausing: called with True when a pause begins, and with False before the next attempt.
     """
+
+    def begin_pause(state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1:
+            log.info("The API is busy (HTTP 429): this call is repeated for up to %g s", seconds)
+        pausing(True)
+
     attempts = 10 + round(seconds)  # more than there is time for, unless the pauses are switched off
     stop = tenacity.stop_before_delay(seconds) | tenacity.stop_after_attempt(attempts)
-    return _policy(_is_429, stop) | {"before_sleep": partial(_log_429, seconds)}
-
-
-def _log_429(seconds: float, state: tenacity.RetryCallState) -> None:
-    if state.attempt_number == 1:
-        log.info("The API is busy (HTTP 429): this call is repeated for up to %g s", seconds)
+    return _policy(_is_429, stop) | {"before": lambda _: pausing(False), "before_sleep": begin_pause}

@@ -1,5 +1,5 @@
 """
-What a talking photo, or a voice, is made from, checked before anything is paid.
+What a talking photo, or a voice, is made from, checked before anything is paid. Any other body: ``tools``.
 
 The vendor's limits change (its clip limit rose from 30 s to 300 s within two years), and its refusal is free:
 so a dated limit gives a warning here, and only what can never work is an error. The length of a text is the
@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -26,7 +26,7 @@ from magichour_provider.exceptions import InvalidInput
 
 GenerationMode = Literal["realistic", "prompted", "pro", "standard", "stable", "expressive"]
 Resolution = Literal["480p", "720p"]
-MediaType = Literal["image", "audio"]
+MediaType = Literal["image", "audio", "video", "gif"]
 
 # POST /v1/files/upload-urls, 2026-08.
 # fmt: off
@@ -37,6 +37,8 @@ EXTENSIONS: dict[MediaType, tuple[str, ...]] = {
     "audio": (
         "mp3", "wav", "aac", "flac", "webm", "weba", "m4a", "opus", "ogg", "oga", "aiff", "amr",
     ),
+    "video": ("mp4", "m4v", "mov", "webm"),
+    "gif": ("gif",),  # for some inputs that are videos
 }
 # fmt: on
 PROMPTED_MODES = ("prompted", "standard", "expressive")
@@ -47,6 +49,9 @@ CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
 # Vendor's OpenAPI, 2026-08, and SDK 0.90.0, 2026-10: a tenth of a credit a character.
 CHARACTERS_PER_CREDIT = 10
 MAX_TEXT_CHARACTERS = 1000
+
+# What the vendor holds already: uploads of the last 7 days, and items that the account has saved.
+VENDOR_PATHS = ("api-assets/", "saved-items/")
 
 ASSET_FIELDS: dict[str, MediaType] = {"image_file_path": "image", "audio_file_path": "audio"}
 
@@ -82,6 +87,14 @@ Seconds = Annotated[
 ]
 
 
+class Asset(NamedTuple):
+    """A file of ours that must first be uploaded, and the field of the request that names it."""
+
+    field: str
+    media_type: MediaType
+    uri: str
+
+
 class Inputs(BaseModel):
     """The vendor's request with its leaves side by side; None is "not given", and is not sent."""
 
@@ -110,8 +123,13 @@ class Inputs(BaseModel):
         raise NotImplementedError
 
     @property
-    def estimated_credits(self) -> int:
-        """The price by the vendor's dated table; the vendor has the last word."""
+    def takes_name(self) -> bool:
+        """Can the job be given a name, by which it is found when the answer of the paid call is lost?"""
+        return True
+
+    @property
+    def estimated_credits(self) -> int | None:
+        """The price by the vendor's dated table; the vendor has the last word. None: there is no price."""
         raise NotImplementedError
 
     @property
@@ -121,7 +139,7 @@ class Inputs(BaseModel):
 
     @property
     def price(self) -> str:
-        """The figure that the estimate uses, and where the vendor publishes it."""
+        """The figure that the estimate uses, and where the vendor publishes it; or why there is none."""
         raise NotImplementedError
 
     @property
@@ -137,9 +155,9 @@ class Inputs(BaseModel):
         """What may be wrong when the vendor has refused this; empty if nothing is known."""
         return ""
 
-    def uploads(self) -> dict[str, MediaType]:
-        """The fields whose files must first be uploaded, with their media_type."""
-        return {}
+    def uploads(self) -> list[Asset]:
+        """The files that must first be uploaded."""
+        return []
 
     def fingerprint(self) -> dict[str, str]:
         """
@@ -178,7 +196,7 @@ class TalkingPhotoInputs(Inputs):
     def _check_together(self, unknown: Collection[str]) -> None:
         for field, media_type in ASSET_FIELDS.items():
             if field not in unknown:
-                _check_asset(field, media_type, getattr(self, field))
+                check_asset(field, media_type, getattr(self, field))
         if not {"end_seconds", "audio_file_path"} & set(unknown) and self.end_seconds is None:
             _check_measurable(str(self.audio_file_path))
         if (
@@ -254,12 +272,12 @@ class TalkingPhotoInputs(Inputs):
             )
         return found
 
-    def uploads(self) -> dict[str, MediaType]:
-        return {
-            field: media_type
+    def uploads(self) -> list[Asset]:
+        return [
+            Asset(field, media_type, getattr(self, field))
             for field, media_type in ASSET_FIELDS.items()
             if not is_remote(getattr(self, field) or "")
-        }
+        ]
 
     def _compared(self) -> dict[str, Any]:
         """
@@ -269,9 +287,8 @@ class TalkingPhotoInputs(Inputs):
         values = super()._compared()
         values["start_seconds"] = self.start
         for field in ASSET_FIELDS:
-            value = str(values.get(field, ""))
-            if _is_url(value) and not _is_library_url(value):
-                values[field] = urlsplit(value)._replace(query="", fragment="").geturl()
+            if field in values:
+                values[field] = unsigned(values[field])
         return values
 
 
@@ -333,7 +350,12 @@ def voices() -> dict[str, str]:
 
 def is_remote(asset: str) -> bool:
     """Is this something Magic Hour reads by itself: a URL, or a file that it holds already?"""
-    return _is_url(asset) or asset.startswith("api-assets/")
+    return _is_url(asset) or asset.startswith(VENDOR_PATHS)
+
+
+def unsigned(asset: str) -> str:
+    """What stays the same when the signature of a URL changes; of a library URL, the query is the asset."""
+    return _without_query(asset) if _is_url(asset) and not _is_library_url(asset) else asset
 
 
 def extension_of(path: str) -> str:
@@ -348,7 +370,7 @@ def _is_url(asset: str) -> bool:
 def _is_library_url(asset: str) -> bool:
     parts = urlsplit(asset)
     return parts.path.rstrip("/").endswith("/my-library") and bool(
-        {"imageId", "audioId"} & set(parse_qs(parts.query))
+        {"imageId", "audioId", "videoId"} & set(parse_qs(parts.query))
     )
 
 
@@ -363,7 +385,10 @@ def _without_query(asset: str) -> str:
     return re.split("[?#]", asset, maxsplit=1)[0] if _is_url(asset) else asset
 
 
-def _check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
+def check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
+    """
+    :raises InvalidInput: it is none, or of another media type; nothing was sent.
+    """
     if asset is None:
         raise InvalidInput.of(field, asset, "is needed: a URL, an api-assets/ path, or a file")
     if asset.lower().startswith("data:"):
@@ -372,7 +397,7 @@ def _check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
         known = extension_of(asset) in EXTENSIONS[media_type] or (_is_url(asset) and _is_library_url(asset))
     except ValueError as problem:
         raise InvalidInput.of(field, _without_query(asset), f"is not a URL ({problem})") from None
-    if not known and not asset.startswith("api-assets/"):
+    if not known and not asset.startswith(VENDOR_PATHS):
         raise InvalidInput.of(
             field,
             _without_query(asset),

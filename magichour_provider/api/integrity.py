@@ -141,25 +141,6 @@ class SoundCheck(IntegrityCheck):
             raise WrongMedia("it is a picture, not a sound")
 
 
-class ImageCheck(IntegrityCheck):
-    """A picture: PNG, JPEG, GIF and WebP must have their end; of another format, it must not be a page."""
-
-    noun = "a picture"
-    ENDS: ClassVar[dict[bytes, bytes]] = dict(
-        zip(_PICTURES, (b"\0\0\0\0IEND\xaeB`\x82", b"\xff\xd9", b"\x3b"), strict=True)
-    )
-
-    def close(self) -> None:
-        super().close()
-        end = self.ENDS.get(self.head[:4]) or self.ENDS.get(self.head[:3])
-        if end and not self.tail.rstrip(b"\0\r\n ").endswith(end):
-            raise NotWhole("it is cut: it has no end")
-
-    @property
-    def ends_itself(self) -> bool:
-        return self.head.startswith(_PICTURES) or super().ends_itself
-
-
 class Mp4Check(IntegrityCheck):
     """
     A video: an MP4 with its index (``moov``) and its content (``mdat``), neither of them cut.
@@ -225,6 +206,47 @@ class Mp4Check(IntegrityCheck):
     @property
     def ends_itself(self) -> bool:
         return not (self._is_junk or self._header or self._left)
+
+
+class ImageCheck(IntegrityCheck):
+    """
+    A picture: PNG, JPEG, GIF, WebP, and a GIF that was asked for as MP4, must have their end. Of another
+    format, it must not be a page.
+    """
+
+    noun = "a picture"
+    ENDS: ClassVar[dict[bytes, bytes]] = dict(
+        zip(_PICTURES, (b"\0\0\0\0IEND\xaeB`\x82", b"\xff\xd9", b"\x3b"), strict=True)
+    )
+    STILL_BRANDS: ClassVar[tuple[bytes, ...]] = (b"avi", b"hei", b"hev", b"mif", b"msf")  # AVIF and HEIF
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._moving: Mp4Check | None = Mp4Check()
+
+    def feed(self, chunk: bytes) -> None:
+        super().feed(chunk)
+        if self._moving is not None:
+            try:
+                self._moving.feed(chunk)
+            except WrongMedia:
+                self._moving = None
+
+    def close(self) -> None:
+        super().close()
+        end = self.ENDS.get(self.head[:4]) or self.ENDS.get(self.head[:3])
+        if end and not self.tail.rstrip(b"\0\r\n ").endswith(end):
+            raise NotWhole("it is cut: it has no end")
+        if self._moving is not None and not self.head[8:].startswith(self.STILL_BRANDS):
+            self._moving.close()
+
+    @property
+    def ends_itself(self) -> bool:
+        return (
+            self.head.startswith(_PICTURES)
+            or (self._moving is not None and self._moving.ends_itself)
+            or super().ends_itself
+        )
 
 
 class DownloadValidator:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from magichour_provider.api.integrity import IntegrityCheck, Mp4Check, SoundCheck
+from magichour_provider.api.integrity import ImageCheck, IntegrityCheck, Mp4Check, SoundCheck
 from magichour_provider.exceptions import InvalidInput
 
-JobType = Literal["video", "audio"]
+JobType = Literal["video", "audio", "image"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class JobSpec:
     :param integrity: checks that such a file has arrived whole.
     :param usual_render_seconds: queueing included, until this process has seen some end.
     :param has_clip: the vendor says which clip it is, how large, and its frames a second.
+    :param has_several_files: each of its downloads is a result. Otherwise the first of its type is.
     """
 
     noun: str
@@ -32,6 +33,7 @@ class JobSpec:
     integrity: type[IntegrityCheck]
     usual_render_seconds: float
     has_clip: bool = False
+    has_several_files: bool = False
 
 
 JOBS: dict[JobType, JobSpec] = {
@@ -53,6 +55,17 @@ JOBS: dict[JobType, JobSpec] = {
         integrity=SoundCheck,
         # The vendor says nothing of voices: a guess, with which polls are 6 to 9 s apart, as it advises.
         usual_render_seconds=10.0,
+    ),
+    "image": JobSpec(
+        noun="image",
+        route="/v1/image-projects",
+        library_parameter="imageId",
+        # The last two are what ai-gif-generator makes on demand.
+        extensions=("png", "jpg", "jpeg", "webp", "gif", "avif", "mp4", "webm"),
+        integrity=ImageCheck,
+        # The vendor says nothing of images: a guess.
+        usual_render_seconds=15.0,
+        has_several_files=True,
     ),
 }
 

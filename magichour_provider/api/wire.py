@@ -353,7 +353,7 @@ class Call(Generic[T]):
             )
         # The vendor documents 502 and 503 as "no job was made", but a gateway can send them too: trust them
         # only with the vendor's JSON body, and then only by the next try of the task.
-        vendors_word = status in (502, 503) and message is not None and not self.strict
+        vendors_word = status in VENDORS_WORD and message is not None and not self.strict
         believed = vendors_word or status in _NO_JOB or status in _REDIRECTS
         if error_cls is None and not believed:
             self.no_answer(said, status=status, page=page, retry_after=retry_after)
@@ -382,6 +382,7 @@ _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     422: errors.InvalidRequest,
     429: errors.RateLimited,
 }
+VENDORS_WORD = frozenset({502, 503})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # "Too early", and Cloudflare's own statements that it never reached the origin.
 _NO_JOB = frozenset({425, 521, 522, 523, 525, 526, 530})
@@ -427,12 +428,12 @@ def paid_call(path: str, body: Mapping[str, Any]) -> Call[Submission]:
 
 
 def get_job(job_id: str, job_type: JobType = "video") -> Call[Job]:
-    """``GET /v1/{video,audio}-projects/{id}``: free."""
+    """``GET /v1/{video,audio,image}-projects/{id}``: free."""
     return Call("get", "GET", _route(job_id, job_type), Job.model_validate, job_id=checked_job_id(job_id))
 
 
 def delete_job(job_id: str, job_type: JobType = "video") -> Call[None]:
-    """``DELETE /v1/{video,audio}-projects/{id}``: irreversible; not a cancel, and no refund."""
+    """``DELETE /v1/{video,audio,image}-projects/{id}``: irreversible; not a cancel, and no refund."""
     return Call("delete", "DELETE", _route(job_id, job_type), lambda _: None, job_id=checked_job_id(job_id))
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from . import validation
+from . import tools, validation
 from .admin import add_admin
 from .emulation import Emulation
 from .exceptions import ApiError, StorageError
@@ -104,7 +104,7 @@ async def handle_request(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 async def names_of(request: web.Request, emulation: Emulation, record: dict[str, Any]) -> list[str]:
-    """The text that a fault's ``name`` is compared with: the job's name, or the path of an upload."""
+    """What a fault's ``name`` is compared with: the name of the job or the tool, or the path of an upload."""
     if request.method == "POST":
         content = await request.read()
         try:
@@ -114,7 +114,9 @@ async def names_of(request: web.Request, emulation: Emulation, record: dict[str,
         if len(content) <= MAX_RECORDED_BYTES:
             record["json"] = body
         name = body.get("name") if isinstance(body, dict) else None
-        return [name] if isinstance(name, str) else []
+        # Of any other tool, the tool's name counts too: not every tool takes a name for the job.
+        tool = [request.path.removeprefix("/v1/")] if record["call"] == "create_tool" else []
+        return [name, *tool] if isinstance(name, str) else tool
     path = request.match_info.get("name", "")
     job_id = request.match_info.get("id") or unquote(path.partition("/")[0])
     job = emulation.jobs.all.get(job_id)
@@ -158,6 +160,16 @@ async def create_voice(request: web.Request) -> web.Response:
     return accepted(request, emulation.submit_voice(validation.check_voice(body), body, RULE.get()))
 
 
+async def create_tool(request: web.Request) -> web.Response:
+    emulation = request.app[EMULATION]
+    body = validation.parse(await request.read())
+    checked = tools.check_tool(request.path.removeprefix("/v1/"), body)
+    job = emulation.submit_tool(checked, body, RULE.get())
+    # The vendor has deprecated both, but its own SDK requires one of them for a video or an image.
+    cost = {"video": "estimated_frame_cost", "image": "frame_cost"}.get(job.job_type)
+    return accepted(request, job, **({cost: job.credits_charged} if cost else {}))
+
+
 def accepted(request: web.Request, job: Job, **more: Any) -> web.Response:
     """The answer to a paid call. Its ``Retry-After`` says that jobs end sooner here than at the vendor."""
     realistic = request.app[EMULATION].jobs.progression.mode == "realistic"
@@ -185,6 +197,10 @@ async def get_audio(request: web.Request) -> web.Response:
     return await get_project(request, "audio")
 
 
+async def get_image(request: web.Request) -> web.Response:
+    return await get_project(request, "image")
+
+
 async def get_project(request: web.Request, job_type: JobType) -> web.Response:
     emulation = request.app[EMULATION]
     job = find(request, job_type)
@@ -199,6 +215,11 @@ async def delete_video(request: web.Request) -> web.Response:
 
 async def delete_audio(request: web.Request) -> web.Response:
     request.app[EMULATION].jobs.delete(find(request, "audio"))
+    return web.Response(status=204)
+
+
+async def delete_image(request: web.Request) -> web.Response:
+    request.app[EMULATION].jobs.delete(find(request, "image"))
     return web.Response(status=204)
 
 
@@ -235,8 +256,8 @@ async def account(request: web.Request) -> web.Response:
 async def not_emulated(request: web.Request) -> web.Response:
     return refusal(
         501,
-        f"{request.path} exists at Magic Hour, but this emulator lacks it; it has talking photos, voices,"
-        " uploads, projects and the account",
+        f"{request.path} exists at Magic Hour, but this emulator lacks it; it has the paid calls, uploads,"
+        " projects and the account",
     )
 
 
@@ -256,6 +277,9 @@ ROUTES: list[tuple[str, str, str, Handler]] = [
     ("POST", "/v1/ai-voice-generator", "create_voice", create_voice),
     ("GET", "/v1/audio-projects/{id}", "get_audio", get_audio),
     ("DELETE", "/v1/audio-projects/{id}", "delete_audio", delete_audio),
+    *(("POST", f"/v1/{tool}", "create_tool", create_tool) for tool in tools.described()),
+    ("GET", "/v1/image-projects/{id}", "get_image", get_image),
+    ("DELETE", "/v1/image-projects/{id}", "delete_image", delete_image),
     ("POST", "/v1/files/upload-urls", "upload_urls", upload_urls),
     ("GET", "/v1/account", "account", account),
     ("PUT", FILE, "put", put),

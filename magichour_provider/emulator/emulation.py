@@ -11,6 +11,7 @@ from .faults import Faults
 from .models import Account, Clock, Job, Jobs, Progression, timestamp
 from .render_service import RenderService
 from .storage_host import StorageHost
+from .tools import type_of
 from .validation import invalid
 from .webhooks import Webhooks
 from .worker_pool import WorkerPool
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .faults import FaultRule
     from .models import Output
     from .settings import Settings
+    from .tools import ToolRequest
     from .validation import TalkingPhotoRequest, VoiceRequest
 
 MAX_REQUEST_RECORDS = 10_000
@@ -77,7 +79,7 @@ class Emulation:
                 invalid(field, f"{asset.where} was never uploaded, or is no longer kept")
         self._require_credits(request.price)
         name = f"Talking Photo - {self._date()}" if request.name is None else request.name
-        job = self.jobs.create("video", name, body, request.price, fault)
+        job = self.jobs.create("video", "ai-talking-photo", name, body, request.price, fault)
         return self._start(job, self.renders.video(job, request))
 
     def submit_voice(self, request: VoiceRequest, body: dict[str, Any], fault: FaultRule | None) -> Job:
@@ -87,8 +89,24 @@ class Emulation:
         """
         self._require_credits(request.price)
         name = f"Voice Generator - {self._date()}" if request.name is None else request.name
-        job = self.jobs.create("audio", name, body, request.price, fault)
+        job = self.jobs.create("audio", "ai-voice-generator", name, body, request.price, fault)
         return self._start(job, self.renders.voice(job, request))
+
+    def submit_tool(self, request: ToolRequest, body: dict[str, Any], fault: FaultRule | None) -> Job:
+        """Charge for any other tool and start to render its stand-in.
+
+        :raises ApiError: 402 when the credits do not suffice, 422 when an upload does not exist; nothing
+            is charged.
+        """
+        for field, _, asset in request.inputs:
+            # Detected faces are named by the vendor, not uploaded.
+            is_detected = field.endswith("original_face")
+            if asset.source == "upload" and not is_detected and self.storage.uploaded(asset.where) is None:
+                invalid(field, f"{asset.where} was never uploaded, or is no longer kept")
+        self._require_credits(request.price)
+        name = f"{request.title} - {self._date()}" if request.name is None else request.name
+        job = self.jobs.create(request.job_type, request.tool, name, body, request.price, fault)
+        return self._start(job, self.renders.tool(job, request))
 
     async def poll(self, job: Job) -> None:
         """Count a client's poll, and move the job to the status that is due."""
@@ -110,19 +128,20 @@ class Emulation:
             await asyncio.wait([job.render], timeout=timeout)
 
     def details(self, job: Job, base_url: str | None = None) -> dict[str, Any]:
-        """The answer to ``GET /v1/video-projects/{id}`` or its audio twin, with a fresh signed URL.
+        """The answer to ``GET /v1/video-projects/{id}`` or its twins, with fresh signed URLs.
 
         :param base_url: the address at which the client knows the emulator.
         """
         downloads = []
         if job.status == "complete" and job.enabled and job.output:
-            url, expires_at = self.storage.sign(base_url or self.base_url, "GET", job.file_name)
-            downloads.append({"url": url, "expires_at": expires_at})
+            for name in job.files:
+                url, expires_at = self.storage.sign(base_url or self.base_url, "GET", name)
+                downloads.append({"url": url, "expires_at": expires_at})
         common = {
             "id": job.shown_id,
             "name": job.name,
             "status": job.status,
-            "type": "TALKING_PHOTO" if job.job_type == "video" else "VOICE_GENERATOR",
+            "type": type_of(job.tool),
             "created_at": timestamp(job.created_at),
             "enabled": job.enabled,
             "credits_charged": job.credits_charged,
@@ -131,10 +150,16 @@ class Emulation:
         }
         if job.job_type == "audio":
             return common
+        if job.job_type == "image":
+            # The vendor has deprecated total_frame_cost, but its own SDK requires it.
+            return common | {
+                "image_count": int(job.request.get("image_count", 1)),
+                "total_frame_cost": job.credits_charged,
+            }
         return common | {
             "width": job.output.width if job.output else -1,
             "height": job.output.height if job.output else -1,
-            "start_seconds": job.request["start_seconds"],
+            "start_seconds": job.request.get("start_seconds", 0),
             "end_seconds": job.request["end_seconds"],
             "fps": job.output.fps if job.output else 30.0,
             # The vendor has deprecated these two, but its own SDK requires them.

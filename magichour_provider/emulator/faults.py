@@ -39,6 +39,9 @@ CALLS = (
     "create_voice",
     "get_audio",
     "delete_audio",
+    "create_tool",
+    "get_image",
+    "delete_image",
 )
 STORAGE_CALLS = ("put", "download")
 SLOW_STEPS = 20

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from .faults import FaultRule
 
-JobType = Literal["video", "audio"]
+JobType = Literal["video", "audio", "image"]
 Status = Literal["queued", "rendering", "complete", "error", "canceled"]
-SUFFIXES: dict[JobType, str] = {"video": ".mp4", "audio": ".wav"}
+SUFFIXES: dict[JobType, str] = {"video": ".mp4", "audio": ".wav", "image": ".png"}
 ACTIVE: tuple[Status, ...] = ("queued", "rendering")
 
 MAX_LEDGER_ENTRIES = 20_000
@@ -119,13 +119,18 @@ class Progression:
 
 @dataclass(frozen=True)
 class Output:
-    """A rendered file and its properties; -1 is the vendor's word for no width or height."""
+    """
+    A rendered file and its properties; -1 is the vendor's word for no width or height.
+
+    :param more: the further files of a job that makes several images.
+    """
 
     path: Path
     width: int = -1
     height: int = -1
     fps: float = 30.0
     engine: str | None = None
+    more: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -142,6 +147,7 @@ class Job:
     id: str
     shown_id: str | int
     job_type: JobType
+    tool: str
     name: str
     request: dict[str, Any]
     price: Decimal
@@ -155,15 +161,18 @@ class Job:
     error: dict[str, str] | None = None
     output: Output | None = None
     ends: str | None = None
+    # Its results by their paths at the storage host, once they are rendered.
+    files: dict[str, Path] = field(default_factory=dict)
 
     @property
     def active(self) -> bool:
         return self.status in ACTIVE
 
-    @property
-    def file_name(self) -> str:
-        """The path of its result at the storage host."""
-        return f"{quote(self.id, safe='')}/output{SUFFIXES[self.job_type]}"
+    def publish(self, output: Output) -> None:
+        """Give its results their paths at the storage host."""
+        for number, path in enumerate((output.path, *output.more)):
+            name = f"output-{number}" if number else "output"
+            self.files[f"{quote(self.id, safe='')}/{name}{path.suffix}"] = path
 
 
 @dataclass
@@ -206,7 +215,13 @@ class Jobs:
         self._random = random.Random(seed)  # noqa: S311 - render times, not secrets
 
     def create(
-        self, job_type: JobType, name: str, request: dict[str, Any], price: Decimal, fault: FaultRule | None
+        self,
+        job_type: JobType,
+        tool: str,
+        name: str,
+        request: dict[str, Any],
+        price: Decimal,
+        fault: FaultRule | None,
     ) -> Job:
         """Accept a job and charge its estimate."""
         job_id: str | int = "cm" + secrets.token_hex(12)[:23]
@@ -216,6 +231,7 @@ class Jobs:
             id=str(job_id),
             shown_id=job_id,
             job_type=job_type,
+            tool=tool,
             name=name,
             request=request,
             price=price,

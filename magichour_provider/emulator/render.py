@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFile, ImageFilter, ImageOps
 from .exceptions import RenderError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -56,7 +56,8 @@ def render_video(spec: dict[str, Any]) -> dict[str, Any]:
     start, end = float(spec["start"]), float(spec["end"])
     sound = load_sound(spec["audio"], start, end)
     fps = Fraction(str(spec["fps"]))
-    encode(spec["out"], photo, (width, height), sound, fps)
+    moving = pictures(photo, (width, height), sound, fps)
+    encode(spec["out"], moving, (width, height), sound, fps)
     seconds = sound.shape[1] / RATE
     return {"width": width, "height": height, "fps": float(fps), "seconds": seconds}
 
@@ -230,10 +231,20 @@ def plain(error: BaseException) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-def encode(out: str, photo: Image.Image, size: tuple[int, int], sound: Floats, fps: Fraction) -> None:
+def frame_count(sound: Floats, fps: Fraction) -> int:
+    """Of a video that is as long as its sound."""
+    return max(1, round(int(sound.shape[1]) * fps / RATE))
+
+
+def encode(out: str, pictures: Iterable[Bytes], size: tuple[int, int], sound: Floats, fps: Fraction) -> None:
+    """
+    Write an MP4.
+
+    :param pictures: as many as ``frame_count`` says, in the planes of YUV 4:2:0.
+    """
     width, height = size
     samples = sound.shape[1]
-    frames = max(1, round(samples * fps / RATE))
+    frames = frame_count(sound, fps)
     with av.open(out, "w", format="mp4", options={"movflags": "+faststart"}) as file:
         video = file.add_stream("libx264", rate=fps)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
@@ -249,7 +260,7 @@ def encode(out: str, photo: Image.Image, size: tuple[int, int], sound: Floats, f
         audio.bit_rate = 128_000
 
         done = 0
-        for index, picture in enumerate(pictures(photo, size, sound, fps, frames)):
+        for index, picture in enumerate(pictures):
             image = av.VideoFrame.from_ndarray(picture, format="yuv420p")
             image.pts, image.time_base = index, 1 / fps
             file.mux(video.encode(image))
@@ -264,9 +275,7 @@ def encode(out: str, photo: Image.Image, size: tuple[int, int], sound: Floats, f
         file.mux(audio.encode(None))
 
 
-def pictures(
-    photo: Image.Image, size: tuple[int, int], sound: Floats, fps: Fraction, frames: int
-) -> Iterator[Bytes]:
+def pictures(photo: Image.Image, size: tuple[int, int], sound: Floats, fps: Fraction) -> Iterator[Bytes]:
     """The photo, zoomed in a little while the voice is loud, with a row of level bars."""
     layers = zoomed(photo, size)
     bars = LevelBars(*size)
@@ -274,7 +283,7 @@ def pictures(
     step = RATE / float(fps)
     zoom = 0.0
     heights: Floats = np.zeros(BARS_EACH_SIDE, np.float32)
-    for index in range(frames):
+    for index in range(frame_count(sound, fps)):
         at = min(int((index + 0.5) * step), sound.shape[1])
         level, bands = loudness(mono[at : at + FFT_WINDOW])
         # Like a level meter: quick to rise, slow to fall.

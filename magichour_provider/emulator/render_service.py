@@ -12,8 +12,8 @@ import hashlib
 import json
 import re
 import secrets
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .models import Job, Jobs
     from .settings import Settings
     from .storage_host import StorageHost
+    from .tools import ToolRequest
     from .validation import Asset, TalkingPhotoRequest, VoiceRequest
     from .worker_pool import WorkerPool
 
@@ -38,6 +39,7 @@ FETCH_SECONDS = 30
 STUB_VIDEO = Path(__file__).with_name("stub.mp4")
 STUB_VIDEO_SIDE = 64
 STUB_VOICE = Path(__file__).with_name("stub.wav")
+STUB_IMAGE = Path(__file__).with_name("stub.png")
 # Stands for the digest of a library asset, which the emulator does not have.
 NO_DIGEST = "stand-in"
 
@@ -99,23 +101,69 @@ class RenderService:
         }
         return self._publish(job, await self._render_once(job, spec))
 
+    async def tool(self, job: Job, request: ToolRequest) -> Output:
+        """What stands in for the result of any other tool.
+
+        :raises RenderError: with the vendor's code.
+        """
+        if self.settings.render == "stub":
+            return self._publish(job, self._stub(request))
+        async with AsyncExitStack() as stack:
+            inputs = {}
+            for media_type in ("video", "image", "audio"):
+                if asset := request.first(media_type):
+                    inputs[media_type] = await stack.enter_async_context(self._input(asset))
+            spec = {
+                "task": {"video": "clip", "image": "image", "audio": "sound"}[request.job_type],
+                "tool": request.tool,
+                "title": request.title,
+                "text": request.text,
+                "spoken": request.spoken,
+                "start": request.start,
+                "end": request.end,
+                "fps": self.settings.fps,
+                "size": request.size,
+                "engine": self.settings.engine,
+                "suffix": f".{request.extension}" if request.extension else SUFFIXES[request.job_type],
+            }
+            outputs = [
+                await self._render_once(job, spec | {"number": number, "count": request.count}, **inputs)
+                for number in range(1, request.count + 1)
+            ]
+        more = tuple(output.path for output in outputs[1:])
+        return self._publish(job, replace(outputs[0], more=more))
+
+    def _stub(self, request: ToolRequest) -> Output:
+        side = STUB_VIDEO_SIDE
+        match request.job_type:
+            case "audio":
+                return Output(STUB_VOICE, engine="stub")
+            case "image" if request.extension not in ("mp4", "webm"):
+                return Output(STUB_IMAGE, side, side, more=(STUB_IMAGE,) * (request.count - 1))
+            case _:
+                return Output(STUB_VIDEO, side, side, self.settings.fps)
+
     def release(self, job: Job) -> None:
-        """Take a job's file from it; the last job's release deletes the file."""
-        path = self.storage.results.pop(job.file_name, None)
-        cached = self._cache.get(path) if path else None
-        if path is None or cached is None:
-            return
-        cached.job_ids.discard(job.id)
-        if not cached.job_ids:
-            del self._cache[path]
-            del self._tasks[cached.key]
-            delete_file(path)
+        """Take a job's files from it; the last job's release deletes the file."""
+        for name, path in job.files.items():
+            self.storage.results.pop(name, None)
+            cached = self._cache.get(path)
+            if cached is None:
+                continue
+            cached.job_ids.discard(job.id)
+            if not cached.job_ids:
+                del self._cache[path]
+                del self._tasks[cached.key]
+                delete_file(path)
+        job.files.clear()
 
     def _publish(self, job: Job, output: Output) -> Output:
-        self.storage.results[job.file_name] = output.path
-        if output.path in self._cache:
-            self._cache[output.path].job_ids.add(job.id)
-            self._drop_oldest(newest=job)
+        job.publish(output)
+        for name, path in job.files.items():
+            self.storage.results[name] = path
+            if path in self._cache:
+                self._cache[path].job_ids.add(job.id)
+        self._drop_oldest(newest=job)
         return output
 
     def _drop_oldest(self, newest: Job) -> None:
@@ -136,7 +184,7 @@ class RenderService:
         return await asyncio.shield(task)
 
     async def _render(self, key: str, job: Job, spec: dict[str, Any]) -> Output:
-        path = self.folder / f"{secrets.token_hex(12)}{SUFFIXES[job.job_type]}"
+        path = self.folder / f"{secrets.token_hex(12)}{spec.get('suffix', SUFFIXES[job.job_type])}"
         rendered = await self.workers.run(spec | {"out": str(path)})
         self._cache[path] = CachedRender(key, (await asyncio.to_thread(path.stat)).st_size)
         return Output(
@@ -161,9 +209,9 @@ class RenderService:
             finally:
                 use[asset.where] -= 1
         elif asset.source == "library":
-            # Of a library, the emulator has only the voices that it has made itself.
+            # Of a library, the emulator has only what it has made itself.
             job = self.jobs.all.get(asset.where)
-            own = job.output.path if job and job.job_type == "audio" and job.output else None
+            own = job.output.path if job and job.output and job.files else None
             yield str(own) if own else None, own.stem if own else NO_DIGEST
         else:
             # The extension is a hint to the decoder, as it is for an upload.

@@ -25,9 +25,15 @@ def serve() -> None:
         spec = json.loads(line)
         try:
             # Imported here, so that a missing codec becomes an answer too.
-            from . import render
+            from . import render, stand_ins
 
-            tasks = {"video": render.render_video, "voice": render.render_voice}
+            tasks = {
+                "video": render.render_video,
+                "voice": render.render_voice,
+                "image": stand_ins.render_image,
+                "clip": stand_ins.render_clip,
+                "sound": stand_ins.render_sound,
+            }
             answer = tasks[spec["task"]](spec)
         except RenderError as error:
             answer = {"error": error.code, "message": str(error)}

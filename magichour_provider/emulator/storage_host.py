@@ -35,7 +35,13 @@ URL_LIFETIME_SECONDS = 24 * 3600
 UPLOAD_LIFETIME_SECONDS = 7 * 24 * 3600
 CHUNK_BYTES = 1 << 18
 
-MEDIA_TYPES = {".mp4": "video/mp4", ".wav": "audio/wav"}
+MEDIA_TYPES = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".wav": "audio/wav",
+    ".png": "image/png",
+    ".gif": "image/gif",
+}
 
 
 @dataclass

@@ -216,7 +216,8 @@ class Emulator:
         Make a call fail, or answer differently.
 
         :param call: ``create``, ``get_video``, ``delete_video``, ``upload_urls``, ``put``, ``download``,
-            ``account``, ``create_voice``, ``get_audio``, ``delete_audio`` or ``*``.
+            ``account``, ``create_voice``, ``get_audio``, ``delete_audio``, ``create_tool``, ``get_image``,
+            ``delete_image`` or ``*``.
         :param status: answer with this status instead of having an effect.
         :param body: answer with this text or JSON. In it, ``{"$answer": "/downloads/0"}`` stands for the part
             of the true answer at that JSON pointer; the call then has its effect.

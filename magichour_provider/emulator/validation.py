@@ -30,6 +30,7 @@ EXTENSIONS = {
     "video": ["mp4", "m4v", "mov", "webm"],
     "audio": ["mp3", "wav", "aac", "flac", "webm", "weba", "m4a", "opus", "ogg", "oga", "aiff", "amr"],
     "image": ["png", "jpg", "jpeg", "jfif", "heic", "heif", "webp", "avif", "jp2", "tiff", "tif", "bmp"],
+    "gif": ["gif", "webp", "webm"],
 }
 MODES = {
     "realistic": "realistic",
@@ -50,39 +51,9 @@ MAX_UPLOAD_URLS = 100
 
 # Calls of the vendor that the emulator lacks; it answers 501, because a 404 would mislead.
 NOT_EMULATED = [
-    "/v1/ai-clothes-changer",
-    "/v1/ai-face-editor",
-    "/v1/ai-gif-generator",
-    "/v1/ai-headshot-generator",
-    "/v1/ai-image-editor",
-    "/v1/ai-image-generator",
-    "/v1/ai-image-upscaler",
-    "/v1/ai-meme-generator",
-    "/v1/ai-music-generator",
-    "/v1/ai-qr-code-generator",
-    "/v1/ai-ugc-ad",
-    "/v1/ai-video-editor",
-    "/v1/ai-video-translator",
-    "/v1/ai-video-upscaler",
-    "/v1/ai-voice-cloner",
-    "/v1/animation",
-    "/v1/audio-to-video",
-    "/v1/auto-subtitle-generator",
-    "/v1/body-swap",
-    "/v1/character-replace",
     "/v1/face-detection",
     "/v1/face-detection/{id}",
-    "/v1/face-swap",
-    "/v1/face-swap-photo",
-    "/v1/head-swap",
-    "/v1/image-background-remover",
-    "/v1/image-projects/{id}",
-    "/v1/image-to-video",
-    "/v1/lip-sync",
-    "/v1/photo-colorizer",
     "/v1/saved-items",
-    "/v1/text-to-video",
-    "/v1/video-to-video",
 ]
 
 
@@ -197,9 +168,9 @@ def check_resolution(body: dict[str, Any], mode: str, tier: str) -> tuple[int, i
     return (480 if mode == "prompted" else best), None
 
 
-def asset(value: str, media_type: str) -> Asset:
+def asset(value: str, media_type: str, field: str = "") -> Asset:
     """Tell apart the three forms of an asset: upload, URL and library URL."""
-    field = f"assets.{media_type}_file_path"
+    field = field or f"assets.{media_type}_file_path"
     if not value.strip():
         invalid(field, "must not be empty")
     url = split_url(value)
@@ -216,7 +187,7 @@ def asset(value: str, media_type: str) -> Asset:
             return Asset("library", found[0])
     path = value if url is None else unquote(url.path)
     extension = posixpath.splitext(path)[1][1:].lower()
-    if extension not in EXTENSIONS[media_type]:
+    if extension not in EXTENSIONS[media_type] and (media_type, extension) != ("video", "gif"):
         invalid(field, invalid_extension(extension, media_type))
     return Asset("upload" if url is None else "url", value)
 

@@ -27,7 +27,6 @@ GIVE_UP_SECONDS = 24 * 3600
 MAX_DELIVERIES = 2000
 # "canceled" sends no event.
 EVENTS = {"rendering": "started", "complete": "completed", "error": "errored"}
-# Image events can be registered as in the vendor's form; the emulator sends none.
 EVENT_TYPES = {f"{media}.{event}" for media in ("video", "audio", "image") for event in EVENTS.values()}
 
 

@@ -39,54 +39,54 @@ CONTAINER_OPTIONS = {
     "protocol_whitelist": "none",
 }
 
-# How files begin. A photo may not begin like a sound, nor a sound like a photo; the rest is neither of them.
-SIGNATURES: tuple[tuple[MediaType | None, str, bytes], ...] = (
-    (None, "a web page or another XML file", rb"(?i)\s*<[!?a-z]"),
-    (None, "a PDF file", rb"%PDF-"),
-    (None, "a ZIP archive", rb"PK(\x03\x04|\x05\x06)"),
-    (None, "a gzip file", rb"\x1f\x8b\x08"),
-    ("image", "a JPEG file", rb"\xff\xd8\xff"),
-    ("image", "a PNG file", rb"\x89PNG\r\n\x1a\n"),
-    ("image", "a GIF file", rb"GIF8[79]a"),
-    ("image", "a WebP file", rb"RIFF.{4}WEBP"),
-    ("image", "a TIFF file", rb"II\*\0|MM\0\*"),
-    ("image", "a BMP file", rb"BM.{4}\0{4}"),
-    ("image", "a HEIF or AVIF file", rb".{4}ftyp(hei|hev|mif|msf|avi[fs])"),
-    ("image", "a JPEG 2000 file", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
-    ("audio", "an MP3 or AAC file", rb"ID3|\xff[\xe2-\xfd]"),
-    ("audio", "a WAV file", rb"(RIFF|RF64).{4}WAVE"),
-    ("audio", "a FLAC file", rb"fLaC"),
-    ("audio", "an Ogg file", rb"OggS"),
-    ("audio", "an MP4 or M4A file", rb".{4}ftyp(M4|mp4|iso|qt|3g|dash|avc1)"),
-    ("audio", "a WebM or Matroska file", rb"\x1a\x45\xdf\xa3"),
-    ("audio", "an AIFF file", rb"FORM.{4}AIF[FC]"),
-    ("audio", "an AMR file", rb"#!AMR"),
+# How files begin, and as what they may be sent. Some containers hold a sound or a video.
+SIGNATURES: tuple[tuple[tuple[MediaType, ...], str, bytes], ...] = (
+    ((), "a web page or another XML file", rb"(?i)\s*<[!?a-z]"),
+    ((), "a PDF file", rb"%PDF-"),
+    ((), "a ZIP archive", rb"PK(\x03\x04|\x05\x06)"),
+    ((), "a gzip file", rb"\x1f\x8b\x08"),
+    (("image",), "a JPEG file", rb"\xff\xd8\xff"),
+    (("image",), "a PNG file", rb"\x89PNG\r\n\x1a\n"),
+    (("image", "gif"), "a GIF file", rb"GIF8[79]a"),
+    (("image", "gif"), "a WebP file", rb"RIFF.{4}WEBP"),
+    (("image",), "a TIFF file", rb"II\*\0|MM\0\*"),
+    (("image",), "a BMP file", rb"BM.{4}\0{4}"),
+    (("image",), "a HEIF or AVIF file", rb".{4}ftyp(hei|hev|mif|msf|avi[fs])"),
+    (("image",), "a JPEG 2000 file", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    (("audio",), "an MP3 or AAC file", rb"ID3|\xff[\xe2-\xfd]"),
+    (("audio",), "a WAV file", rb"(RIFF|RF64).{4}WAVE"),
+    (("audio",), "a FLAC file", rb"fLaC"),
+    (("audio",), "an Ogg file", rb"OggS"),
+    (("audio", "video"), "an MP4 or M4A file", rb".{4}ftyp(M4|mp4|iso|qt|3g|dash|avc1)"),
+    (("audio", "video"), "a WebM or Matroska file", rb"\x1a\x45\xdf\xa3"),
+    (("audio",), "an AIFF file", rb"FORM.{4}AIF[FC]"),
+    (("audio",), "an AMR file", rb"#!AMR"),
 )
 
 
 def check_media_type(source: Source) -> None:
     """
-    Refuse what is plainly no photo, or no sound, by its first bytes. What begins in a way that is not known
-    here is left to the vendor, and so is a photo or a sound that is damaged.
+    Refuse what is plainly of another media type, by its first bytes. What begins in a way that is not known
+    here is left to the vendor, and so is a file that is damaged.
 
     :raises InvalidInput: it is something else; nothing was sent.
     :raises StorageFailed: it could not be read; retryable; nothing was sent.
     """
     with source.opened() as file:
         head = file.read(HEAD_BYTES)
-    media_type, what = _begins_like(head)
-    if what and media_type != source.media_type:
-        name = {"image": "photo", "audio": "sound"}[source.media_type]
+    media_types, what = _begins_like(head)
+    if what and source.media_type not in media_types:
+        name = {"image": "photo", "audio": "sound", "video": "video", "gif": "GIF"}[source.media_type]
         raise InvalidInput.of(
             source.field, source.uri, f"begins like {what}, so it is no {name}; check the path and the file"
         )
 
 
-def _begins_like(head: bytes) -> tuple[MediaType | None, str | None]:
-    for media_type, what, pattern in SIGNATURES:
+def _begins_like(head: bytes) -> tuple[tuple[MediaType, ...], str | None]:
+    for media_types, what, pattern in SIGNATURES:
         if re.match(pattern, head, re.DOTALL):
-            return media_type, what
-    return None, "a text file" if _is_text(head) else None
+            return media_types, what
+    return (), "a text file" if _is_text(head) else None
 
 
 def _is_text(head: bytes) -> bool:

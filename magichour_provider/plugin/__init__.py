@@ -26,10 +26,10 @@ OPERATORS = (
 )
 
 
-async def app(
+async def serve(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
-    """The real app, imported by the first request."""
+    """The real app (``plugin.app``), imported by the first request."""
     from magichour_provider.plugin.app import studio
 
     await studio()(scope, receive, send)
@@ -76,5 +76,5 @@ class MagicHourPlugin(AirflowPlugin):
 
     name = "magichour"
     if hasattr(AirflowPlugin, "external_views"):
-        fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "Magic Hour"}]
+        fastapi_apps = [{"app": serve, "url_prefix": PREFIX, "name": "Magic Hour"}]
         external_views = _views()

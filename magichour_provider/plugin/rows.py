@@ -336,7 +336,9 @@ def job_type_of(value: Any) -> JobType:
 
 
 def result_type(result: Mapping[str, Any]) -> JobType:
-    return "audio" if "audio_file_path" in result else "video"
+    if "audio_file_path" in result:
+        return "audio"
+    return "image" if "image_file_path" in result else "video"
 
 
 def _sizes(of: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The pages. They write nothing, and ask the vendor only when somebody clicks on *Play*."""
+"""The pages. They write nothing, and ask the vendor only when somebody clicks on *Play* or *Show*."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Everything that a running task needs, and the parsing of a DAG file does not."""
 
 from magichour_provider import exceptions, telemetry
-from magichour_provider.api import inputs, jobs, wire
+from magichour_provider.api import inputs, jobs, tools, wire
 from magichour_provider.api.watching import JobWatcher, submission_time
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
@@ -32,5 +32,6 @@ __all__ = [
     "media",
     "submission_time",
     "telemetry",
+    "tools",
     "wire",
 ]

@@ -39,6 +39,13 @@ def job_id(field: str, value: Any) -> str:
     return checked_job_id(value)
 
 
+def job_type(field: str, value: Any) -> str:
+    from magichour_provider.api.jobs import job_spec
+
+    job_spec(value)
+    return str(value)
+
+
 def flag(field: str, value: Any) -> bool:
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"

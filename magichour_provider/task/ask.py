@@ -107,19 +107,25 @@ def park(short_id: str, *, deadline: float) -> NoReturn:
 def _body(intent: Intent, balance: object, timeout: float) -> str:
     estimate = intent.estimated_credits
     at_stake = "an unknown number of" if estimate is None else f"{estimate:g}"
+    tick = "" if intent.takes_name else ", tick *Adopt anyway*,"
     return (
         f"Try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC, and its answer "
         "was lost. A job may have been made and charged.\n\n"
         f"- At stake: about **{at_stake} credits**. The account had {balance} credits at "
         f"{datetime.now(UTC):%H:%M} UTC.\n"
         f"- Connection: `{intent.conn_id}`.\n"
-        f"- The name of such a job ends in `{intent.mark}`. Search "
-        f"[the library of Magic Hour]({wire.LIBRARY_URL}) for it.\n\n"
-        f"**If the job is there**, write its id below and choose *{ADOPT}*. Nothing is paid.\n\n"
+        f"- {_how_to_find(intent)} Search [the library of Magic Hour]({wire.LIBRARY_URL}) for it.\n\n"
+        f"**If the job is there**, write its id below{tick} and choose *{ADOPT}*. Nothing is paid.\n\n"
         f"**If it is not there**, choose *{PAY_AGAIN}*. That costs about {at_stake} credits. A job that was "
         "charged can be missing for some minutes.\n\n"
         f"Without an answer within {_hours(timeout)} the task fails, and nothing is paid."
     )
+
+
+def _how_to_find(intent: Intent) -> str:
+    if intent.takes_name:
+        return f"The name of such a job ends in `{intent.mark}`."
+    return f"{intent.how_to_find} ({intent.mark} is only in Airflow)."
 
 
 def _hours(seconds: float) -> str:
@@ -132,13 +138,15 @@ def _form(intent: Intent) -> dict[str, Param]:
             None,
             type=["null", "string"],
             title="Job id",
-            description=f"Only to adopt: the id of the job whose name ends in {intent.mark}.",
+            description="Only to adopt: the id of the job"
+            + (f" whose name ends in {intent.mark}." if intent.takes_name else "."),
         ),
         "adopt_anyway": Param(
             default=False,
             type="boolean",
             title="Adopt anyway",
-            description=f"Adopt the job even if its name does not end in {intent.mark}.",
+            description=f"Adopt the job even if its name does not end in {intent.mark}"
+            + ("." if intent.takes_name else ": it takes no name, so this tick is needed."),
         ),
     }
 

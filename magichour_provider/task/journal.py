@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import tenacity
 from airflow.providers.common.compat.sdk import conf
-from pydantic import ValidationError
 
 from magichour_provider.api.wire import LIBRARY_URL
 from magichour_provider.exceptions import JournalUnavailable, MagicHourError, SubmissionUncertain
@@ -65,11 +64,7 @@ class Journal:
         return cls(store, try_number=ti.try_number, max_tries=ti.max_tries, patience=patience)
 
     def reports(self, intent: Intent) -> list[Report]:
-        """
-        What was reported of this intent from outside, the first report first.
-
-        An unreadable report is not believed, and does not hide the others.
-        """
+        """What was reported of this intent from outside, the first report first."""
         try:
             reported = self._store.get_reported()
         except Exception as error:
@@ -77,27 +72,21 @@ class Journal:
                 f"what was reported of this task's jobs could not be read ({_briefly(error)}); "
                 "nothing was submitted, and a retry reads it again"
             ) from error
-        entries = reported.get(intent.short_id) if isinstance(reported, dict) else None
-        found = []
-        for entry in entries if isinstance(entries, list) else [entries]:
-            try:
-                found.append(Report.model_validate({"job_id": entry} if isinstance(entry, str) else entry))
-            except ValidationError:
-                continue
-        return found
+        return Report.all_of(reported, intent.short_id)
 
-    def record_intent(self, *, name: str, **details: Any) -> Intent:
+    def record_intent(self, *, name: str | None, **details: Any) -> Intent:
         """
         Write down that the paid call is about to be sent.
 
-        :param name: of the job; the mark of the intent is added to it.
+        :param name: of the job; the mark of the intent is added to it. None: it takes no name.
         :param details: fields of ``Intent``.
         :raises JournalUnavailable: not written, so do not send; nothing charged.
         """
         short_id = uuid.uuid4().hex[:8]
         intent = Intent(
             short_id=short_id,
-            name=f"{name} {mark(short_id)}",
+            name=None if name is None else f"{name} {mark(short_id)}",
+            takes_name=name is not None,
             try_number=self.try_number,
             max_tries=self.max_tries,
             at=datetime.now(UTC),
@@ -124,9 +113,6 @@ class Journal:
         :returns: False when it could not be written: the next try will not know it.
         """
         return self._write_if_possible(self.record.settled(job.short_id, outcome, job.job_id).with_job(job))
-
-    def has_job(self, job_id: str) -> bool:
-        return self.record.lost is None and self.record.job(job_id) is not None
 
     def is_own_delivery(self, job_id: str, output_path: str) -> bool:
         """Did an earlier try of this task instance begin to write this file? Then the file is its own."""
@@ -161,15 +147,17 @@ class Journal:
         """The same error, with what a person can do now."""
         lost = self.record.lost
         if isinstance(error, SubmissionUncertain) and lost is not None:
+            adopt = self._store.adopt_command(lost.short_id, "JOB_ID", anyway=not lost.takes_name)
+            report = {"job_id": "JOB_ID"} | ({} if lost.takes_name else {"anyway": True})
             steps = (
-                f"Search {LIBRARY_URL} for a job whose name ends in {lost.mark}.\n"
+                f"Search {LIBRARY_URL} for it. {lost.how_to_find}.\n"
                 "If it is there, adopt it, free of charge (replace JOB_ID by its id):\n"
-                f"  {self._store.adopt_command(lost.short_id, 'JOB_ID')}\n"
+                f"  {adopt}\n"
                 "If it is not there, allow this task to pay again:\n"
                 f"  {self._store.pay_again_command(lost.short_id)}\n"
                 "Then clear the task. In Airflow's UI the same is done on the task's page, under Task State "
-                f"Store: key {REPORTED_KEY}, value {{{json.dumps(lost.short_id)}: "
-                '[{"job_id": "JOB_ID"}]} or [{"pay_again": true}].'
+                f"Store: key {REPORTED_KEY}, value {{{json.dumps(lost.short_id)}: [{json.dumps(report)}]}} "
+                'or [{"pay_again": true}].'
             )
         else:
             steps = (
@@ -180,7 +168,8 @@ class Journal:
 
     def adopt_instructions(self, job: PaidJob) -> str:
         """How a person records a job that this task could not record."""
-        return self._store.adopt_command(job.short_id or "", job.job_id)
+        nameless = {intent.short_id for intent in self.record.intents if not intent.takes_name}
+        return self._store.adopt_command(job.short_id or "", job.job_id, anyway=job.short_id in nameless)
 
     def _write(self, record: Record, patience: float = LONGEST_PATIENCE) -> None:
         """Write until it is written: Airflow's API server may be restarting."""

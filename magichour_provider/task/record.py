@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -56,12 +57,23 @@ class Intent(_Entry):
     output_path: str | None = None
     estimated_credits: float | None = None
     name: str | None = None
+    takes_name: bool = True
     outcome: Outcome = "open"
     job_id: str | None = None
 
     @property
     def mark(self) -> str:
         return mark(self.short_id)
+
+    @property
+    def how_to_find(self) -> str:
+        """How a person finds its job in the vendor's library."""
+        if not self.takes_name:
+            return (
+                "Such a job takes no name, so it cannot be found by one: it is the one that was made at "
+                f"{self.at:%Y-%m-%d %H:%M:%S} UTC"
+            )
+        return f"The name of such a job ends in {self.mark}"
 
     def is_cleared_since(self, max_tries: int) -> bool:
         """Has a person cleared the task since? Airflow changes ``max_tries`` when a finished one is."""
@@ -127,6 +139,23 @@ class Report(_Entry):
     source: str = "command line"
     anyway: bool = False
     pay_again: bool = False
+
+    @classmethod
+    def all_of(cls, reported: object, short_id: str) -> list[Self]:
+        """
+        What was said of one intent, the first report first.
+
+        An unreadable report is not believed, and does not hide the others.
+        """
+        entries = reported.get(short_id) if isinstance(reported, dict) else None
+        found = []
+        for entry in entries if isinstance(entries, list) else [entries]:
+            with suppress(ValidationError):
+                found.append(cls.model_validate({"job_id": entry} if isinstance(entry, str) else entry))
+        return found
+
+    def says_the_same_as(self, other: Report) -> bool:
+        return (self.job_id, self.pay_again) == (other.job_id, other.pay_again)
 
     def why_not(self, intent: Intent, job: Job) -> str | None:
         """Why this job is not the one that the intent paid for, or None if it is."""
@@ -276,9 +305,9 @@ def _cleared_since(job: PaidJob, max_tries: int) -> bool:
 
 def _uncertain(intent: Intent) -> SubmissionUncertain:
     return SubmissionUncertain(
-        f"try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC (the name of its "
-        f"job ends in {intent.mark}), and its answer was not recorded: a job may have been made and charged. "
-        "If that try received a job id, its log has it",
+        f"try {intent.try_number} sent the paid call at {intent.at:%Y-%m-%d %H:%M:%S} UTC, and its answer "
+        f"was not recorded: a job may have been made and charged. {intent.how_to_find}. If that try "
+        "received a job id, its log has it",
         credits=intent.estimated_credits,
     )
 

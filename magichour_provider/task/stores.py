@@ -25,7 +25,7 @@ class Store(Protocol):
     def get(self) -> object: ...
     def set(self, value: dict[str, Any]) -> None: ...
     def get_reported(self) -> object: ...
-    def adopt_command(self, short_id: str, job_id: str) -> str: ...
+    def adopt_command(self, short_id: str, job_id: str, *, anyway: bool = False) -> str: ...
     def pay_again_command(self, short_id: str | None) -> str: ...
 
 
@@ -53,8 +53,8 @@ class TaskStateStore:
     def get_reported(self) -> object:
         return self._store.get(REPORTED_KEY)
 
-    def adopt_command(self, short_id: str, job_id: str) -> str:
-        return self._report(short_id, {"job_id": job_id})
+    def adopt_command(self, short_id: str, job_id: str, *, anyway: bool = False) -> str:
+        return self._report(short_id, {"job_id": job_id, **({"anyway": True} if anyway else {})})
 
     def pay_again_command(self, short_id: str | None) -> str:
         if short_id is None:
@@ -113,7 +113,7 @@ class VariableStore:
 
         _ask_supervisor(DeleteVariable(key=self.key))
 
-    def adopt_command(self, short_id: str, job_id: str) -> str:
+    def adopt_command(self, short_id: str, job_id: str, *, anyway: bool = False) -> str:
         body = json.dumps({"job_id": job_id, "short_id": short_id})
         return f"airflow variables set {self.key} '{body}'"
 

@@ -87,6 +87,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     question_notifiers: list[Notifier]
     assigned_users: list[dict[str, str]]
     _render_class: tuple[str | None, float | None] = (None, None)  # not known of a job that is resumed
+    _is_paused = False
     ui_color = "#efe7fb"
 
     def __init__(
@@ -156,7 +157,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """
         The call that pays.
 
-        :param uploaded: the ``api-assets/`` paths of ``inputs.uploads()``.
+        :param uploaded: for the fields of ``inputs.uploads()`` their ``api-assets/`` paths.
+        :param name: for the job, if it takes one.
         """
         raise NotImplementedError
 
@@ -296,8 +298,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
         client = self.hook.client  # what can fail before the paid call, fails before the intent
         self._render_class = whole.render_class
+        name = inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME]
         intent = journal.record_intent(
-            name=inputs.name or f"{self.dag_id}.{self.task_id}"[:LONGEST_NAME],
+            name=name if inputs.takes_name else None,
             inputs=inputs.fingerprint(),
             host=self.hook.settings.base_url,
             conn_id=self.magichour_conn_id,
@@ -309,22 +312,27 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self._charged, self._credits = "unknown", whole.estimated_credits
         try:
             submission = client.submit(
-                self.paid_call(whole, uploaded, str(intent.name)), retry_429_seconds=self.rate_limit_timeout
+                self.paid_call(whole, uploaded, str(intent.name)),
+                retry_429_seconds=self.rate_limit_timeout,
+                pausing=self._set_paused,
             )
         except runtime.exceptions.SubmissionUncertain as error:
-            raise journal.with_instructions(
-                error.copied(f"{error}. The name of such a job ends in {intent.mark}")
-            ) from error
+            raise journal.with_instructions(error.copied(f"{error}. {intent.how_to_find}")) from error
         except runtime.exceptions.MagicHourError as error:
             self._charged = "no"
             self._release_target(context)
             # The vendor's own word, which a gateway can write too: only the next try believes it.
-            refused = isinstance(error, runtime.exceptions.Unavailable) and error.by_vendor
+            refused = error.status_code in runtime.wire.VENDORS_WORD
             journal.settle(intent, "refused" if refused else "no_job")
             if isinstance(error, runtime.exceptions.InsufficientCredits):
                 raise self._with_balance(error, whole) from error
             if isinstance(error, runtime.exceptions.InvalidRequest) and (hint := whole.hint()):
                 raise error.copied(f"{error}. {hint}") from error
+            raise
+        except BaseException:  # Airflow ends the task
+            if self._is_paused:
+                self._charged = "no"
+                journal.settle(intent, "no_job")
             raise
         if self.poll_interval is None and self.hook.settings.poll_interval is None:
             self.poll_interval = submission.poll_interval
@@ -347,6 +355,22 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         runtime.telemetry.submitted(submission.credits_charged)
         return job
 
+    def _set_paused(self, is_paused: bool) -> None:
+        """After a 429: no call is under way, and none has made a job."""
+        self._is_paused = is_paused
+
+    def on_kill(self) -> None:
+        """
+        Airflow calls this from a signal handler, so what it raises ends the pause that is under way.
+
+        :raises MagicHourError: the API was busy; nothing charged; retryable.
+        """
+        if self._is_paused:
+            raise runtime.exceptions.MagicHourError(
+                "the task was killed while it waited to submit: the API was busy (HTTP 429)", retryable=True
+            )
+        super().on_kill()
+
     def _record(self, journal: Journal, job: PaidJob) -> None:
         """
         Write the job down, for as long as Airflow's API server takes to come back.
@@ -365,16 +389,35 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """All that comes before the paid call, is free, and may be repeated; the last of it is the upload."""
         if self.output_path is not None:
             runtime.Target(self.output_path, self.replace).check()
-        sources = [
-            runtime.Source.find(field, media_type, getattr(inputs, field))
-            for field, media_type in inputs.uploads().items()
-        ]
+        sources = [runtime.Source.find(*asset) for asset in inputs.uploads()]
         for source in sources:
             runtime.media.check_media_type(source)
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
             self.log.warning(warning)
+        self._hold_limit(inputs)
+        if not sources:
+            return inputs, {}
+        self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
+        paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
+        return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
+
+    def _hold_limit(self, inputs: InputsT) -> None:
+        """
+        :raises CreditLimitExceeded: the estimate is above ``max_credits``.
+        :raises InvalidInput: there is a limit, and no estimate to hold against it.
+        """
         estimate = inputs.estimated_credits
+        if estimate is None:
+            self.log.info("No estimate for %s: %s", inputs.description, inputs.price)
+            if self.max_credits is not None:
+                raise runtime.exceptions.InvalidInput.of(
+                    "max_credits",
+                    self.max_credits,
+                    f"cannot be held for {inputs.description}: {inputs.price}; give estimated_credits, which "
+                    "is then compared with it. Nothing was submitted",
+                )
+            return
         self.log.info("Estimate: %s credits for %s, %s", estimate, inputs.description, inputs.price)
         if self.max_credits is not None and estimate > float(self.max_credits):
             raise runtime.exceptions.CreditLimitExceeded(
@@ -382,11 +425,6 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 f"{inputs.price}; raise the limit or shorten it. Nothing was submitted",
                 credits=estimate,
             )
-        if not sources:
-            return inputs, {}
-        self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
-        paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
-        return inputs, {source.field: path for source, path in zip(sources, paths, strict=True)}
 
     def _refuse_shared_target(self, context: Context) -> None:
         """One file for all mapped instances: all but one would pay for a video that they cannot deliver."""
@@ -411,9 +449,10 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.Target(self.output_path, self.replace).release(_owner(context))
 
     def _with_balance(self, error: InsufficientCredits, inputs: InputsT) -> MagicHourError:
+        estimate = inputs.estimated_credits
+        needed = "an unknown number" if estimate is None else f"about {estimate}"
         return error.copied(
-            f"{error}. The account has {self.balance()} credits, {inputs.description} needs about "
-            f"{inputs.estimated_credits}"
+            f"{error}. The account has {self.balance()} credits, {inputs.description} needs {needed}"
         )
 
     def balance(self) -> object:

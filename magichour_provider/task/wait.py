@@ -118,7 +118,11 @@ class JobMixin:
         }
 
     def is_known_later(self, value: object) -> bool:
-        """A template, or what Airflow resolves at run time: an XCom, a DAG's param."""
+        """A template, or what Airflow resolves at run time: an XCom, a DAG's param; or one of them inside."""
+        if isinstance(value, dict):
+            return any(map(self.is_known_later, value.values()))
+        if isinstance(value, list | tuple):
+            return any(map(self.is_known_later, value))
         dag = self.get_dag()
         jinja = (dag and dag.jinja_environment_kwargs) or {}
         starts = (jinja.get("variable_start_string", "{{"), jinja.get("block_start_string", "{%"))
@@ -282,6 +286,8 @@ class JobMixin:
             else:
                 job, download = self.hook.client.completed(job_id, self.job_type)
                 place = {"download_url": download.url, "download_url_expires_at": download.expires_at}
+                if self.spec.has_several_files:
+                    place["download_urls"] = [one.url for one in job.downloads]
         except runtime.exceptions.JobEnded as ended:
             self._record_end(context, job_id, ending_of(ended))
             raise
@@ -307,7 +313,8 @@ class JobMixin:
                 "height": _pixels(job.height),
                 "fps": job.fps,
             }
-
+        if self.job_type == "image":
+            return {"image_file_path": runtime.wire.library_url(job.job_id, self.job_type)}
         return {
             "audio_file_path": runtime.wire.library_url(job.job_id, self.job_type),
             "duration_seconds": self._measured(job, place),
@@ -325,8 +332,9 @@ class JobMixin:
 
     def _size(self, place: dict[str, Any]) -> dict[str, int]:
         with runtime.telemetry.best_effort("The size of the file is not known"):
-            if uri := place.get("output_path"):
-                return {"size_bytes": runtime.Source.find("output_path", "image", uri).size}
+            if uris := place.get("output_paths", [place["output_path"]] if "output_path" in place else []):
+                sizes = [runtime.Source.find("output_path", "image", uri).size for uri in uris]
+                return {"size_bytes": sum(sizes)}
         return {}
 
     def _record_end(
@@ -353,17 +361,20 @@ class JobMixin:
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Called by Airflow's OpenLineage provider, if there is one; also when the task has failed."""
+        return runtime.telemetry.lineage(self.input_files(), self._result, self._job_id, self._error)
+
+    def input_files(self) -> list[str]:
+        """What the job is made from."""
         files = (getattr(self, field, None) for field in runtime.inputs.ASSET_FIELDS)
-        return runtime.telemetry.lineage(
-            [str(file) for file in files if file], self._result, self._job_id, self._error
-        )
+        return [str(file) for file in files if file]
 
     def _download(self, context: Context, job_id: str, output_path: str) -> tuple[Job, dict[str, Any]]:
-        target = self.hook.target(job_id, runtime.Target(output_path, self.replace), self.job_type)
+        targets = self.hook.targets(job_id, runtime.Target(output_path, self.replace), self.job_type)
         try:
-            target = self._own(context, job_id, target)
-            self.log.info("Downloading the %s of job %s to %s", self.spec.noun, job_id, target.uri)
-            return self.hook.client.download(job_id, target, self.job_type), {"output_path": target.uri}
+            for number, target in enumerate(targets):
+                own = self._own(context, job_id, target)
+                self.log.info("Downloading the %s of job %s to %s", self.spec.noun, job_id, target.uri)
+                job = self.hook.client.download(job_id, own, self.job_type, number=number)
         except (runtime.exceptions.InvalidInput, runtime.exceptions.StorageFailed) as error:
             raise error.copied(
                 f"{error}. The {self.spec.noun} of job {job_id} stays at Magic Hour: fix this, then clear "
@@ -371,6 +382,16 @@ class JobMixin:
                 job_id=job_id,
                 charged="yes",
             ) from error
+        if self.spec.has_several_files and len(job.downloads) > len(targets):
+            self.log.warning(
+                "Job %s has made %d files, and output_path=%s is one: the first is there. End output_path in "
+                "'/' to download all",
+                *(job_id, len(job.downloads), output_path),
+            )
+        place: dict[str, Any] = {"output_path": targets[0].uri}
+        if self.spec.has_several_files:
+            place["output_paths"] = [target.uri for target in targets]
+        return job, place
 
     def _own(self, context: Context, job_id: str, target: Target) -> Target:
         """The target, which may be replaced if an earlier try of this task began to write it."""

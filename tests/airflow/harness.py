@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 HEADER = """
 import datetime
 from airflow.sdk import DAG, task
-from magichour_provider.operators import TalkingPhotoOperator, VoiceGeneratorOperator
-from magichour_provider.sensors import TalkingPhotoSensor, VoiceGeneratorSensor
+from magichour_provider.operators import (
+    AutoSubtitleOperator,
+    ImageGeneratorOperator,
+    MagicHourOperator,
+    TalkingPhotoOperator,
+    VoiceGeneratorOperator,
+)
+from magichour_provider.sensors import JobSensor, TalkingPhotoSensor, VoiceGeneratorSensor
 """
 
 
@@ -223,6 +229,12 @@ class Airflow:
         """Run a DAG of one ``VoiceGeneratorOperator``, whose task id is ``voice``."""
         voice = {"prompt": "Good evening.", "voice_name": "Albert Einstein", **arguments}
         return self.run("VoiceGeneratorOperator(task_id='voice', **VOICE)", VOICE=voice)
+
+    def call(self, tool: str, body: Any, **arguments: Any) -> Run:
+        """Run a DAG of one ``MagicHourOperator``, whose task id is ``job``."""
+        return self.run(
+            "MagicHourOperator(task_id='job', **CALL)", CALL={"tool": tool, "body": body, **arguments}
+        )
 
     def sense(self, job_id: str, **arguments: Any) -> Run:
         """Run a DAG of one ``TalkingPhotoSensor``, whose task id is ``video``."""

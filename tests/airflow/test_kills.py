@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from fsspec.implementations.local import LocalFileSystem
 from harness import both_modes
 
@@ -113,6 +114,29 @@ def test_a_death_after_a_step_that_a_voice_has_of_its_own_costs_one_charge_and_i
     assert emulator.charges() == 1
     assert run.result("voice")["duration_seconds"] == 0.5
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "a timeout of Airflow"])
+def test_an_end_while_the_api_is_busy_leaves_nothing_uncertain(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    emulator.fault("create", status=429)
+    pausing = TalkingPhotoOperator._set_paused
+    ended: list[str] = []
+
+    def then_end(operator: TalkingPhotoOperator, is_paused: bool) -> None:
+        pausing(operator, is_paused)
+        if is_paused:
+            ended.append(end)
+            if end == "SIGTERM":
+                operator.on_kill()  # as Airflow's signal handler does
+            raise AirflowTaskTimeout
+
+    monkeypatch.setattr(TalkingPhotoOperator, "_set_paused", then_end)
+    run = airflow.video(retries=1)
+    assert ended == [end]
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
 
 
 @both_modes

@@ -139,14 +139,20 @@ def test_the_record_ends_with_what_was_delivered_and_what_it_cost(
 
 
 @both_modes
-def test_a_502_in_the_vendors_words_is_believed_by_the_next_try_only(
-    airflow: Airflow, emulator: Emulator, written: list[Any], deferrable: bool
+@pytest.mark.parametrize(("status", "outcome"), [(502, "refused"), (503, "refused"), (525, "no_job")])
+def test_an_error_in_the_vendors_words_is_believed_by_the_next_try_only(
+    airflow: Airflow,
+    emulator: Emulator,
+    written: list[Any],
+    status: int,
+    outcome: str,
+    deferrable: bool,
 ) -> None:
-    emulator.fault("create", status=502, times=1)
+    emulator.fault("create", status=status, times=1)
     run = airflow.video(deferrable=deferrable, retries=1)
     assert run.state() == "success", run.errors()
     assert [type(error).__name__ for error in run.raised()] == ["Unavailable"], "not repeated at once"
-    assert [intent.outcome for intent in Record.of(written[-1]).intents] == ["refused", "job"]
+    assert [intent.outcome for intent in Record.of(written[-1]).intents] == [outcome, "job"]
     assert emulator.charges() == 1
 
 

@@ -59,7 +59,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     for policy in (flows.RETRY_SAFE, flows.RETRY_TRANSFER, flows.RETRY_SUBMIT):
         monkeypatch.setitem(policy, "wait", at_once)
     # Its pauses count against its time, so they keep their length, and only the sleep is left out.
-    monkeypatch.setattr(flows, "retry_429", lambda seconds: retry_429(seconds) | {"sleep": pause})
+    monkeypatch.setattr(flows, "retry_429", lambda *given: retry_429(*given) | {"sleep": pause})
     return made
 
 

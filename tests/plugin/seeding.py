@@ -191,10 +191,20 @@ def result(key: TaskKey, **values: Any) -> TaskKey:
     return key
 
 
-def make_video(emulator: Emulator) -> str:
+def make_image(emulator: Emulator) -> str:
+    """A finished job that made two images, paid for elsewhere."""
+    answer = httpx.post(
+        f"{emulator.url}/v1/ai-image-generator",
+        json={"name": "lighthouse", "image_count": 2, "style": {"prompt": "a lighthouse"}},
+        headers={"Authorization": f"Bearer {emulator.api_key}"},
+    )
+    return str(answer.raise_for_status().json()["id"])
+
+
+def make_video(emulator: Emulator, name: str = "ada") -> str:
     """A finished job, paid for elsewhere."""
     body = {
-        "name": "ada",
+        "name": name,
         "start_seconds": 0,
         "end_seconds": 1,
         "assets": {

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from seeding import address, ended, intent, job, journal, make_video, task
+from seeding import address, ended, intent, job, journal, make_image, make_video, task
 
 from magichour_provider.links import watch_url
 
@@ -57,6 +57,19 @@ def test_a_video_that_cannot_be_played_says_why(page: Page) -> None:
     link.click()
     assert "cannot read the connection 'only_on_workers'" in str(page.get_by_role("alert").text_content())
     assert link.is_visible()
+    assert page.locator("video").count() == 0
+
+
+def test_an_image_is_shown_where_its_drawing_was(page: Page, emulator: Emulator) -> None:
+    made = job(
+        make_image(emulator), job_type="image", host=emulator.url, ended=ended(output_path="s3://art/1.png")
+    )
+    journal(task("greetings", label="lighthouse", map_index=0), made)
+    page.goto("/magichour/")
+    assert page.locator("video, audio, .stage img").count() == 0
+    page.get_by_role("link", name="Show lighthouse").click()
+    page.wait_for_function("() => document.querySelector('.stage img')?.naturalWidth > 0")
+    assert page.get_by_role("img", name="lighthouse").is_visible()
     assert page.locator("video").count() == 0
 
 

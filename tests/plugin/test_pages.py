@@ -18,6 +18,7 @@ from seeding import (
     intent,
     job,
     journal,
+    make_image,
     make_video,
     reported,
     result,
@@ -379,6 +380,22 @@ def test_a_click_leads_to_a_fresh_signed_url(client: Client, emulator: Emulator)
     assert video.status_code == 200
     assert b"ftyp" in video.content[:16]
     assert len(emulator.requests("get_video")) == before + 1
+
+
+def test_an_image_is_counted_as_one_and_a_click_leads_to_the_first(
+    client: Client, emulator: Emulator
+) -> None:
+    job_id = make_image(emulator)
+    made = job(job_id, job_type="image", host=emulator.url, ended=ended(output_path="s3://art/1.png"))
+    journal(task("greetings"), made)
+    page = client().get("/magichour/").text
+    assert 'aria-label="Show video"' in page
+    assert 'data-media="image"' in page
+    assert "<dt>Image</dt><dd>1</dd>" in page
+    assert "Play " not in page
+    answer = play(client())
+    assert httpx.get(answer.headers["location"]).content.startswith(b"\x89PNG")
+    assert job_id in answer.headers["location"]
 
 
 def test_the_job_is_found_by_its_place_in_the_journal(client: Client, emulator: Emulator) -> None:

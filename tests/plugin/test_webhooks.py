@@ -53,9 +53,9 @@ def address() -> Iterator[str]:
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
-    from magichour_provider.plugin import app
+    from magichour_provider.plugin import serve
 
-    api_server = Starlette(routes=[Mount("/magichour", app)])
+    api_server = Starlette(routes=[Mount("/magichour", serve)])
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)

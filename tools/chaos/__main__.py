@@ -3,7 +3,8 @@
 
 Processes are killed with SIGKILL at random moments, and the emulator's connections cut, while DAG runs go on.
 What is dead is started again at once; nothing is cleared by hand. It fails when anything was paid twice,
-lost, or given up before its tries were used up.
+lost, or given up before its tries were used up. With ``WEBHOOKS=1`` it also fails when a job that reported
+itself needs a person. With ``EXECUTOR=celery`` there are two hosts without a shared disk, and object storage.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tools.database import Postgres
 from tools.stack import Stack
 
 from . import report
-from .impatient import impatient
-from .killer import Killer
+from .impatient import WEBHOOK_SECRET, impatient
+from .killer import CELERY_KINDS, KINDS, Killer
 
 ENOUGH_AT_A_TIME = 12  # unfinished instances
 LAST_SECONDS = 900  # for everything to end by itself
@@ -37,17 +38,22 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     options.add_argument("--kills", type=int, default=20)
     options.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
+    options.add_argument("--webhooks", action="store_true", help="the emulator sends events")
+    options.add_argument("--executor", choices=("local", "celery"), default="local")
     given = options.parse_args()
+    celery = given.executor == "celery"
     memory = psutil.virtual_memory().total / 2**30
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {psutil.cpu_count()} CPUs, {memory:.0f} GB")
     print(f"{given.kills} kills, seed {given.seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"  logs are in {home}", flush=True)
-    with impatient(home, Postgres) as stack:
+    with impatient(home, Postgres, webhooks=given.webhooks, celery=celery) as stack:
         stack.await_dag("chaos")
+        if given.webhooks:
+            stack.emulator.webhook(f"{stack.api}/magichour/webhooks/magichour_default", WEBHOOK_SECRET)
         began = time.monotonic()
-        killer = Killer(stack, given.seed)
+        killer = Killer(stack, given.seed, CELERY_KINDS if celery else KINDS)
         runs = Runs(stack)
         while (left := given.kills - killer.kills.total()) > 0:
             stack.keep_up()
@@ -62,7 +68,7 @@ def main() -> int:
             stack.keep_up()
             time.sleep(0.5)
         print(f"{runs.number} runs, {time.monotonic() - began:.0f} s, {stack.restarts} restarts")
-        return 0 if report.tell(stack, killer) else 1
+        return 0 if report.tell(stack, killer, webhooks=given.webhooks) else 1
 
 
 class Runs:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools.database import Database
-from tools.stack import Stack
+from tools.services import S3, Redis
+from tools.stack import CELERY_DAEMONS, DAEMONS, Stack
 
 QUICK = {
     "SCHEDULER__JOB_HEARTBEAT_SEC": 1,
@@ -20,6 +21,7 @@ QUICK = {
     "SCHEDULER__TASK_QUEUED_TIMEOUT": 30,
     "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": 5,
     "WORKERS__MIN_HEARTBEAT_INTERVAL": 2,
+    "WORKERS__EXECUTION_API_RETRIES": 10,
     "WORKERS__EXECUTION_API_RETRY_WAIT_MAX": 4,
     "WORKERS__SOCKET_CLEANUP_TIMEOUT": 5,
     "TRIGGERER__JOB_HEARTBEAT_SEC": 1,
@@ -27,21 +29,48 @@ QUICK = {
 }
 
 
-def impatient(home: Path, database: Callable[[Path], Database], *, progression: str = "seconds:8") -> Stack:
+WEBHOOK_SECRET = "whsec_chaos"  # noqa: S105
+
+
+# An outage of 90 s uses up no tries: see docs/deploy.md.
+CELERY: dict[str, object] = {
+    "CORE__EXECUTOR": "CeleryExecutor",
+    "CELERY__WORKER_CONCURRENCY": 4,
+    "SCHEDULER__TASK_QUEUED_TIMEOUT": 45,
+    "SCHEDULER__NUM_STUCK_IN_QUEUED_RETRIES": 20,
+    "WORKERS__EXECUTION_API_RETRIES": 12,
+    "WORKERS__EXECUTION_API_RETRY_WAIT_MAX": 15,
+}
+
+
+def impatient(
+    home: Path,
+    database: Callable[[Path], Database],
+    *,
+    progression: str = "seconds:8",
+    webhooks: bool = False,
+    celery: bool = False,
+) -> Stack:
     """
     :param home: a folder for logs and videos.
     :param progression: of the jobs in the emulator.
+    :param webhooks: tasks wait for the report of a job whose answer is lost; each holds a slot meanwhile.
+    :param celery: two hosts with a worker and a triggerer each, which share no disk.
     """
+    parallelism, extra = (8, {"webhook_secret": WEBHOOK_SECRET}) if webhooks else (6, {})
     return Stack(
         home,
         database,
         dags=Path(__file__).parent / "dags",
         settings={
-            "CORE__PARALLELISM": 6,
+            "CORE__PARALLELISM": parallelism,
             "CORE__MAX_ACTIVE_TASKS_PER_DAG": 100,
             "CORE__MAX_ACTIVE_RUNS_PER_DAG": 100,
             **QUICK,
+            **(CELERY if celery else {}),
         },
+        daemons=CELERY_DAEMONS if celery else DAEMONS,
+        services={"Redis": Redis, "S3": S3} if celery else {},
         emulator={"progression": progression},
-        extra={"poll_interval": 0.5, "timeout": 5},
+        extra={"poll_interval": 0.5, "timeout": 5, **extra},
     )

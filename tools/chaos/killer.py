@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import psutil
 
+from magichour_provider.task.record import Record
 from tools.stack import Stack, title_of
 
 # How often each kind is chosen, relative to the others.
@@ -25,6 +26,23 @@ KINDS = {
     "scheduler": 6,
     "scheduler, its workers and tasks": 5,
 }
+# With Celery, workers outlive the scheduler. A host dies with all that runs on it.
+CELERY_KINDS = {
+    "task process": 40,
+    "worker (a task's supervisor)": 14,
+    "celery worker alone": 5,
+    "celery worker's host": 8,
+    "triggerer's runner": 6,
+    "triggerer": 6,
+    "dag-processor": 3,
+    "api-server": 4,
+    "api-server, away for 6 s": 4,
+    "api-server, away for 90 s": 2,
+    "scheduler": 5,
+    "Redis": 4,
+    "PostgreSQL": 3,
+}
+AWAY = re.compile(r"away for (\d+) s")
 SECONDS_BETWEEN_KILLS = 3.0
 SECONDS_BETWEEN_CUTS = 8.0
 WARM_UP = 8.0  # seconds for which a daemon that was started again is left alone
@@ -32,7 +50,8 @@ WARM_UP = 8.0  # seconds for which a daemon that was started again is left alone
 INSTANCE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 JOURNAL_OF_INSTANCE = """
     select store.value from task_instance as instance
-    left join task_state_store as store using (run_id, task_id, map_index) where instance.id = '{}'
+    left join task_state_store as store on store.run_id = instance.run_id and store.task_id = instance.task_id
+    and store.map_index = instance.map_index and store.key = 'magichour_journal' where instance.id = '{}'
 """
 
 # A network takes its time, so that there are moments to be killed in.
@@ -70,8 +89,10 @@ CUTS: tuple[tuple[str, dict[str, Any]], ...] = (
 class Killer:
     """Only ever kills what its stack has started."""
 
-    def __init__(self, stack: Stack, seed: int) -> None:
+    def __init__(self, stack: Stack, seed: int, kinds: Mapping[str, float] = KINDS) -> None:
+        """:param kinds: how often each is chosen, relative to the others; the scheduler is the last one."""
         self._stack = stack
+        self._kinds = kinds
         self._random = random.Random(seed)  # noqa: S311 - chaos, not cryptography
         self._next_kill = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
         self._next_cut = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_CUTS)
@@ -93,6 +114,7 @@ class Killer:
         said = self.kill(self._kind)
         if said:
             self._next_kill = now + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
+        if said or self._stack.is_held(_name_of(self._kind)):
             self._kind = self._choose()
         return said
 
@@ -103,30 +125,37 @@ class Killer:
         It is the scheduler's: a task whose worker was killed between LocalExecutor's queue and its first
         word to the API stays queued until the scheduler is started again.
         """
-        said = self.kill("scheduler, its workers and tasks")
+        said = self.kill([kind for kind in self._kinds if kind.startswith("scheduler")][-1])
         if said:
             self._stack.emulator.clear_faults()
         return said
 
     def kill(self, kind: str) -> str | None:
-        """One of ``KINDS``; says whom, or None when there is none."""
+        """One of ``KINDS`` or ``CELERY_KINDS``; says whom, or None when there is none."""
+        if kind in ("Redis", "PostgreSQL"):
+            (self._stack.database if kind == "PostgreSQL" else self._stack.services[kind]).restart()
+            self.kills[kind] += 1
+            return f"kill {self.kills.total():3}  {kind:32}"
         candidates = sorted(self._victims(kind), key=lambda process: process.pid)
         if not candidates:
             return None
         victim = self._random.choice(candidates)
         with suppress(psutil.Error):
-            others = victim.children(recursive=True) if "workers" in kind else []
+            is_whole = "workers" in kind or "host" in kind
+            others = victim.children(recursive=True) if is_whole else []
             moment = self._moment(title_of(victim))
             for process in (victim, *others):
                 process.kill()  # SIGKILL; psutil refuses when the pid is another process by now
             self.kills[kind] += 1
+            if away := AWAY.search(kind):
+                self._stack.hold(_name_of(kind), float(away[1]))
             if moment:
                 self.moments[moment] += 1
             return f"kill {self.kills.total():3}  {kind:32} pid {victim.pid:<7} {moment or ''}"
         return None
 
     def _choose(self) -> str:
-        return self._random.choices(list(KINDS), list(KINDS.values()))[0]
+        return self._random.choices(list(self._kinds), list(self._kinds.values()))[0]
 
     def _moment(self, title: str) -> str | None:
         """How far the task has come that this process works for."""
@@ -136,10 +165,10 @@ class Killer:
         written = self._stack.database.rows(JOURNAL_OF_INSTANCE.format(instance.group()))
         if not written:
             return "an orphan, whose next try is under way"
-        journal = json.loads(written[0][0] or "{}")
-        if "intent" in journal:
-            return "about to pay, or paying"
-        return "a job is written down" if journal.get("jobs") else "nothing is written down"
+        record = Record.of(written[0][0])
+        if record.lost:
+            return "about to pay, paying, or the answer is lost"
+        return "a job is recorded" if record.jobs else "nothing is recorded"
 
     def _victims(self, kind: str) -> list[psutil.Process]:
         with suppress(psutil.Error):
@@ -147,14 +176,16 @@ class Killer:
                 return _alive([task for worker in self._busy_workers() for task in worker.children()])
             if kind.startswith("worker"):
                 return self._busy_workers()
-            name = kind.partition("'")[0].partition(",")[0]
-            daemon = psutil.Process(self._stack.daemons[name].pid)
-            is_dead = daemon.status() == psutil.STATUS_ZOMBIE
-            if is_dead or time.time() - daemon.create_time() < WARM_UP:
-                return []
+            daemons = [
+                daemon
+                for name, process in self._stack.daemons.items()
+                for daemon in _alive([psutil.Process(process.pid)])
+                if name.partition("@")[0] == _name_of(kind) and time.time() - daemon.create_time() >= WARM_UP
+            ]
             if "runner" in kind:
-                return [child for child in _alive(daemon.children()) if "serve-logs" not in title_of(child)]
-            return [daemon]
+                runners = _alive([child for daemon in daemons for child in daemon.children()])
+                return [runner for runner in runners if "serve-logs" not in title_of(runner)]
+            return daemons
         return []
 
     def _busy_workers(self) -> list[psutil.Process]:
@@ -181,6 +212,11 @@ class Killer:
         self._latency = [self._stack.emulator.fault(call, times=None, **rule) for call, rule in LATENCY]
 
 
+def _name_of(kind: str) -> str:
+    """Of the daemon."""
+    return kind.partition("'")[0].partition(",")[0].removesuffix(" alone")
+
+
 def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Without those that are dead and not yet buried: they can be asked nothing."""
     alive = []
@@ -195,7 +231,7 @@ def _is_busy_worker(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         title = title_of(process)
         return (
-            title.startswith("airflow worker -- LocalExecutor")
+            title.startswith(("airflow worker -- LocalExecutor", "airflow supervisor: "))
             and "<idle>" not in title
             and bool(process.children())
         )

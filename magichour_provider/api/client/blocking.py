@@ -67,22 +67,29 @@ class MagicHourClient:
         self._storage.close()
 
     def submit(
-        self, call: wire.Call[wire.Submission], *, retry_429_seconds: float = flows.RETRY_429_SECONDS
+        self,
+        call: wire.Call[wire.Submission],
+        *,
+        retry_429_seconds: float = flows.RETRY_429_SECONDS,
+        pausing: Callable[[bool], object] = bool,
     ) -> wire.Submission:
         """
         Start a paid job and return at once.
 
-        :param call: from ``wire.create_talking_photo`` or ``wire.create_voice``.
+        :param call: from ``wire.create_talking_photo``, ``wire.create_voice`` or ``wire.paid_call``.
         :param retry_429_seconds: how long to repeat the call while the API answers 429 (too many requests).
+        :param pausing: called with True when a pause begins in which no call is under way, and with False
+            before the next call.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
         :raises RateLimited: HTTP 429 until then; nothing charged; retryable.
         :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
 
-        Source: POST /v1/ai-talking-photo, POST /v1/ai-voice-generator.
+        Source: POST /v1/<tool>.
         """
         call = replace(call, strict=self._settings.strict)
-        return self._perform(partial(self._call, call), flows.RETRY_SUBMIT, retry_429_seconds)
+        repeated = partial(self._perform, partial(self._call, call), flows.RETRY_SUBMIT)
+        return tenacity.Retrying(**flows.retry_429(retry_429_seconds, pausing))(repeated)
 
     def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
         """
@@ -90,7 +97,7 @@ class MagicHourClient:
 
         :raises NotFound: the account does not know the job.
 
-        Source: GET /v1/video-projects/{id}, GET /v1/audio-projects/{id}.
+        Source: GET /v1/{video,audio,image}-projects/{id}.
         """
         return self._perform(partial(self._call, wire.get_job(job_id, job_type)))
 
@@ -155,22 +162,27 @@ class MagicHourClient:
             0.0 if once else flows.RETRY_429_SECONDS,
         )
 
-    def download(self, job_id: str, target: Target, job_type: JobType = "video") -> wire.Job:
+    def download(
+        self, job_id: str, target: Target, job_type: JobType = "video", *, number: int = 0
+    ) -> wire.Job:
         """
         Download the file of a complete job to ``target``, whole or not at all; free.
 
+        :param number: which of the files, for a type of jobs that have several; the first is 0.
         :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
         :raises JobEnded: the job has made nothing.
         """
         return self._perform(
-            partial(self._download, job_id, target, job_type), flows.RETRY_TRANSFER, flows.RETRY_429_SECONDS
+            partial(self._download, job_id, target, job_type, number),
+            flows.RETRY_TRANSFER,
+            flows.RETRY_429_SECONDS,
         )
 
     def delete(self, job_id: str, job_type: JobType = "video") -> None:
         """
         Delete the file of the job for ever. Not a cancel: nothing is refunded.
 
-        Source: DELETE /v1/video-projects/{id}, DELETE /v1/audio-projects/{id}.
+        Source: DELETE /v1/{video,audio,image}-projects/{id}.
         """
         self._perform(partial(self._call, wire.delete_job(job_id, job_type)))
 
@@ -259,7 +271,7 @@ class MagicHourClient:
             raise download_failed(job_id, why, job_type=job_type)
         return job, downloads[0]
 
-    def _download(self, job_id: str, target: Target, job_type: JobType) -> wire.Job:
+    def _download(self, job_id: str, target: Target, job_type: JobType, number: int) -> wire.Job:
         """
         Ask where the file is, as signed URLs expire, and download it.
 
@@ -267,8 +279,14 @@ class MagicHourClient:
         the next one may be a smaller copy.
         """
         job, _ = self._completed(job_id, job_type)
+        sources = flows.downloads_in_order(job, job_type)
+        if job_spec(job_type).has_several_files:
+            sources = sources[number : number + 1]
+            if not sources:
+                why = f"the API now gives {len(job.downloads)} URLs, and this is file {number + 1}"
+                raise download_failed(job_id, why, job_type=job_type)
         problems: list[BadDownload] = []
-        for source in flows.downloads_in_order(job, job_type):
+        for source in sources:
             try:
                 self._fetch(source.url, target, job_id, job_type)
             except BadDownload as error:

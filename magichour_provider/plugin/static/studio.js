@@ -1,6 +1,6 @@
 "use strict";
 
-// Plays a job where its drawing is, keeps the page fresh, and leads out of Airflow's frame.
+// Plays or shows what a job made where its drawing is, keeps the page fresh, and leads out of Airflow's frame.
 
 const REFRESH = 10_000; // milliseconds
 const main = document.getElementById("jobs");
@@ -12,7 +12,7 @@ function play(link) {
   const kind = link.dataset.media;
   const media = document.createElement(kind === "audio" ? "audio" : kind === "image" ? "img" : "video");
   media.className = "media";
-  media.setAttribute("aria-label", link.getAttribute("aria-label").replace(/^Play /, ""));
+  media.setAttribute("aria-label", link.getAttribute("aria-label").replace(/^(Play|Show) /, ""));
   if (kind !== "image") {
     media.controls = true;
     media.autoplay = true;

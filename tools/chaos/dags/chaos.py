@@ -22,4 +22,5 @@ with DAG("chaos", schedule=None, default_args={"retries": 10, "retry_delay": tim
             audio_file_path=f"{MEDIA}/ada.mp3",
             name=INSTANCE,
             output_path=f"{VIDEOS}/{INSTANCE}.mp4",
+            report_timeout=90,  # seconds; counts only with webhooks
         ).expand(end_seconds=SECONDS)

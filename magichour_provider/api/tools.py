@@ -1,0 +1,337 @@
+"""
+The vendor's paid calls, as it describes them itself, and the check of any body for them.
+
+What can never work is an error here: a value of another JSON type, a required field that is missing. All else
+that the description excludes is a warning: it is older than the server, whose refusal is free.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from magichour_provider.api.inputs import (
+    EXTENSIONS,
+    Asset,
+    Inputs,
+    MediaType,
+    check_asset,
+    extension_of,
+    is_remote,
+    unsigned,
+)
+from magichour_provider.api.jobs import JobType
+from magichour_provider.api.prices import Price, clip_seconds, price_of
+from magichour_provider.exceptions import InvalidInput, shortened
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+DATA = Path(__file__).parent.parent / "data" / "tools.json"
+SHOWN_VALUES = 12  # of a list in a message
+
+# Fields that name a file; their names also say of which media type.
+_ASSET_FIELD = re.compile(r"\w+_file_paths?|new_face|original_face")
+
+Leaf = Callable[[str, str, Any, Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """
+    One paid call.
+
+    :ivar name: in its path, ``/v1/<name>``.
+    :ivar job_type: of the jobs that it makes.
+    :ivar title: the vendor's.
+    :ivar schema: of its body, a JSON Schema.
+    :ivar example: a body, made of the vendor's examples.
+    """
+
+    name: str
+    job_type: JobType
+    title: str
+    schema: Mapping[str, Any]
+    example: Mapping[str, Any]
+
+    @property
+    def takes_name(self) -> bool:
+        return "name" in self.schema["properties"]
+
+    @cached_property
+    def validator(self) -> Any:
+        from jsonschema import Draft202012Validator  # of no use to the other operators
+
+        return Draft202012Validator(self.schema)
+
+
+@cache
+def _described() -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(DATA.read_text("utf-8"))
+    return described
+
+
+@cache
+def all_tools() -> dict[str, Tool]:
+    """By name. Source: the vendor's OpenAPI and SDK; ``data/tools.json`` has their dates."""
+    return {name: Tool(name=name, **tool) for name, tool in _described()["tools"].items()}
+
+
+def tool_named(name: object) -> Tool:
+    """
+    :raises InvalidInput: there is no such tool; nothing was sent.
+    """
+    found = all_tools().get(name) if isinstance(name, str) else None
+    if found is None:
+        raise InvalidInput.of("tool", name, f"is not known; use one of {', '.join(all_tools())}")
+    return found
+
+
+class ToolInputs(Inputs):
+    """
+    A tool and its body, in the vendor's own JSON.
+
+    :ivar body: as it is sent, but for the name and for the files that are uploaded first.
+    :ivar own_estimate: the user's, in credits.
+    """
+
+    tool: str
+    body: dict[str, Any]
+    own_estimate: float | None = None
+    assets: tuple[Asset, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @classmethod
+    def checked(cls, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> Self:
+        """
+        The inputs, or one clear error.
+
+        :param values: ``tool``, ``body`` and ``estimated_credits``.
+        :raises InvalidInput: names field, value and remedy; nothing was sent.
+        """
+        tool = tool_named(values["tool"])
+        if "body" in unknown:
+            return cls(tool=tool.name, body={})
+        assets: list[Asset] = []
+        body: dict[str, Any] = _transformed(_as_dict(values["body"]), tool.schema, _coerced)
+        _transformed(body, {}, _check_transferable)
+        doubts = _check(tool, body)
+        _transformed(body, {}, partial(_find_asset, assets))
+        return super().checked(
+            {
+                "tool": tool.name,
+                "name": body.pop("name", None) if tool.takes_name else None,
+                "body": body,
+                "own_estimate": values.get("estimated_credits"),
+                "assets": tuple(assets),
+                "doubts": tuple(doubts),
+            }
+        )
+
+    def _check_together(self, unknown: Collection[str]) -> None:
+        """It is all checked."""
+
+    @property
+    def takes_name(self) -> bool:
+        return tool_named(self.tool).takes_name
+
+    @property
+    def file_count(self) -> int:
+        """How many files the job makes, as far as the body says."""
+        count = self.body.get("image_count", 1)
+        return int(count) if isinstance(count, int | float) else 1
+
+    @property
+    def _price(self) -> Price:
+        return price_of(self.tool, self.body)
+
+    @property
+    def estimated_credits(self) -> int | None:
+        return self._price.credits if self.own_estimate is None else math.ceil(self.own_estimate)
+
+    @property
+    def description(self) -> str:
+        seconds = clip_seconds(self.body)
+        return self.tool if seconds is None else f"{self.tool} of {seconds:g} s"
+
+    @property
+    def price(self) -> str:
+        return self._price.words if self.own_estimate is None else "by estimated_credits"
+
+    @property
+    def render_class(self) -> tuple[str | None, float | None]:
+        return self.tool, clip_seconds(self.body)
+
+    def warnings(self) -> list[str]:
+        return list(self.doubts)
+
+    def uploads(self) -> list[Asset]:
+        return [asset for asset in self.assets if not is_remote(asset.uri)]
+
+    def request(self, uploaded: Mapping[str, str], name: str | None) -> dict[str, Any]:
+        """
+        The body that is sent.
+
+        :param uploaded: for the fields of ``uploads`` the paths by which the vendor knows the files.
+        """
+        schema = tool_named(self.tool).schema
+        body = _transformed(self.body, schema, lambda field, _key, value, _schema: uploaded.get(field, value))
+        return body if name is None else {"name": name, **body}
+
+    def _compared(self) -> dict[str, Any]:
+        """Each value by its place in the body."""
+        found: dict[str, Any] = {"tool": self.tool}
+        files = {asset.field for asset in self.assets}
+
+        def note(field: str, _key: str, value: Any, _schema: Mapping[str, Any]) -> None:
+            found[field] = unsigned(value) if field in files else value
+
+        _transformed(self.body, {}, note)
+        return found
+
+
+def _as_dict(body: object) -> Mapping[str, Any]:
+    """The body, also when a template has rendered all of it as JSON."""
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            raise InvalidInput.of("body", body, "is text, and not JSON; give a dict") from None
+    if not isinstance(body, Mapping):
+        raise InvalidInput.of("body", body, f"is a {type(body).__name__}; give a dict")
+    return body
+
+
+def _transformed(value: Any, schema: Mapping[str, Any], leaf: Leaf, field: str = "", key: str = "") -> Any:
+    """
+    The same structure with each leaf replaced. A field that is None is left out, unless it may be null.
+
+    :param leaf: takes the place of a value (``assets.face_mappings[0].new_face``), the last name in it
+        (``new_face``), the value, and its schema.
+    """
+    if isinstance(value, Mapping):
+        properties = schema.get("properties", {})
+        return {
+            str(name): _transformed(
+                one, properties.get(name, {}), leaf, f"{field}.{name}" if field else str(name), str(name)
+            )
+            for name, one in value.items()
+            if one is not None or "null" in properties.get(name, {}).get("type", ())
+        }
+    if isinstance(value, list | tuple):
+        items = schema.get("items", {})
+        return [_transformed(one, items, leaf, f"{field}[{index}]", key) for index, one in enumerate(value)]
+    return leaf(field, key, value, schema)
+
+
+def _coerced(field: str, key: str, value: Any, schema: Mapping[str, Any]) -> Any:
+    """Templates make text of everything, and manifests make numbers of text."""
+    wanted = schema.get("type", ())
+    if isinstance(value, os.PathLike) or hasattr(value, "fs"):  # also an ObjectStoragePath
+        value = str(value)
+    if isinstance(value, str):
+        value = value.strip()
+        if "boolean" in wanted and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if "number" in wanted or "integer" in wanted:
+            return _number(value)
+    elif "string" in wanted and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _number(text: str) -> Any:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _check_transferable(field: str, _key: str, value: Any, _schema: Mapping[str, Any]) -> None:
+    """JSON has neither dates nor NaN. Found now, and not by the paid call."""
+    is_json = isinstance(value, str | int | float | None)
+    if not is_json or (isinstance(value, float) and not math.isfinite(value)):
+        raise InvalidInput.of(field, value, "cannot be sent as JSON; give text, a number or a flag")
+
+
+def _check(tool: Tool, body: dict[str, Any]) -> list[str]:
+    """
+    :returns: what the vendor's description excludes, and the vendor may refuse.
+    :raises InvalidInput: what can never work.
+    """
+    doubts: list[str] = []
+    for error in sorted(tool.validator.iter_errors(body), key=lambda error: list(map(str, error.path))):
+        place = _place(error.absolute_path)
+        if error.validator == "required":
+            missing = next(name for name in error.validator_value if name not in error.instance)
+            raise InvalidInput.of(_place([*error.absolute_path, missing]), None, f"is needed by {tool.name}")
+        if error.validator == "type":
+            wanted = error.validator_value
+            wanted = " or ".join(wanted) if isinstance(wanted, list) else wanted
+            raise InvalidInput.of(place, error.instance, f"is of another type; {tool.name} takes: {wanted}")
+        doubts += _doubts(error, place)
+    seconds = clip_seconds(body)
+    if seconds is not None and seconds <= 0 and "end_seconds" in body:
+        raise InvalidInput.of("end_seconds", body["end_seconds"], "must be greater than start_seconds")
+    source = _described()["source"]
+    return [f"{doubt}, by {source}. Magic Hour may refuse it (free of charge)" for doubt in doubts]
+
+
+def _doubts(error: ValidationError, place: str) -> Iterable[str]:
+    match error.validator:
+        case "additionalProperties":
+            known = error.schema["properties"]
+            for name in error.instance:
+                if name not in known:
+                    field = _place([*error.absolute_path, name])
+                    yield f"{field} is not known: there are {_listed(known)}"
+        case "enum":
+            yield f"{place}={shortened(error.instance)} is none of {_listed(error.validator_value)}"
+        case limit:
+            yield f"{place}={shortened(error.instance)} is not within {limit}={error.validator_value}"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    names = [str(value) for value in values]
+    more = f" and {len(names) - SHOWN_VALUES} more" if len(names) > SHOWN_VALUES else ""
+    return ", ".join(names[:SHOWN_VALUES]) + more
+
+
+def _place(path: Iterable[str | int]) -> str:
+    place = ""
+    for step in path:
+        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step
+    return place or "body"
+
+
+def _find_asset(found: list[Asset], field: str, key: str, value: Any, _schema: Mapping[str, Any]) -> None:
+    if not _ASSET_FIELD.fullmatch(key) or not isinstance(value, str):
+        return
+    if value in ("", "None"):
+        raise InvalidInput.of(field, value, "is empty; if it is a template, it rendered to nothing")
+    media_type = _media_type(key)
+    if media_type == "video" and _extension(value) in EXTENSIONS["gif"]:
+        media_type = "gif"
+    check_asset(field, media_type, value)
+    found.append(Asset(field, media_type, value))
+
+
+def _media_type(key: str) -> MediaType:
+    """As the names of the fields say: ``video_file_path``, ``end_image_file_path``, ``garment_file_path``."""
+    return "video" if "video" in key else "audio" if "audio" in key else "image"
+
+
+def _extension(asset: str) -> str:
+    try:
+        return extension_of(asset)
+    except ValueError:  # not a URL, which check_asset says
+        return ""

@@ -1,0 +1,454 @@
+"""
+``python -m magichour_provider uncertain``: lists the paid calls whose answers were lost, and settles many.
+
+It talks to Airflow's public REST API, so it runs anywhere. It writes what a person found out under the key
+that the tasks read (``magichour_reported``), and never touches their journals. Airflow 3.3 and newer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote
+
+import httpx
+from airflow.providers.common.compat.sdk import Connection
+
+from magichour_provider.api import wire
+from magichour_provider.api.client import MagicHourClient, Settings
+from magichour_provider.exceptions import InvalidInput, JournalUnavailable, NotFound
+from magichour_provider.hooks import MagicHourHook, settings_from_connection
+from magichour_provider.task.record import KEY, Intent, Record, Report
+from magichour_provider.task.stores import REPORTED_KEY
+
+# States in which a task does not go on by itself, and may have lost an answer.
+STATES = ("failed", "up_for_retry", "awaiting_input", "removed")
+PAGE = 100  # task instances; Airflow gives no more at a time
+AT_ONCE = 8  # requests
+PAY_AGAIN = "pay again"
+
+
+def add_command(commands: Any) -> None:
+    """:param commands: what ``add_subparsers`` gives."""
+    command = commands.add_parser(
+        "uncertain",
+        help="list the paid calls whose answers were lost, and settle many at once",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "file",
+        nargs="?",
+        help="CSV of short id and job id, or 'pay again' instead of the job id; '-' is standard input. Each "
+        "line is checked by free calls. Without a file, what is open is listed",
+    )
+    command.add_argument(
+        "--apply", action="store_true", help="write what has been checked; without, a dry run"
+    )
+    command.add_argument("--csv", action="store_true", help="list as CSV, to fill in the job ids")
+    command.add_argument("--dag", action="append", metavar="ID", help="of this DAG only; may be repeated")
+    command.add_argument("--url", default=os.environ.get("AIRFLOW_URL"), help="Airflow's ($AIRFLOW_URL)")
+    command.add_argument(
+        "--token", default=os.environ.get("AIRFLOW_TOKEN"), help="of its API ($AIRFLOW_TOKEN)"
+    )
+    command.add_argument(
+        "--magichour-url",
+        default=wire.BASE_URL,
+        help="to which $MAGICHOUR_API_KEY is sent (%(default)s). Without that variable, each paid call's own "
+        "Airflow connection is used",
+    )
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """
+    :raises MagicHourError: a sentence about what cannot work; nothing was written.
+    """
+    answers = read(options.file) if options.file else []
+    with Airflow(options.url, options.token) as airflow:
+        lost = list(airflow.lost_answers(options.dag))
+        if options.file:
+            with Accounts(options.magichour_url) as accounts:
+                return settle(airflow, lost, answers, accounts, apply=options.apply)
+    if options.csv:
+        _write_csv(lost)
+    else:
+        _print_table(lost)
+    return 0
+
+
+class Task(NamedTuple):
+    """A task instance, as it is addressed in Airflow."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+
+    def __str__(self) -> str:
+        mapped = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return f"{self.dag_id} / {self.run_id} / {self.task_id}{mapped}"
+
+    @property
+    def store(self) -> str:
+        """The path of its state store."""
+        dag, run, task = (quote(part, safe="") for part in self[:3])
+        return f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/state-store"
+
+    def log(self, try_number: int) -> str:
+        """The path of a try's log in Airflow's UI."""
+        dag, run, task = (quote(part, safe="") for part in self[:3])
+        mapped = f"/mapped/{self.map_index}" if self.map_index >= 0 else ""
+        return f"dags/{dag}/runs/{run}/tasks/{task}{mapped}?try_number={try_number}"
+
+
+@dataclass(frozen=True)
+class Lost:
+    """
+    A paid call whose answer was lost.
+
+    :ivar state: of the task instance.
+    :ivar reports: what was said about it already.
+    :ivar log: URL of the log of the try that made the call.
+    """
+
+    task: Task
+    intent: Intent
+    state: str
+    reports: list[Report]
+    log: str
+
+
+class Airflow:
+    """Airflow's public REST API."""
+
+    def __init__(self, url: str | None, token: str | None) -> None:
+        """
+        :raises InvalidInput: it cannot be used for this.
+        """
+        if not url or not token:
+            name, what = ("AIRFLOW_TOKEN", "a token of its API") if url else ("AIRFLOW_URL", "its address")
+            raise InvalidInput(f"{name} is not set: put there {what}, or use --url and --token")
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(
+            base_url=f"{self.url}/api/v2/", headers={"Authorization": f"Bearer {token}"}, timeout=30
+        )
+        version = str(self._ask("GET", "version").get("version"))
+        if [int(part) for part in version.split(".")[:2] if part.isdigit()] < [3, 3]:
+            raise InvalidInput.of(
+                "AIRFLOW_URL",
+                self.url,
+                f"is Airflow {version}, and this needs 3.3 or newer; use the commands in each task's log",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def lost_answers(self, dag_ids: list[str] | None = None) -> Iterator[Lost]:
+        """
+        All that are open and that the token's user may see, by DAG, run and task.
+
+        Airflow's API cannot search the state store, so each task instance that has stopped is asked for.
+        """
+        stopped = sorted(self._stopped(dag_ids).items())
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            stores = pool.map(self._read, [task for task, _ in stopped])
+            for (task, state), store in zip(stopped, stores, strict=True):
+                try:
+                    intents = Record.of(store.get(KEY)).intents
+                except JournalUnavailable as error:
+                    print(f"warning: {task}: {error}", file=sys.stderr)
+                    continue
+                for intent in intents:
+                    if intent.outcome == "open":
+                        reports = Report.all_of(store.get(REPORTED_KEY), intent.short_id)
+                        yield Lost(task, intent, state, reports, f"{self.url}/{task.log(intent.try_number)}")
+
+    def report(self, task: Task, short_id: str, report: Report) -> None:
+        """Write a report behind those that are there, unless it is one of them."""
+        written = self._read(task).get(REPORTED_KEY)
+        if any(report.says_the_same_as(other) for other in Report.all_of(written, short_id)):
+            return
+        reported = written if isinstance(written, dict) else {}
+        known = reported.get(short_id, [])
+        new = report.model_dump(mode="json", exclude_none=True)
+        value = {**reported, short_id: [*(known if isinstance(known, list) else [known]), new]}
+        self._ask(
+            "PUT",
+            f"{task.store}/{REPORTED_KEY}",
+            params={"map_index": task.map_index},
+            json={"value": value, "expires_at": None},
+        )
+
+    def _stopped(self, dag_ids: list[str] | None) -> dict[Task, str]:
+        """Task instances that do not go on by themselves, with their states."""
+        found: dict[Task, str] = {}
+        body: dict[str, Any] = {"state": STATES, "dag_ids": dag_ids, "page_limit": PAGE, "order_by": "id"}
+        offset, total = 0, 1
+        while offset < total:
+            page = self._ask(
+                "POST", "dags/~/dagRuns/~/taskInstances/list", json=body | {"page_offset": offset}
+            )
+            for one in page["task_instances"]:
+                task = Task(one["dag_id"], one["dag_run_id"], one["task_id"], one["map_index"])
+                found[task] = one["state"]
+            total = page["total_entries"]
+            offset += len(page["task_instances"]) or total
+        return found
+
+    def _read(self, task: Task) -> dict[str, Any]:
+        """Its state store."""
+        store = self._ask("GET", task.store, params={"map_index": task.map_index, "limit": PAGE})
+        return {entry["key"]: entry["value"] for entry in store["task_state_store"]}
+
+    def _ask(self, method: str, path: str, **how: Any) -> Any:
+        try:
+            answer = self._client.request(method, path, **how)
+            if answer.is_success:
+                return answer.json() if answer.content else {}
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise InvalidInput.of(
+                "AIRFLOW_URL", self.url, f"Airflow's API does not answer there ({error}); check the address"
+            ) from error
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise InvalidInput(
+                f"AIRFLOW_TOKEN: it is not valid, or its user may not {method} {path}; make a new one, of a "
+                "user who may"
+            )
+        raise InvalidInput.of(
+            *("AIRFLOW_URL", self.url),
+            f"it answered {answer.status_code} to {method} {path}: {answer.text[:200]}",
+        )
+
+
+class Answer(NamedTuple):
+    """What a person says of one paid call, in one line of the file."""
+
+    line: int
+    short_id: str
+    report: Report
+
+
+def read(path: str) -> list[Answer]:
+    """
+    The lines of a CSV file. With a first line of names, ``short_id`` and ``job_id`` may stand anywhere, and a
+    line without a job id is left out; without, they are the first two of each line.
+
+    :raises InvalidInput: names line, field, value and remedy; nothing was sent.
+    """
+    try:
+        text = sys.stdin.read() if path == "-" else _text_of(path)
+    except (OSError, UnicodeError) as error:
+        raise InvalidInput.of("file", path, f"cannot be read as text in UTF-8 ({error})") from error
+    rows = csv.reader(text.splitlines())
+    found: list[Answer] = []
+    columns: tuple[int, int] | None = None
+    for row in rows:
+        cells = [cell.strip() for cell in row]
+        if not any(cells) or cells[0].startswith("#"):
+            continue
+        if columns is None:
+            names = [cell.lower() for cell in cells]
+            has_names = {"short_id", "job_id"} <= set(names)
+            columns = (names.index("short_id"), names.index("job_id")) if has_names else (0, 1)
+            if has_names:
+                continue
+        found += _answer(rows.line_num, [*cells, "", ""], columns, found)
+    return found
+
+
+def _text_of(path: str) -> str:
+    with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123
+        return file.read()
+
+
+def _answer(line: int, cells: list[str], columns: tuple[int, int], before: Iterable[Answer]) -> list[Answer]:
+    short_id, job_id = (cells[column] for column in columns)
+
+    def bad(field: str, value: str, remedy: str) -> InvalidInput:
+        return InvalidInput(f"line {line}, {InvalidInput.of(field, value, remedy)}")
+
+    short_id = short_id.lower().removeprefix("[").removesuffix("]").removeprefix("mh-")
+    if len(short_id) != 8 or not set(short_id) <= set("0123456789abcdef"):
+        raise bad("short_id", short_id, "is not the 8 digits and letters of a short id, such as 1a2b3c4d")
+    if not job_id and columns == (0, 1):
+        raise bad("job_id", job_id, f"is empty; write the id of the job, or '{PAY_AGAIN}'")
+    if not job_id:
+        return []  # a list from --csv that is not filled in here
+    now = datetime.now(UTC)
+    pay_again = " ".join(job_id.lower().replace("_", " ").split()) == PAY_AGAIN
+    report = Report(at=now, pay_again=True) if pay_again else Report(at=now, job_id=job_id)
+    for other in before:
+        if other.short_id == short_id:
+            raise bad("short_id", short_id, f"is in line {other.line} too; keep one of the two lines")
+        if report.job_id is not None and other.report.job_id == report.job_id:
+            raise bad("job_id", job_id, f"is in line {other.line} too; a job belongs to one paid call")
+    return [Answer(line, short_id, report)]
+
+
+class Accounts:
+    """
+    Those that the calls were paid from.
+
+    :param url: to which MAGICHOUR_API_KEY is sent. The address in a journal is not trusted with it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._key = os.environ.get("MAGICHOUR_API_KEY")
+        self._clients: dict[str, tuple[str, MagicHourClient]] = {}
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients.values():
+            client[1].close()
+
+    def of(self, intent: Intent) -> MagicHourClient:
+        """
+        :raises InvalidInput: it was paid elsewhere, or the connection cannot be used.
+        """
+        conn_id = intent.conn_id or MagicHourHook.default_conn_name
+        with self._lock:
+            if conn_id not in self._clients:
+                settings = self._settings(conn_id)
+                self._clients[conn_id] = settings.base_url, MagicHourClient(settings)
+        known, client = self._clients[conn_id]
+        if intent.host in (None, known):
+            return client
+        why = "MAGICHOUR_API_KEY is for {}; give --magichour-url"
+        if not self._key:
+            why = f"the connection {conn_id!r} now names {{}}; point it back"
+        raise InvalidInput(f"it was paid on {intent.host}, and {why.format(known)}")
+
+    def _settings(self, conn_id: str) -> Settings:
+        if not self._key:
+            return MagicHourHook(conn_id).settings
+        return settings_from_connection(
+            Connection(conn_id="MAGICHOUR_API_KEY", conn_type="magichour", password=self._key, host=self._url)
+        )
+
+
+def settle(
+    airflow: Airflow,
+    lost: Iterable[Lost],
+    answers: list[Answer],
+    accounts: Accounts,
+    *,
+    apply: bool,
+) -> int:
+    """
+    Check each answer by free calls, and write those that are right.
+
+    :returns: the exit code: 1 if an answer is not right.
+    :raises MagicHourError: Magic Hour or Airflow could not be asked.
+    """
+    by_short_id = {one.intent.short_id: one for one in lost}
+
+    def check(answer: Answer) -> str | None:
+        known = by_short_id.get(answer.short_id)
+        if known is None:
+            return "no task that has stopped lost the answer of such a call; it may be settled, or running"
+        return why_not(answer.report, known, accounts)
+
+    right: list[tuple[Lost, Report]] = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for answer, wrong in zip(answers, pool.map(check, answers), strict=True):
+            what = PAY_AGAIN if answer.report.pay_again else f"adopt {answer.report.job_id}"
+            result = f"not written, {wrong}"
+            if not wrong:
+                found = by_short_id[answer.short_id]
+                right.append((found, answer.report.model_copy(update={"conn_id": found.intent.conn_id})))
+                result = f"right, for {found.task}"
+            print(f"line {answer.line}: {answer.short_id}, {what}: {result}")
+    if apply:
+        for known, report in right:
+            airflow.report(known.task, known.intent.short_id, report)
+    again = [known.intent for known, report in right if report.pay_again]
+    print(f"{len(right)} of {len(answers)} are right; {len(again)} pay again, {_at_stake(again)}.")
+    print(
+        "Written. Now clear the failed tasks: each reads what was written, and continues. A task that asks a "
+        "person reads it within the hour."
+        if apply
+        else "Nothing is written yet: this is a dry run. --apply writes what is right."
+    )
+    return 0 if len(right) == len(answers) else 1
+
+
+def why_not(report: Report, lost: Lost, accounts: Accounts) -> str | None:
+    """
+    Why a task could not believe this, or would not read it, as the end of a sentence; or None.
+
+    :raises MagicHourError: Magic Hour could not be asked.
+    """
+    for known in lost.reports:  # a task believes the first one that can be believed
+        if known.pay_again and not report.pay_again:
+            return f"'{PAY_AGAIN}' is reported already and counts; delete the task's key {REPORTED_KEY} first"
+        if report.pay_again and known.job_id and _why_not_its_job(known, lost.intent, accounts) is None:
+            return f"job {known.job_id} is reported already and is the one; clear the task, which adopts it"
+    return None if report.pay_again else _why_not_its_job(report, lost.intent, accounts)
+
+
+def _why_not_its_job(report: Report, intent: Intent, accounts: Accounts) -> str | None:
+    try:
+        job = accounts.of(intent).get(str(report.job_id), intent.job_type)
+    except NotFound:
+        return f"the account has no {intent.job_type} job {report.job_id}; check the id, and whose key it is"
+    except InvalidInput as error:
+        return str(error)
+    wrong = report.why_not(intent, job)
+    return f"job {report.job_id} is not the one: {wrong}" if wrong else None
+
+
+def _print_table(lost: list[Lost]) -> None:
+    line = "{:8}  {:19}  {:>3}  {:>7}  {:14}  {:12}  {}"
+    print(line.format("short id", "sent (UTC)", "try", "credits", "state", "reported", "task"))
+    for one in lost:
+        intent = one.intent
+        estimate = "?" if intent.estimated_credits is None else f"{intent.estimated_credits:g}"
+        print(
+            line.format(
+                *(intent.short_id, f"{intent.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}", intent.try_number),
+                *(estimate, one.state, _said(one.reports) or "-", one.task),
+            )
+        )
+    print(
+        f"{len(lost)} open, {_at_stake([one.intent for one in lost])}. The log of the try may have the id; "
+        f"the name of the job ends in [mh-<short id>]: {wire.LIBRARY_URL}"
+    )
+
+
+def _write_csv(lost: list[Lost]) -> None:
+    names = "short_id,job_id,sent_at,try_number,credits,state,reported,dag_id,run_id,task_id,map_index,log"
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(names.split(","))
+    for one in lost:
+        intent = one.intent
+        table.writerow(
+            [
+                *(intent.short_id, "", f"{intent.at:%Y-%m-%dT%H:%M:%SZ}", intent.try_number),
+                *(intent.estimated_credits, one.state, _said(one.reports), *one.task, one.log),
+            ]
+        )
+
+
+def _said(reports: Iterable[Report]) -> str:
+    return " ".join(PAY_AGAIN if one.pay_again else str(one.job_id) for one in reports)
+
+
+def _at_stake(intents: list[Intent]) -> str:
+    known = sum(intent.estimated_credits or 0 for intent in intents)
+    return f"about {known:g} credits at stake"
