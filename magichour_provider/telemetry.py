@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.sdk import Asset, AssetAlias, Stats, get_current_context
 from airflow.sdk.definitions.asset import AssetRef
 
+from magichour_provider.api import wire
 from magichour_provider.api.watching import Listener, submission_time
 from magichour_provider.exceptions import JobEnded, MagicHourError, RateLimited, RequestFailed
 
@@ -179,13 +180,12 @@ def failed(error: Exception) -> None:
 
 
 def delivered(
-    log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context, *, library_url: str
+    log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context, job_type: JobType
 ) -> None:
     """
     The result of a job is where it should be.
 
     :param result: of the task. Its signed URL goes nowhere.
-    :param library_url: where the vendor keeps it, without a signature.
     """
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
@@ -202,7 +202,8 @@ def delivered(
     for outlet in outlets:
         with best_effort(f"The event of {outlet!r} does not carry the job"):
             if isinstance(outlet, AssetAlias):  # stands for what is known only now
-                made = Asset(_uri(result.get("output_path") or library_url))
+                place = result.get("output_path") or wire.library_url(result["job_id"], job_type)
+                made = Asset(_uri(place))
                 context["outlet_events"][outlet].add(made, extra)
             elif isinstance(outlet, Asset | AssetRef):
                 context["outlet_events"][outlet].extra.update(extra)

@@ -301,8 +301,7 @@ class JobMixin:
         with runtime.telemetry.best_effort("The rendered fields do not show what was sent"):
             self._show_what_was_sent(job)
         self._record_end(context, job_id, {"status": "complete", **self._result, **self._size(place)})
-        library_url = runtime.wire.library_url(job_id, self.job_type)
-        runtime.telemetry.delivered(self.log, self._result, self.outlets, context, library_url=library_url)
+        runtime.telemetry.delivered(self.log, self._result, self.outlets, context, self.job_type)
         return self._result
 
     def _described(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
