@@ -36,9 +36,9 @@ def airflow(api_server: FastAPI) -> FastAPI:
     from airflow.utils.session import create_session
     from sqlalchemy import inspect, text
 
-    from magichour_provider.plugin import jobs, views
+    from magichour_provider.plugin import index
 
-    views.index = jobs.Index()
+    index.shared = index.Index()
     with create_session() as session:
         known = inspect(session.connection()).get_table_names()
         for table in filter(known.__contains__, TABLES):
@@ -49,7 +49,7 @@ def airflow(api_server: FastAPI) -> FastAPI:
 @pytest.fixture
 def fresh_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request reads what has changed since the last one."""
-    monkeypatch.setattr("magichour_provider.plugin.jobs.Index.refresh.__kwdefaults__", {"at_most": 0.0})
+    monkeypatch.setattr("magichour_provider.plugin.index.Index.refresh.__kwdefaults__", {"at_most": 0.0})
 
 
 def token(role: str = "ADMIN", teams: list[str] | None = None) -> str:
