@@ -22,8 +22,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from magichour_provider.api import events, wire
 from magichour_provider.api.client import MagicHourClient
+from magichour_provider.connection import settings_from_connection
 from magichour_provider.exceptions import InvalidConnection, JobEnded, MagicHourError
-from magichour_provider.hooks import settings_from_connection
 from magichour_provider.plugin import PREFIX, ROUTE, airflow_version, index, queries
 from magichour_provider.plugin.queries import Filters, Playable
 from magichour_provider.plugin.rows import JobRow, State, TaskKey

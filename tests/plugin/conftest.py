@@ -114,7 +114,7 @@ def page(browser: Browser, served: str, airflow: FastAPI, fresh_reads: None) -> 
     context = browser.new_context(base_url=served, viewport={"width": 1400, "height": 900})
     context.add_cookies([{"name": "_token", "value": token(), "url": served}])
     page = context.new_page()
-    page.set_default_timeout(90_000)  # a crowded machine is slow
+    page.set_default_timeout(300_000)  # a crowded machine is slow
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda line: problems.append(line.text) if "Security Policy" in line.text else None)
