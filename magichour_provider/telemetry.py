@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PREFIX = "magichour."  # of all metrics
+
 
 @contextmanager
 def best_effort(failed: str) -> Iterator[None]:
@@ -67,10 +69,11 @@ def _tags_of_this_process() -> dict[str, str]:
 
 def count(metric: str, number: int = 1, *, tags: dict[str, str] | None = None) -> None:
     """
+    :param metric: its name, without the prefix.
     :param tags: None means the tags of the task in this process.
     """
     with best_effort(f"The metric {metric} was not counted"):
-        Stats.incr(metric, number, tags=_tags_of_this_process() if tags is None else tags)
+        Stats.incr(f"{PREFIX}{metric}", number, tags=_tags_of_this_process() if tags is None else tags)
 
 
 class PollObserver(Listener):
@@ -93,9 +96,9 @@ class PollObserver(Listener):
         self._tags = _tags_of_this_process() if tags is None else tags
 
     def on_poll(self, seen: Job | RequestFailed) -> None:
-        count("magichour.polls", tags=self._tags)
+        count("polls", tags=self._tags)
         if isinstance(seen, RateLimited):
-            count("magichour.rate_limited", tags=self._tags)
+            count("rate_limited", tags=self._tags)
 
     def on_change(self, job: Job) -> None:
         age = _age(job) if self._seen_going_on else None
@@ -105,7 +108,7 @@ class PollObserver(Listener):
             line += f", {job.credits_charged or 0:g} credits charged"
             if age is not None:
                 with best_effort("The render time was not counted"):
-                    metric = f"magichour.render_time.{self._job_type}"
+                    metric = f"{PREFIX}render_time.{self._job_type}"
                     Stats.timing(metric, timedelta(seconds=age), tags=self._tags)
         elif job.error is not None and job.error.code:
             line += f": {job.error.code}"
@@ -160,23 +163,23 @@ def submitted(estimate: float | None) -> None:
     """
     :param estimate: the vendor's estimate, in credits.
     """
-    count("magichour.jobs.submitted")
-    count("magichour.credits_estimated", round(estimate or 0))
+    count("jobs.submitted")
+    count("credits_estimated", round(estimate or 0))
 
 
 def charged(credits_charged: float | None) -> None:
     """Count the credits of a paid job, once, in the task that has paid. So the sum is the bill."""
-    count("magichour.credits_charged", round(credits_charged or 0))
+    count("credits_charged", round(credits_charged or 0))
 
 
 def refunded(credits_refunded: float | None) -> None:
     """Count the credits of a refunded job, once. Such a job is not counted as charged."""
-    count("magichour.credits_refunded", round(credits_refunded or 0))
+    count("credits_refunded", round(credits_refunded or 0))
 
 
 def failed(error: Exception) -> None:
     """Count an error that ends a try."""
-    count(f"magichour.errors.{type(error).__name__}")
+    count(f"errors.{type(error).__name__}")
 
 
 def delivered(
@@ -199,7 +202,7 @@ def delivered(
         result.get("output_path", "Magic Hour's storage, at the result's download_url"),
         ", ".join([*sizes, f"{result['credits_charged'] or 0:g} credits"]),
     )
-    count("magichour.jobs.complete")
+    count("jobs.complete")
     kept = ("job_id", "credits_charged", "duration_seconds", "output_path", "output_paths")
     extra = {key: result[key] for key in kept if result.get(key) is not None}
     for outlet in outlets:

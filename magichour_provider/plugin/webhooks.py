@@ -164,7 +164,7 @@ class Door:
             log.exception("A webhook event could not be handled")
             refused = Refused("failed", HTTPStatus.SERVICE_UNAVAILABLE)
         events.refusals[refused.reason] += 1
-        telemetry.count(f"magichour.webhooks.refused.{refused.reason.replace(' ', '_')}")
+        telemetry.count(f"webhooks.refused.{refused.reason.replace(' ', '_')}")
         await asyncio.sleep(began + REFUSAL_SECONDS - time.monotonic())
         # Without this, uvicorn would read the rest of an unread body, of any length.
         headers = {"Connection": "close"} if refused.status in UNREAD else {}
@@ -199,7 +199,7 @@ class Door:
             effect = await effects.apply(conn_id, event)
         self._remember(signature)
         arrivals.take(event)
-        telemetry.count(f"magichour.webhooks.{effect}")
+        telemetry.count(f"webhooks.{effect}")
 
     async def _body(self, request: Request) -> bytes:
         if self._bodies >= MOST_BODIES:

@@ -87,7 +87,6 @@ class JobMixin:
 
     def arguments(self) -> dict[str, tuple[Check, Any]]:
         """For each argument, how to check it, and what None stands for."""
-
         default_deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         return {
             "output_path": (runtime.arguments.path, None),
@@ -102,7 +101,6 @@ class JobMixin:
 
         :raises InvalidInput: names field, value and remedy; nothing was sent.
         """
-
         arguments = self.arguments()
         values = {name: getattr(self, name) for name in arguments}
         unknown = self.known_later(arguments)
@@ -195,7 +193,6 @@ class JobMixin:
 
     def push_link(self, context: Context, job_id: str) -> None:
         """From now on the UI shows the button, and ``on_kill`` knows the job."""
-
         self._job_id = job_id
         with runtime.telemetry.best_effort("The link to the job was not stored"):
             if url := self.job_link:
@@ -393,7 +390,6 @@ class JobMixin:
 
     def _own(self, context: Context, job_id: str, target: Target) -> Target:
         """The target. A file there may be replaced if an earlier try of this task began to write it."""
-
         if target.replace:
             return target
         journal = runtime.Journal.of(context, patience=self.timeout)
@@ -452,7 +448,6 @@ def _pixels(value: int | None) -> int | None:
 
 def event_job_id(event: Any) -> str:
     """The job id in an event; the event is checked before it is believed."""
-
     if not isinstance(event, dict) or not isinstance(event.get("job_id"), str):
         raise runtime.exceptions.MagicHourError(f"the trigger's event {event!r} names no job", retryable=True)
     return str(event["job_id"])
@@ -460,7 +455,6 @@ def event_job_id(event: Any) -> str:
 
 def raise_event_error(event: dict[str, Any]) -> None:
     """Raise the error that ended the wait, if the event has one."""
-
     if "error" not in event:
         return
     error_cls = getattr(runtime.exceptions, str(event.get("error_type")), runtime.exceptions.MagicHourError)
