@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.sdk import Asset, AssetAlias, Stats, get_current_context
 from airflow.sdk.definitions.asset import AssetRef
 
+from magichour_provider.api import wire
 from magichour_provider.api.watching import Listener, submission_time
 from magichour_provider.exceptions import JobEnded, MagicHourError, RateLimited, RequestFailed
 
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.jobs import JobType
-    from magichour_provider.api.wire import Job
+    from magichour_provider.api.models import Job
 
 
 log = logging.getLogger(__name__)
+
+PREFIX = "magichour."  # of all metrics
 
 
 @contextmanager
@@ -66,10 +69,11 @@ def _tags_of_this_process() -> dict[str, str]:
 
 def count(metric: str, number: int = 1, *, tags: dict[str, str] | None = None) -> None:
     """
+    :param metric: its name, without the prefix.
     :param tags: None means the tags of the task in this process.
     """
     with best_effort(f"The metric {metric} was not counted"):
-        Stats.incr(metric, number, tags=_tags_of_this_process() if tags is None else tags)
+        Stats.incr(f"{PREFIX}{metric}", number, tags=_tags_of_this_process() if tags is None else tags)
 
 
 class PollObserver(Listener):
@@ -92,9 +96,9 @@ class PollObserver(Listener):
         self._tags = _tags_of_this_process() if tags is None else tags
 
     def on_poll(self, seen: Job | RequestFailed) -> None:
-        count("magichour.polls", tags=self._tags)
+        count("polls", tags=self._tags)
         if isinstance(seen, RateLimited):
-            count("magichour.rate_limited", tags=self._tags)
+            count("rate_limited", tags=self._tags)
 
     def on_change(self, job: Job) -> None:
         age = _age(job) if self._seen_going_on else None
@@ -104,7 +108,7 @@ class PollObserver(Listener):
             line += f", {job.credits_charged or 0:g} credits charged"
             if age is not None:
                 with best_effort("The render time was not counted"):
-                    metric = f"magichour.render_time.{self._job_type}"
+                    metric = f"{PREFIX}render_time.{self._job_type}"
                     Stats.timing(metric, timedelta(seconds=age), tags=self._tags)
         elif job.error is not None and job.error.code:
             line += f": {job.error.code}"
@@ -159,50 +163,53 @@ def submitted(estimate: float | None) -> None:
     """
     :param estimate: the vendor's estimate, in credits.
     """
-    count("magichour.jobs.submitted")
-    count("magichour.credits_estimated", round(estimate or 0))
+    count("jobs.submitted")
+    count("credits_estimated", round(estimate or 0))
 
 
 def charged(credits_charged: float | None) -> None:
     """Count the credits of a paid job, once, in the task that has paid. So the sum is the bill."""
-    count("magichour.credits_charged", round(credits_charged or 0))
+    count("credits_charged", round(credits_charged or 0))
 
 
 def refunded(credits_refunded: float | None) -> None:
     """Count the credits of a refunded job, once. Such a job is not counted as charged."""
-    count("magichour.credits_refunded", round(credits_refunded or 0))
+    count("credits_refunded", round(credits_refunded or 0))
 
 
 def failed(error: Exception) -> None:
     """Count an error that ends a try."""
-    count(f"magichour.errors.{type(error).__name__}")
+    count(f"errors.{type(error).__name__}")
 
 
 def delivered(
-    log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context, *, library_url: str
+    log: Any, result: Mapping[str, Any], outlets: Iterable[Any], context: Context, *, job_type: JobType
 ) -> None:
     """
     Report that the result of a job is in its place.
 
     :param result: the task's result. Its signed URL is not reported.
-    :param library_url: the URL of the job in the vendor's library, without a signature.
     """
     sizes = [f"{result['duration_seconds']:g} s"] if result.get("duration_seconds") else []
     if result.get("width") and result.get("height"):
         sizes.append(f"{result['width']} x {result['height']}")
+    files = result.get("output_paths") or result.get("download_urls") or ()
+    if len(files) > 1:
+        sizes.append(f"the first of {len(files)} files")
     log.info(
         "Job %s is in %s: %s",
         result["job_id"],
         result.get("output_path", "Magic Hour's storage, at the result's download_url"),
         ", ".join([*sizes, f"{result['credits_charged'] or 0:g} credits"]),
     )
-    count("magichour.jobs.complete")
-    kept = ("job_id", "credits_charged", "duration_seconds", "output_path")
+    count("jobs.complete")
+    kept = ("job_id", "credits_charged", "duration_seconds", "output_path", "output_paths")
     extra = {key: result[key] for key in kept if result.get(key) is not None}
     for outlet in outlets:
         with best_effort(f"The event of {outlet!r} does not carry the job"):
             if isinstance(outlet, AssetAlias):  # stands for what is known only now
-                made = Asset(_uri(result.get("output_path") or library_url))
+                place = result.get("output_path") or wire.library_url(result["job_id"], job_type)
+                made = Asset(_uri(place))
                 context["outlet_events"][outlet].add(made, extra)
             elif isinstance(outlet, Asset | AssetRef):
                 context["outlet_events"][outlet].extra.update(extra)

@@ -22,6 +22,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,8 @@ HERE = Path(__file__).resolve().parent.parent
 EXAMPLES = HERE / "example_dags"
 MEDIA = EXAMPLES / "media"
 AIRFLOW = HERE / ".venv" / "demo-airflow"
-EMPTY = AIRFLOW / "empty.db"  # migrated, which takes a while
+# Migrated by this version, which takes a while. Where it is, AIRFLOW's own database is migrated too.
+EMPTY = AIRFLOW / f"empty-{version('apache-airflow-core')}.db"
 RESULT = "DEMO-RESULT "
 WEBHOOK_SECRET = "whsec_demo"  # noqa: S105 (of the emulator)
 
@@ -145,7 +148,7 @@ def _magic_hour(demo: Demo, *, real: bool) -> Iterator[Any]:
         return
     from magichour_provider.emulator import Emulator
 
-    with Emulator(progression="seconds:3") as emulator:
+    with Emulator(progression="seconds:2") as emulator:
         print(f"Magic Hour's emulator at {emulator.url}: no key, no credits, no network.\n")
         os.environ["AIRFLOW_CONN_MAGICHOUR_DEFAULT"] = emulator.connection_json
         yield emulator
@@ -185,13 +188,11 @@ def _in_airflow(demo: Demo, emulator: Any, *, verbose: bool) -> int:
 
 def _run_example(module: str, params: dict[str, Any]) -> None:
     """In a process of its own: a migrated database, the DAG, and its result as the last line."""
-    from airflow.utils.db import initdb
-
-    initdb()
     if not EMPTY.exists():
-        _keep_empty_database()
+        _migrate()
     sys.path.insert(0, str(EXAMPLES))
     dag = importlib.import_module(module).dag
+    _inspect_once()
     _approve_at_once()
 
     run = dag.test(run_conf={name: value for name, value in params.items() if name in dag.params})
@@ -222,8 +223,32 @@ def _video_of(values: Iterable[Any]) -> dict[str, Any] | None:
     return next((one for one in results if isinstance(one, dict) and "output_path" in one), None)
 
 
-def _keep_empty_database() -> None:
-    """For a whole Airflow: to migrate takes a while."""
+def _inspect_once() -> None:
+    """
+    ``dag.test()`` makes an API server in this process for each task and resumption, and FastAPI inspects
+    the dependencies of each route again at each request: seconds, for what is always the same.
+    """
+    from airflow.sdk.execution_time import supervisor
+    from fastapi.dependencies import utils
+
+    inspect: Any = utils.get_dependant
+    known: dict[str, Any] = {}
+
+    def once(**given: Any) -> Any:
+        key = repr(sorted(given.items(), key=lambda item: item[0]))
+        if key not in known:
+            known[key] = inspect(**given)
+        return known[key]
+
+    utils.get_dependant = once
+    supervisor.in_process_api_server = cache(supervisor.in_process_api_server)
+
+
+def _migrate() -> None:
+    """And keep a copy, for a whole Airflow."""
+    from airflow.utils.db import initdb
+
+    initdb()
     partial = EMPTY.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with closing(sqlite3.connect(AIRFLOW / "airflow.db")) as database:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Is what would be published fit for it? Its metadata, its contents, and a stranger's first minute with it: in a clean
-# Airflow, away from this folder.
+# Is what would be published fit for it? Its metadata, its contents, its tests, and a stranger's first run with it: in a
+# clean Airflow, away from this folder. ARGS chooses the tests that run in the unpacked sdist.
 set -eu
 here=$(pwd)
 bin="$here/.venv/bin"
@@ -9,7 +9,7 @@ version=$("$bin/python" -c 'import magichour_provider; print(magichour_provider.
 grep -q "^## $version" CHANGELOG.md || { echo "CHANGELOG.md does not know $version"; exit 1; }
 rm -rf dist
 "$bin/uv" build -q --no-python-downloads
-"$bin/twine" check --strict dist/*.whl dist/*.tar.gz
+"$bin/twine" check --strict dist/*.whl dist/*.tar.gz # renders the README as a package index does
 
 room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
@@ -24,29 +24,23 @@ tar -tzf dist/*.tar.gz | cut -d/ -f2- | grep -vx PKG-INFO | sort >"$room/sdist"
 diff "$room/ours" "$room/sdist" || { echo "< is missing in the sdist, > has no business there"; exit 1; }
 echo "The wheel holds the package and nothing else; the sdist has all that is here."
 tar -xzf dist/*.tar.gz -C "$room"
-make -C "$room/airflow_provider_magichour-$version" test
+make -C "$room/airflow_provider_magichour-$version" test ARGS="${ARGS:-tests/unit tests/emulator}"
 
-python3 -m venv "$room/venv"
-pip="$room/venv/bin/python -m pip install -q --disable-pip-version-check -c $here/requirements/demo.txt"
-wheel=$(ls "$here"/dist/*.whl)
-$pip apache-airflow
-$pip "$wheel"
-export AIRFLOW_HOME="$room/airflow"
-cd "$room"
-airflow() { "$room/venv/bin/airflow" "$@" 2>/dev/null; }
-airflow db migrate >/dev/null
+echo "A stranger's first run:"
+"$bin/python" tools/first_run.py dist/*.whl --folder "$room/first"
+export AIRFLOW_HOME="$room/first/airflow"
+cd "$room/first"
+airflow() { "$room/first/venv/bin/airflow" "$@" 2>/dev/null; }
 airflow providers list -o plain | grep magichour
 # [core] load_examples is on: Airflow finds ours, and has nothing to complain about.
-"$room/venv/bin/airflow" dags reserialize >"$room/log" 2>&1 || true
+"$room/first/venv/bin/airflow" dags reserialize >"$room/log" 2>&1 || true
 grep -i "airflow_provider_magichour\|magichour.*error" "$room/log" && exit 1
 airflow dags list -o plain | grep magichour_one_photo
 airflow providers hooks -o plain | grep magichour
 airflow providers links -o plain | grep magichour
-emulator="$room/venv/bin/python -m magichour_provider.emulator"
-$emulator --port 0 2>&1 | grep '\[emulator\]' || { echo "without its extra, the emulator does not name it"; exit 1; }
-$pip "$wheel[emulator]"
-$emulator --help | head -n 3
 echo "The wheel works in a clean Airflow $(airflow version)."
 cd "$here"
 grep -q "^## $version (not released yet)" CHANGELOG.md && echo "Still to do: the date of $version in CHANGELOG.md."
+relative=$(grep -Eo '\]\((docs|example_dags|[A-Z]+)[^)]*\)' README.md | wc -l)
+echo "Still to do: the README has $relative links into this repository. On a package index they need its address."
 echo "Fit to be published: $(ls dist | tr '\n' ' ')"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
+from magichour_provider.api.models import UNREADABLE, Job
 from magichour_provider.api.polling import MAX_RETRY_AFTER
-from magichour_provider.api.wire import UNREADABLE, Job
 from magichour_provider.exceptions import RequestFailed, WaitTimeout
 
 
@@ -128,9 +128,8 @@ class JobWatcher:
             raise refusal
 
     def _is_refused(self) -> bool:
-        """Did the vendor itself, and not a proxy, say that this key has no such job?"""
-        status = self.problem.status_code if self.problem is not None and self.problem.by_vendor else None
-        return status in (401, 403, 404)
+        """Did the vendor itself, and not a proxy, say that it does not know the job or the key?"""
+        return self.problem is not None and self.problem.by_vendor and self.problem.status_code in (401, 404)
 
     def _refusal(self, now: float) -> RequestFailed | None:
         """The error of the last polls, if it can end the wait."""

@@ -8,6 +8,7 @@ or picture, with that text below it and the sound of the inputs. This runs in re
 from __future__ import annotations
 
 import hashlib
+import re
 import textwrap
 import wave
 from fractions import Fraction
@@ -18,7 +19,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .exceptions import RenderError
-from .render import RATE, babble, encode, frame_count, frame_size, load_photo, load_sound, plain, render_voice
+from .render import (
+    RATE,
+    babble,
+    encode,
+    frame_count,
+    frame_size,
+    load_photo,
+    load_sound,
+    plain,
+    render_voice,
+    stand_in_photo,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +45,7 @@ LONGEST_SIDE = 640
 MOVING_FRAMES = 12
 MOVING_FPS = 6
 LINES = 6
+PERSON = re.compile(r"\b(portrait|face|person|woman|man|girl|boy)\b", re.IGNORECASE)
 
 
 def render_image(spec: dict[str, Any]) -> dict[str, Any]:
@@ -99,15 +112,18 @@ def drawn(spec: dict[str, Any]) -> Image.Image:
     text = words(spec)
     colour = hashlib.sha256(text.encode()).digest()
     size = (spec["size"][0], spec["size"][1])
+    if PERSON.search(spec["text"]):
+        return captioned(ImageOps.fit(stand_in_photo(), size), overlay(size, text, at_top=True))
     grey = Image.linear_gradient("L").resize(size)
     light = "#" + "".join(f"{128 + part // 2:02x}" for part in colour[:3])
     dark = "#" + "".join(f"{part // 3:02x}" for part in colour[3:6])
     picture = ImageOps.colorize(grey, light, dark).convert("RGB")
-    return captioned(picture, overlay(size, text))
+    return captioned(picture, overlay(size, text, at_top=True))
 
 
-def overlay(size: tuple[int, int], text: str) -> Image.Image:
-    """The text on a dark strip along the bottom; the rest is transparent."""
+def overlay(size: tuple[int, int], text: str, *, at_top: bool = False) -> Image.Image:
+    """The text on a dark strip along the bottom, or along the top, where no video has its own; the rest is
+    transparent."""
     width, height = size
     points = max(10, min(width, height) // 22)
     font = ImageFont.load_default(points)
@@ -115,9 +131,9 @@ def overlay(size: tuple[int, int], text: str) -> Image.Image:
     tall = min(height, int(points * 1.3) * len(lines) + points)
     picture = Image.new("RGBA", size, (0, 0, 0, 0))
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, height - tall, width, height), fill=(0, 0, 0, 150))
-    place = (points // 2, height - tall + points // 3)
-    draw.multiline_text(place, "\n".join(lines), font=font, fill="white")
+    top = 0 if at_top else height - tall
+    draw.rectangle((0, top, width, top + tall), fill=(0, 0, 0, 150))
+    draw.multiline_text((points // 2, top + points // 3), "\n".join(lines), font=font, fill="white")
     return picture
 
 

@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from magichour_provider import telemetry
 from magichour_provider.api import events
 from magichour_provider.api.events import Arrivals, Event
-from magichour_provider.hooks import MagicHourHook, webhook_secrets
+from magichour_provider.connection import CONN_TYPE, webhook_secrets
 from magichour_provider.plugin import effects
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _read_secrets(conn_id: str) -> tuple[str, ...]:
         connection = Connection.get_connection_from_secrets(conn_id)
     except AirflowNotFoundException:
         return ()
-    return webhook_secrets(connection) if connection.conn_type == MagicHourHook.conn_type else ()
+    return webhook_secrets(connection) if connection.conn_type == CONN_TYPE else ()
 
 
 class Door:
@@ -164,7 +164,7 @@ class Door:
             log.exception("A webhook event could not be handled")
             refused = Refused("failed", HTTPStatus.SERVICE_UNAVAILABLE)
         events.refusals[refused.reason] += 1
-        telemetry.count(f"magichour.webhooks.refused.{refused.reason.replace(' ', '_')}")
+        telemetry.count(f"webhooks.refused.{refused.reason.replace(' ', '_')}")
         await asyncio.sleep(began + REFUSAL_SECONDS - time.monotonic())
         # Without this, uvicorn would read the rest of an unread body, of any length.
         headers = {"Connection": "close"} if refused.status in UNREAD else {}
@@ -199,7 +199,7 @@ class Door:
             effect = await effects.apply(conn_id, event)
         self._remember(signature)
         arrivals.take(event)
-        telemetry.count(f"magichour.webhooks.{effect}")
+        telemetry.count(f"webhooks.{effect}")
 
     async def _body(self, request: Request) -> bytes:
         if self._bodies >= MOST_BODIES:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.jobs import JobSpec, JobType
-    from magichour_provider.api.wire import Job
+    from magichour_provider.api.models import Job
     from magichour_provider.exceptions import Charged, JobEnded, MagicHourError
     from magichour_provider.files.storage import Target
     from magichour_provider.hooks import MagicHourHook
@@ -87,7 +87,6 @@ class JobMixin:
 
     def arguments(self) -> dict[str, tuple[Check, Any]]:
         """For each argument, how to check it, and what None stands for."""
-
         default_deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         return {
             "output_path": (runtime.arguments.path, None),
@@ -102,7 +101,6 @@ class JobMixin:
 
         :raises InvalidInput: names field, value and remedy; nothing was sent.
         """
-
         arguments = self.arguments()
         values = {name: getattr(self, name) for name in arguments}
         unknown = self.known_later(arguments)
@@ -195,7 +193,6 @@ class JobMixin:
 
     def push_link(self, context: Context, job_id: str) -> None:
         """From now on the UI shows the button, and ``on_kill`` knows the job."""
-
         self._job_id = job_id
         with runtime.telemetry.best_effort("The link to the job was not stored"):
             if url := self.job_link:
@@ -300,8 +297,7 @@ class JobMixin:
         with runtime.telemetry.best_effort("The rendered fields do not show what was sent"):
             self._show_what_was_sent(job)
         self._record_end(context, job_id, {"status": "complete", **self._result, **self._size(place)})
-        library_url = runtime.wire.library_url(job_id, self.job_type)
-        runtime.telemetry.delivered(self.log, self._result, self.outlets, context, library_url=library_url)
+        runtime.telemetry.delivered(self.log, self._result, self.outlets, context, job_type=self.job_type)
         return self._result
 
     def _described(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
@@ -394,7 +390,6 @@ class JobMixin:
 
     def _own(self, context: Context, job_id: str, target: Target) -> Target:
         """The target. A file there may be replaced if an earlier try of this task began to write it."""
-
         if target.replace:
             return target
         journal = runtime.Journal.of(context, patience=self.timeout)
@@ -453,7 +448,6 @@ def _pixels(value: int | None) -> int | None:
 
 def event_job_id(event: Any) -> str:
     """The job id in an event; the event is checked before it is believed."""
-
     if not isinstance(event, dict) or not isinstance(event.get("job_id"), str):
         raise runtime.exceptions.MagicHourError(f"the trigger's event {event!r} names no job", retryable=True)
     return str(event["job_id"])
@@ -461,7 +455,6 @@ def event_job_id(event: Any) -> str:
 
 def raise_event_error(event: dict[str, Any]) -> None:
     """Raise the error that ended the wait, if the event has one."""
-
     if "error" not in event:
         return
     error_cls = getattr(runtime.exceptions, str(event.get("error_type")), runtime.exceptions.MagicHourError)

@@ -76,6 +76,17 @@ def test_the_page_from_text_to_video(
     assert emulator.charges() == 2 * videos
 
 
+@pytest.mark.parametrize(("number", "paid"), [(0, 1), (1, 4)])
+def test_the_page_of_the_tools(
+    airflow: Airflow, emulator: Emulator, data: Path, number: int, paid: int
+) -> None:
+    run = airflow.run(code("docs/tools.md")[number].replace("/data", str(data)))
+
+    assert {ti.state for task_id in run.dag.task_ids for ti in run.instances(task_id)} == {"success"}
+    assert len(list((data / "videos").iterdir())) == 1
+    assert emulator.charges() == paid
+
+
 def test_the_sensors_page(airflow: Airflow, emulator: Emulator, data: Path) -> None:
     job_id = airflow.video(wait_for_completion=False).result()["job_id"]
     (block,) = code("docs/sensor.md")

@@ -27,7 +27,7 @@ PAID = "Paid 48 credits. A retry or a Clear of this task continues with job"
     ("route", "fault", "error_cls", "ends", "last_line"),
     [
         ("create", {"status": 402}, errors.InsufficientCredits, True, "Not charged."),
-        ("create", {"status": 503}, errors.Unavailable, False, "Not charged."),
+        ("create", {"status": 503}, errors.Unavailable, False, "Not charged, as Magic Hour says."),
         ("create", {"status": 307}, errors.Unavailable, False, "Not charged."),
         (
             "create",
@@ -104,6 +104,37 @@ def test_what_is_not_the_video_cannot_fail_a_paid_task(
     run = airflow.video(output_path=f"{airflow.folder}/out/", deferrable=deferrable)
     assert run.state() == "success", run.errors()
     assert len(list((airflow.folder / "out").glob("*.mp4"))) == 1
+    assert emulator.charges() == 1
+
+
+def broken_read(*_: object) -> None:
+    raise RuntimeError("the api-server restarts")
+
+
+def test_a_task_that_has_paid_never_says_that_it_was_not_charged(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.fault("get_video", status=404, **ALWAYS)
+    run = airflow.video(timeout=1)
+    assert emulator.charges() == 1
+    with monkeypatch.context() as away:
+        away.setattr(TaskStateStore, "get", broken_read)
+        run.clear()
+        assert "Whether it was charged is not known" in run.errors()[0]
+    with monkeypatch.context() as without:
+        without.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", '{"conn_type": "magichour"}')
+        run.clear()
+        assert run.errors()[0].splitlines()[-1].startswith(PAID)
+
+
+def test_an_answer_of_the_vendor_that_a_fault_of_ours_hides_is_uncertain(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magichour_provider.api.wire._retry_after", broken)
+    run = airflow.video(retries=1)
+    (error,) = run.errors()
+    assert error.startswith("AirflowFailException: SubmissionUncertain: the paid call was sent")
+    assert "curl -X PUT" in error
     assert emulator.charges() == 1
 
 

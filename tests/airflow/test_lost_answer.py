@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("airflow.models.task_state_store", reason="Airflow 3.3 and newer can ask, and be told")
 
+from magichour_provider.api.client import MagicHourClient
 from magichour_provider.exceptions import InvalidInput
 from magichour_provider.operators import TalkingPhotoOperator
 
@@ -220,6 +221,28 @@ def test_a_job_of_another_name_is_adopted_with_the_tick(
     assert emulator.charges() == 1
 
 
+def test_the_job_of_a_tool_without_names_is_adopted_with_the_tick_only(
+    airflow: Airflow, emulator: Emulator, person: Person
+) -> None:
+    emulator.fault("create_tool", reset="after")
+    body = {"assets": {"image_file_path": str(airflow.photo)}, "end_seconds": 4, "script": "Buy this."}
+    run = airflow.call("ai-ugc-ad", body)
+    (job,) = emulator.jobs()
+    person.will("adopt", job_id=job["id"], adopt_anyway=False)
+    run.clear("job")
+    assert run.errors("job")[0].startswith(
+        "AirflowFailException: SubmissionUncertain: the answer to the question"
+    )
+    (question,) = person.questions
+    assert "Such a job takes no name, so it cannot be found by one" in question["body"]
+    assert ", tick *Adopt anyway*, and choose *adopt*" in question["body"]
+    person.will("adopt", job_id=job["id"], adopt_anyway=True)
+    run.clear("job")
+    assert run.state("job") == "success", run.errors("job")
+    assert run.result("job")["job_id"] == job["id"]
+    assert emulator.charges() == 1
+
+
 def test_no_answer_in_time_fails_for_good_and_pays_nothing(
     airflow: Airflow, emulator: Emulator, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,7 +383,9 @@ def test_the_try_that_lost_the_answer_goes_on_once_it_is_reported(
     assert emulator.charges() == 1
 
 
-def reported_latest(job_id: str, conn_id: str = "magichour_default") -> None:
+def reported_latest(
+    job_id: str, conn_id: str = "magichour_default", before: list[dict[str, Any]] | None = None
+) -> None:
     """As the webhook's handler does: for the task instance whose journal was written last."""
     from airflow.models.task_state_store import TaskStateStoreModel
     from airflow.state import TaskScope, get_state_backend
@@ -376,7 +401,8 @@ def reported_latest(job_id: str, conn_id: str = "magichour_default") -> None:
         assert row is not None
         scope = TaskScope(dag_id=row.dag_id, run_id=row.run_id, task_id=row.task_id, map_index=row.map_index)
         short_id = json.loads(row.value)["intents"][-1]["short_id"]
-    reported = {short_id: [{"job_id": job_id, "conn_id": conn_id, "source": "webhook"}]}
+    report = {"job_id": job_id, "conn_id": conn_id, "source": "webhook"}
+    reported = {short_id: [*(before or []), report]}
     get_state_backend().set(scope, "magichour_reported", json.dumps(reported))
 
 
@@ -416,6 +442,61 @@ def test_a_report_is_not_waited_for_when_that_is_off(
     run = airflow.video(report_timeout=0)
     assert "SubmissionUncertain" in run.errors()[0]
     assert waits == []
+
+
+# --- evidence of a job weighs more than permission to pay ---
+
+
+def test_a_report_that_comes_while_files_are_uploaded_is_read_before_the_paid_call(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.fault("create", status=503, effect=True)
+    upload = MagicHourClient.upload
+    tries: list[int] = []
+
+    def then_report(*args: Any, **kwargs: Any) -> Any:
+        paths = upload(*args, **kwargs)
+        tries.append(1)
+        if len(tries) == 2:
+            reported_latest(emulator.jobs()[0]["id"])
+        return paths
+
+    monkeypatch.setattr(MagicHourClient, "upload", then_report)
+    run = airflow.video(retries=1)
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"status": 404}, {"status": 403, "html": True}, {"body": {"status": "complete", "name": None}}],
+    ids=str,
+)
+def test_a_refused_call_whose_job_is_reported_is_not_paid_again_when_the_job_cannot_be_seen(
+    airflow: Airflow, emulator: Emulator, odd: dict[str, Any]
+) -> None:
+    emulator.fault("create", status=503, effect=True)
+    run = airflow.video()
+    (job,) = emulator.jobs()
+    reported_latest(job["id"])
+    if "body" in odd:
+        odd = {"body": {"id": job["id"], **odd["body"]}}
+    emulator.fault("get_video", times=1, **odd)
+    run.clear()
+    run.clear()
+    assert emulator.charges() == 1
+    assert run.state() == "success", run.errors()
+
+
+def test_a_job_that_reports_itself_weighs_more_than_a_person_who_did_not_find_it(
+    airflow: Airflow, emulator: Emulator
+) -> None:
+    run = lost(airflow, emulator)
+    (job,) = emulator.jobs()
+    reported_latest(job["id"], before=[{"pay_again": True}])
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
 
 
 # --- the arguments ---

@@ -126,19 +126,26 @@ def test_without_waiting_the_task_ends_when_the_job_is_submitted(
     assert run.result() == {"job_id": job["id"], "status": "queued", "credits_charged": 48}
 
 
+@both_modes
 @pytest.mark.parametrize("is_vendor", [True, False])
 def test_the_button_opens_the_job_in_the_vendors_library_if_the_connection_points_to_the_vendor(
-    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, is_vendor: bool
+    airflow: Airflow,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    is_vendor: bool,
+    deferrable: bool,
 ) -> None:
     from magichour_provider.links import MagicHourJobLink
 
     if is_vendor:
         monkeypatch.setattr("magichour_provider.api.wire.BASE_URL", emulator.url)
-    run = airflow.video()
+    run = airflow.video(deferrable=deferrable)
     (ti,) = run.instances()
     link = ti.xcom_pull(task_ids="video", key=MagicHourJobLink().xcom_key)
     there = f"https://magichour.ai/my-library?videoId={emulator.jobs()[0]['id']}"
     assert (link or None) == (there if is_vendor else None)
+    assert "XCom not found" not in capfd.readouterr().out  # an error in Airflow's log
 
 
 def test_templates_are_rendered_in_every_input(airflow: Airflow, emulator: Emulator) -> None:

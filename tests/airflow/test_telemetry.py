@@ -440,9 +440,8 @@ def test_openlineage_hears_what_each_task_cost_also_of_one_that_failed(
         for task_id, event in events.items()
         if (facet := event["run"]["facets"].get("magichour_job"))
     }
-    nothing = {"error": None, "error_code": None}
     assert told == {
-        "made": {"job_id": ids["apart.made"], "charged": "yes", "credits": 48} | nothing,
+        "made": {"job_id": ids["apart.made"], "charged": "yes", "credits": 48},
         "failing": {
             "job_id": ids["failing"],
             "charged": "refunded",
@@ -450,12 +449,6 @@ def test_openlineage_hears_what_each_task_cost_also_of_one_that_failed(
             "error": "JobFailed",
             "error_code": "no_source_face",
         },
-        "dear": {
-            "job_id": None,
-            "charged": "no",
-            "credits": 48,
-            "error": "CreditLimitExceeded",
-            "error_code": None,
-        },
+        "dear": {"charged": "no", "credits": 48, "error": "CreditLimitExceeded"},
     }
     assert events["failing"]["run"]["facets"]["externalQuery"]["externalQueryId"] == ids["failing"]

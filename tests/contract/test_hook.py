@@ -18,8 +18,9 @@ from magichour_provider import exceptions as errors
 from magichour_provider import get_provider_info
 from magichour_provider.api.client import Settings
 from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
+from magichour_provider.connection import settings_from_connection
 from magichour_provider.emulator import Emulator
-from magichour_provider.hooks import MagicHourHook, settings_from_connection
+from magichour_provider.hooks import MagicHourHook
 
 KEY = "mhk_test_emulator"
 
@@ -45,8 +46,7 @@ def connection(**given: Any) -> Connection:
     extra = given.pop("extra", None)
     return Connection(
         conn_id="other",
-        conn_type="magichour",
-        **{"password": KEY, **given},
+        **{"conn_type": "magichour", "password": KEY, **given},
         extra=extra if isinstance(extra, str | None) else json.dumps(extra),
     )
 
@@ -120,6 +120,16 @@ def test_each_extra_is_read(field: str, written: object, read: object) -> None:
         ({"host": "api.magichour.ai"}, "host='api.magichour.ai': .* write https://api.magichour.ai"),
         ({"host": "localhost:8787"}, "host='localhost:8787': .* write https://localhost:8787"),
         ({"host": "ftp://x.example"}, "host='ftp://x.example': .* write https://x.example"),
+        ({"host": "u:secret@x.example"}, "host='x.example': is not an http.* write https://x.example"),
+        ({"host": "ftp://u:secret@x.example"}, "host='ftp://x.example': is not an http"),
+        ({"host": "https://u:se/secret@x.example"}, "host='https://x.example': is not an http"),
+        ({"host": "x.example?key=secret"}, "host='x.example': is not an http"),
+        ({"host": "https://x.example#secret"}, "host='https://x.example': holds a user"),
+        ({"host": "mhk_live_secret"}, r"host='\*\*\*': is not an http"),
+        ({"conn_type": "aws"}, "conn_type='aws': is not a connection of magichour"),
+        ({"conn_type": "openai"}, "conn_type='openai': is not a connection of magichour"),
+        ({"conn_type": "http"}, "conn_type='http': is not a connection of magichour"),
+        ({"extra": {"timeout": 1e12}}, r"timeout=1000000000000\.0: must be"),
         ({"host": "https://"}, "host='https:': is not an http"),
         ({"host": "http://x:port"}, "host='http://x:port': is not an http"),
         ({"host": "http://[x"}, r"host='http://\[x': is not an http"),
@@ -222,6 +232,22 @@ def test_from_a_text_to_a_video_by_hand(hook: MagicHourHook, emulator: Emulator,
     hook.delete(voice.job_id, job_type="audio")
     assert hook.get(voice.job_id, job_type="audio").enabled is False
     assert emulator.charges() == charges + 2
+
+
+def test_any_tool_by_hand(hook: MagicHourHook, emulator: Emulator, tmp_path: Path) -> None:
+    charges = emulator.charges()
+    body = {"name": "images by hand", "image_count": "2", "style": {"prompt": "a lighthouse"}}
+    image = hook.submit_tool("ai-image-generator", body)
+    assert hook.wait(image.job_id, job_type="image", timeout=60).status == "complete"
+    assert emulator.jobs("images by hand")[0]["request"] == body | {"image_count": 2}
+    first = hook.download(image.job_id, f"{tmp_path}/images/", job_type="image")
+    assert first == f"{tmp_path}/images/{image.job_id}-1.png"
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {
+        f"{image.job_id}-{number}.png" for number in (1, 2)
+    }
+    with pytest.raises(errors.InvalidInput, match="is a file; upload"):
+        hook.submit_tool("photo-colorizer", {"assets": {"image_file_path": "/data/me.png"}})
+    assert emulator.charges() == charges + 1
 
 
 def test_a_file_is_not_submitted_as_if_magic_hour_could_read_it(

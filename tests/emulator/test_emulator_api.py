@@ -309,8 +309,8 @@ def test_a_request_without_the_key_is_answered_with_401(
         ("PUT", CREATE, 405),
         ("POST", "/v1/account", 405),
         ("POST", "/v1/video-projects/x", 405),
-        ("POST", "/v1/lip-sync", 501),
-        ("GET", "/v1/image-projects/x", 501),
+        ("GET", "/v1/image-projects/x", 404),
+        ("GET", "/v1/saved-items", 501),
         ("POST", "/v1/face-detection", 501),
     ],
 )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from magichour_provider.emulator import Emulator
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 av = pytest.importorskip("av")
 magic_hour = pytest.importorskip("magic_hour", reason="the vendor's SDK is not installed")
@@ -133,3 +130,33 @@ def test_the_node_sdk_generates_a_playable_video(photo: Path, voice: Path, tmp_p
         assert ran.returncode == 0, ran.stderr
         assert playable(str(next(tmp_path.glob("*.mp4")))) == pytest.approx(1, abs=0.05)
         assert emulator.charges("from Node") == 1
+
+
+def test_the_python_sdk_makes_images_music_and_subtitles(photo: Path, voice: Path, tmp_path: Path) -> None:
+    for name in ("images", "music", "video", "subtitled"):
+        (tmp_path / name).mkdir()
+    with Emulator(voice="tones", fps=6) as emulator:
+        client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
+        images = client.v1.ai_image_generator.generate(
+            image_count=2, style={"prompt": "a lighthouse"}, download_directory=str(tmp_path / "images")
+        )
+        assert len({Path(path).read_bytes() for path in images.downloaded_paths}) == 2
+        music = client.v1.ai_music_generator.generate(
+            duration=15, style={"prompt": "a fugue"}, download_directory=str(tmp_path / "music")
+        )
+        with av.open(music.downloaded_paths[0]) as file:
+            assert file.duration / av.time_base == pytest.approx(15, abs=0.1)
+        moving = client.v1.audio_to_video.generate(
+            assets={"audio_file_path": str(voice), "image_file_path": str(photo)},
+            end_seconds=1.5,
+            download_directory=str(tmp_path / "video"),
+        )
+        subtitled = client.v1.auto_subtitle_generator.generate(
+            assets={"video_file_path": moving.downloaded_paths[0]},
+            start_seconds=0.5,
+            end_seconds=1.5,
+            style={"template": "karaoke"},
+            download_directory=str(tmp_path / "subtitled"),
+        )
+        assert playable(subtitled.downloaded_paths[0]) == pytest.approx(1, abs=0.1)
+        assert emulator.charges() == 4

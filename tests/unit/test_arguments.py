@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def test_an_odd_value_is_refused_or_put_into_its_form(check: Any, value: Any, ex
         return
     made = checked({"field": (check, "default")}, {"field": value})["field"]
     assert (made, type(made)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize("value", [sys.maxsize, 1e12, "1e300", 10**400, timedelta.max, timedelta(days=3651)])
+def test_seconds_that_no_date_can_bear_are_refused(value: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^timeout="):
+        seconds("timeout", value)
 
 
 @pytest.mark.parametrize(

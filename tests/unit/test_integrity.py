@@ -204,6 +204,16 @@ def test_a_whole_picture_comes_through_unchanged(kind: str) -> None:
     assert arrive(*split(content, 5), job_type="image") == content
 
 
+AVIF = box(b"ftyp", b"avif" + bytes(4)) + box(b"meta", bytes(20)) + box(b"mdat", bytes(64))
+
+
+@pytest.mark.parametrize("content", [*VIDEOS.values(), AVIF], ids=[*VIDEOS, "avif"])
+def test_an_image_job_may_make_a_video_or_an_avif(content: bytes) -> None:
+    for size in (3, 1000):
+        assert arrive(*split(content, size), length=len(content), job_type="image") == content
+    assert arrive(content, job_type="image") == content, "the file says itself where it ends"
+
+
 PAGES = [
     b"<html>not a file</html>",
     b"  <?xml version='1.0'?>",
@@ -238,6 +248,7 @@ def test_a_file_of_another_type_is_refused_and_another_url_may_be_tried(
         *(("image", picture(kind)[:-1]) for kind in ("PNG", "JPEG", "GIF", "WEBP")),
         *(("image", picture(kind)[:99]) for kind in ("PNG", "JPEG", "GIF", "WEBP")),
         ("image", b""),
+        ("image", MP4[:-1]),
     ],
 )
 def test_half_a_voice_or_picture_is_refused_even_if_its_length_is_the_announced_one(

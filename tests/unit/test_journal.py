@@ -11,7 +11,7 @@ import pytest
 import tenacity
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api.wire import Job
+from magichour_provider.api.models import Job
 from magichour_provider.task import record as room
 from magichour_provider.task.journal import Journal
 from magichour_provider.task.record import Ending, Intent, PaidJob, Record, Report
@@ -107,7 +107,7 @@ def test_a_store_that_cannot_be_read_is_not_an_empty_one(reads: str) -> None:
     shelf = Shelf()
     journal = opened(shelf)
     shelf.fails = [AWAY]
-    with pytest.raises(errors.JournalUnavailable, match=r"store is away.*nothing was submitted") as stopped:
+    with pytest.raises(errors.JournalUnavailable, match=r"store is away.*this try has submitted") as stopped:
         opened(shelf) if reads == "the record" else journal.reports(INTENT)
     assert (stopped.value.retryable, stopped.value.charged) == (True, "no")
 
@@ -265,8 +265,13 @@ def job(name: str | None = "me [mh-1a2b3c4d]", created_at: str | None = "2026-11
         ({}, job(name=None), "does not end in"),
         ({"anyway": True}, job(name=None), None),
         ({}, job(created_at="2026-11-01T12:00:00Z"), "before the paid call"),
-        ({"anyway": True}, job(created_at="2026-11-01T12:00:00"), "before the paid call"),
+        ({"anyway": True}, job(created_at="2026-11-01T12:00:00Z"), "before the paid call"),
         ({}, job(created_at="2026-11-01T14:00:00+02:00"), "before the paid call"),
+        ({}, job(created_at="2026-11-01T05:30:02"), None),  # nobody knows in which zone
+        ({}, job(created_at="2026-11-01T14:00:00Z"), "long after the paid call"),
+        ({"anyway": True}, job(name="other [mh-ffffffff]"), "another paid call made it"),
+        ({"source": "webhook"}, job(name=None), None),  # whose event was signed, and carried the name
+        ({"source": "webhook"}, job(name="me"), "does not end in"),
     ],
 )
 def test_a_report_is_believed_only_of_the_job_that_the_intent_paid_for(
@@ -285,10 +290,11 @@ def test_a_report_is_believed_only_of_the_job_that_the_intent_paid_for(
         (["refused", "no_job"], ["i0"]),
         (["refused", "job"], []),
         (["job", "refused"], ["i1"]),
+        (["paid_again"], ["i0"]),
         (["paid_again", "adopted"], []),
     ],
 )
-def test_a_refused_intent_can_be_adopted_until_another_call_has_paid(
+def test_the_job_of_an_intent_can_be_adopted_until_another_call_has_paid(
     outcomes: list[Any], adoptable: list[str]
 ) -> None:
     intents = tuple(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api.wire import Job
+from magichour_provider.api.models import Job
 from magichour_provider.task.record import JUST_CREATED, Intent, PaidJob, Record, decide
 
 HOST = "https://api.magichour.ai"
@@ -78,7 +78,8 @@ TABLE: list[Any] = [
     *((SAME, vendor, errors.JobFailed, SUBMIT) for vendor in PERMANENT),
     (SAME, said("canceled"), errors.JobCanceled, SUBMIT),
     (SAME, said("complete", enabled=False), errors.JobDeleted, errors.JobDeleted),
-    (SAME, said("error", code="unknown_error", enabled=False), errors.JobDeleted, errors.JobDeleted),
+    (SAME, said("error", code="unknown_error", enabled=False), SUBMIT, SUBMIT),  # refunded, then deleted
+    (Record(jobs=(SAME.jobs[0].model_copy(update={"watched": True}),)), None, SUBMIT, SUBMIT),
     (SAME, GONE, errors.JobDeleted, errors.JobDeleted),
     (SAME, MISROUTED, TAKE_UP, TAKE_UP),  # a 404 that is not the vendor's says nothing about the job
     (YOUNG, GONE, TAKE_UP, TAKE_UP),  # the API may not know yet what it has just made

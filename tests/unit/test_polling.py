@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from magichour_provider.api import wire
+from magichour_provider.api import models
 from magichour_provider.api.polling import PollSchedule, RateLimiter, RenderTimes
 from magichour_provider.exceptions import RateLimited
 
@@ -29,6 +29,27 @@ def learned(usual_seconds: float) -> PollSchedule:
 
 
 # --- the schedule of one job ---
+
+
+@pytest.mark.parametrize(("after", "before"), [(-20, -3.3), (5, 2), (0, 0), (80_000, 90_000), (3, math.nan)])
+def test_an_age_that_no_job_can_have_is_not_learned(after: float, before: float) -> None:
+    renders = RenderTimes()
+    renders.record_end("video", None, None, after=after, before=before)
+    assert renders.usual("video", None, None) is None
+
+
+@pytest.mark.parametrize("clip", [math.inf, 0.0, -1.0, 1e12])
+def test_no_length_of_a_clip_breaks_the_schedule(clip: float) -> None:
+    schedule = PollSchedule(clip_seconds=clip)
+    schedule.record_end(after=10, before=12)
+    assert schedule.next_poll(5) > 0
+
+
+@pytest.mark.parametrize("age", [-32_400.0, -1.0])
+def test_a_job_from_the_future_is_polled_as_one_that_was_just_submitted(age: float) -> None:
+    for schedule in (PollSchedule(), learned(20), PollSchedule(expects_event=True)):
+        assert schedule.first_poll(age) == schedule.first_poll(0)
+        assert schedule.next_poll(age) == schedule.next_poll(0)
 
 
 @pytest.mark.parametrize(("usual", "first"), [(20, 13.8), (174, 65.7), (1200, 263.8)])
@@ -134,7 +155,7 @@ def test_no_clip_length_that_the_vendor_could_say_is_an_error(clip_seconds: floa
 
 # --- the rate ---
 
-OK = wire.Job.model_validate({"id": "job-1", "status": "rendering"})
+OK = models.Job.model_validate({"id": "job-1", "status": "rendering"})
 
 
 def too_many(retry_after: float | None = None) -> RateLimited:

@@ -9,7 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
+from magichour_provider.api import wire
 from magichour_provider.api.client import Settings
+from magichour_provider.exceptions import Unauthorized, Unavailable
 
 KEY = "mhk_live_4f8A9b-2c3D=e5/F60718293a4+b5"
 
@@ -33,6 +35,20 @@ SPELLINGS = {
     "HTML, hexadecimal": escaped("&#x{:X};"),
     "HTML in part": html.escape(KEY).replace("_", "&#95;"),
 }
+
+
+def test_the_key_is_redacted_where_colours_of_a_terminal_split_it() -> None:
+    body = json.dumps({"message": f"wrong key {KEY[:9]}\x1b[0m{KEY[9:]}"}).encode()
+    with pytest.raises(Unauthorized) as error:
+        wire.get_account().answer(401, {}, body, Settings(api_key=KEY).redact)
+    assert "wrong key ***" in str(error.value)
+
+
+def test_the_key_is_redacted_before_a_long_text_is_cut() -> None:
+    location = f"https://api.example/{'x' * 490}{KEY}"
+    with pytest.raises(Unavailable) as error:
+        wire.get_account().answer(307, {"location": location}, b"", Settings(api_key=KEY).redact)
+    assert KEY[:6] not in str(error.value)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)

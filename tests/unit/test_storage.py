@@ -561,7 +561,9 @@ HOUR = 3600.0
 def test_of_two_tasks_that_make_the_same_file_one_is_refused_before_it_pays(tmp_path: Path) -> None:
     target = Target(f"{tmp_path}/new/me.mp4")
     target.reserve("dag.first in run 1", HOUR)
-    with pytest.raises(TargetExists, match=r"dag\.first in run 1 has been making this file since 20"):
+    with pytest.raises(
+        TargetExists, match=r"dag\.first in run 1 makes this file, and has reserved it until 20"
+    ):
         target.reserve("dag.second in run 1", HOUR)
     target.reserve("dag.first in run 1", HOUR)  # its own next try
 
@@ -603,14 +605,21 @@ def test_a_reservation_that_a_full_disk_does_not_take_is_none(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reservation_that_is_older_than_a_task_waits_is_abandoned(tmp_path: Path) -> None:
+def test_a_reservation_holds_as_long_as_its_own_task_waits_and_no_longer(tmp_path: Path) -> None:
+    target = Target(f"{tmp_path}/me.mp4")
+    target.reserve("first", -1.0)
+    target.reserve("second", HOUR)
+    with pytest.raises(TargetExists, match="second makes this file"):
+        target.reserve("first", 1.0)
+
+
+def test_a_reservation_that_cannot_be_read_holds(tmp_path: Path) -> None:
     target = Target(f"{tmp_path}/me.mp4")
     target.reserve("first", HOUR)
     (reservation,) = tmp_path.iterdir()
-    os.utime(reservation, (reservation.stat().st_mtime - HOUR - 1,) * 2)
-    target.reserve("second", HOUR)
-    with pytest.raises(TargetExists, match="second has been making"):
-        target.reserve("first", HOUR)
+    reservation.write_bytes(b"\xff")
+    with pytest.raises(TargetExists, match="makes this file"):
+        target.reserve("second", HOUR)
 
 
 @pytest.mark.parametrize(("place", "replace"), [("videos/", False), ("me.mp4", True)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_without_a_required_field_an_example_is_refused(tool: str) -> None:
             "/data/me.mp3",
             "^assets.image_file_path='/data/me.mp3': is not a known image",
         ),
-        ("assets.image_file_path", "data:image/png;base64,aa", "is a data: URI, which is not taken"),
+        ("assets.image_file_path", "data:image/png;base64,aa", "is a data: URI"),
         ("style.version", datetime(2026, 1, 1), "^style.version=.*: cannot be sent as JSON"),
         ("name", " ", "^name='': is empty"),
     ],
@@ -234,6 +235,14 @@ def test_the_fingerprint_names_the_place_that_changed_and_forgets_signatures_and
 
 
 # --- names and prices ---
+
+
+def test_the_page_lists_each_tool_with_its_type_and_whether_it_takes_a_name() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| (\w+) \| [^|]+ \| (yes|\*\*no\*\*) \|", page, re.MULTILINE)
+    assert {name: (job_type, name_is_taken == "yes") for name, job_type, name_is_taken in rows} == {
+        name: (tool.job_type, tool.takes_name) for name, tool in all_tools().items()
+    }
 
 
 def test_only_the_ugc_ad_takes_no_name() -> None:

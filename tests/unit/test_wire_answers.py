@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api import wire
+from magichour_provider.api import models, wire
 from magichour_provider.api.inputs import TalkingPhotoInputs
 
 INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.mp3", end_seconds=1)
@@ -62,6 +62,57 @@ def test_an_accepted_job_may_say_how_often_to_poll_within_reason(
     assert PAID.answer(200, headers, body).poll_interval == poll_interval
 
 
+HUGE = 10**400
+ODD: tuple[object, ...] = (
+    HUGE,
+    -HUGE,
+    1e300,
+    "9" * 5000,
+    True,
+    [],
+    {},
+    "soon",
+    "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:20])
+def test_no_value_of_an_optional_field_hides_the_id_of_a_paid_job(odd: object) -> None:
+    job = answered(PAID, 200, {"id": "job-1", "credits_charged": odd}, retry_after=str(odd))
+    assert (job.job_id, job.credits_charged) == ("job-1", None)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:20])
+def test_no_value_of_an_optional_field_breaks_a_poll(odd: object) -> None:
+    fields = dict.fromkeys(models.Job.model_fields, odd) | JOB
+    del fields["job_id"]
+    job = answered(FREE, 200, fields)
+    assert (job.job_id, job.ended, job.clip_seconds, job.credits_charged) == ("job-1", False, None, None)
+
+
+@pytest.mark.parametrize(("sent", "known"), [(" job-1\n", "job-1"), (17, "17")])
+def test_an_id_is_text_without_white_space(sent: object, known: str) -> None:
+    assert answered(PAID, 200, {"id": sent}).job_id == known
+
+
+def test_an_id_with_a_control_character_is_shown_to_a_person_and_not_used() -> None:
+    error = refused(PAID, 200, json.dumps({"id": "cm1\n2026 INFO forged \x1b[31m"}).encode())
+    assert isinstance(error, errors.SubmissionUncertain)
+    assert "cm1 2026 INFO forged" in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("location", ["https://[bad/", "http://[::1", "\x00"])
+@pytest.mark.parametrize("call", [PAID, FREE], ids=["paid", "free"])
+def test_a_redirect_to_no_address_is_a_redirect_to_nowhere(call: wire.Call[Any], location: str) -> None:
+    assert "a redirect to nowhere" in str(refused(call, 307, location=location))
+
+
+@pytest.mark.parametrize("location", ["/v1/video-projects/cm1", "https://api.example/v1/video-projects/cm1"])
+def test_a_redirect_of_the_paid_call_to_a_job_does_not_say_that_no_job_was_made(location: str) -> None:
+    assert isinstance(refused(PAID, 302, location=location), errors.SubmissionUncertain)
+
+
 def test_an_accepted_job_without_its_price_is_a_job() -> None:
     assert answered(PAID, 201, {"id": "job-1"}).credits_charged is None
 
@@ -102,7 +153,7 @@ def test_fields_that_are_missing_or_unknown_are_no_error() -> None:
 
 
 def test_fields_that_are_null_are_as_good_as_missing() -> None:
-    nothing = dict.fromkeys(wire.Job.model_fields, None) | JOB
+    nothing = dict.fromkeys(models.Job.model_fields, None) | JOB
     del nothing["job_id"]
     job = answered(FREE, 200, nothing)
     assert (job.ended, job.clip_seconds, job.download, job.credits_charged) == (False, None, None, None)
@@ -204,8 +255,8 @@ NAMED = {
     422: errors.InvalidRequest,
     429: errors.RateLimited,
 }
-NO_JOB = (301, 302, 303, 307, 308, 425, 521, 522, 523, 525, 526, 530)
-UNNAMED = (408, 409, 418, 499, 500, 501, 504, 520, 524, 529, 599)
+NO_JOB = (301, 302, 307, 308, 425, 521, 522, 523, 525, 526, 530)
+UNNAMED = (303, 408, 409, 418, 499, 500, 501, 504, 520, 524, 529, 599)
 
 
 @pytest.mark.parametrize("body", [VENDOR, HTML, b""], ids=["vendor", "html", "empty"])
