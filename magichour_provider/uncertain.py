@@ -25,8 +25,9 @@ from airflow.providers.common.compat.sdk import Connection
 
 from magichour_provider.api import wire
 from magichour_provider.api.client import MagicHourClient, Settings
+from magichour_provider.connection import settings_from_connection
 from magichour_provider.exceptions import InvalidInput, JournalUnavailable, NotFound
-from magichour_provider.hooks import MagicHourHook, settings_from_connection
+from magichour_provider.hooks import MagicHourHook
 from magichour_provider.task.record import KEY, Intent, Record, Report
 from magichour_provider.task.stores import REPORTED_KEY
 

@@ -23,15 +23,14 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from sqlalchemy import select
 
-from magichour_provider.plugin import views
-from magichour_provider.plugin.jobs import JOURNAL, REPORTED
+from magichour_provider.plugin import index
+from magichour_provider.plugin.index import JOURNAL, REPORTED
 from magichour_provider.plugin.rows import TaskKey, decoded, dicts, text
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from magichour_provider.api.events import Event
-    from magichour_provider.plugin.jobs import Index
 
 REREAD = 0.4  # seconds between two reads of the journals
 MOST_REPORTS = 5  # for one intent; the first ones are kept
@@ -64,7 +63,7 @@ async def apply(conn_id: str, event: Event) -> Effect:
     :param conn_id: the connection to whose address the event was sent.
     :raises Busy: nothing was done.
     """
-    known = index().by_job_id.get(event.job_id)
+    known = index.shared.by_job_id.get(event.job_id)
     if known is not None and not event.is_end:
         return "known"
     task = known.task if known else await in_thread(_read_task, event)
@@ -99,14 +98,9 @@ async def _wake_later(task: TaskKey, conn_id: str, event: Event) -> None:
 def _read_task(event: Event) -> TaskKey | None:
     """The task instance whose journal has the job, or else the intent."""
     with create_session(scoped=False) as session:
-        index().refresh(session, at_most=REREAD)
-    found = index().by_job_id.get(event.job_id) or index().by_short_id.get(event.short_id or "")
+        index.shared.refresh(session, at_most=REREAD)
+    found = index.shared.by_job_id.get(event.job_id) or index.shared.by_short_id.get(event.short_id or "")
     return found.task if found else None
-
-
-def index() -> Index:
-    """The index that the pages use too."""
-    return views.index
 
 
 def _apply_once(task: TaskKey, conn_id: str, event: Event) -> Effect:

@@ -22,10 +22,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from magichour_provider.api import events, wire
 from magichour_provider.api.client import MagicHourClient
+from magichour_provider.connection import settings_from_connection
 from magichour_provider.exceptions import InvalidConnection, JobEnded, MagicHourError
-from magichour_provider.hooks import settings_from_connection
-from magichour_provider.plugin import PREFIX, ROUTE, airflow_version, jobs
-from magichour_provider.plugin.jobs import Filters, Playable
+from magichour_provider.plugin import PREFIX, ROUTE, airflow_version, index, queries
+from magichour_provider.plugin.queries import Filters, Playable
 from magichour_provider.plugin.rows import JobRow, State, TaskKey
 
 LONGEST_ANSWER = 10.0  # seconds that a person waits for a video to begin
@@ -54,7 +54,6 @@ SECURITY_HEADERS = {
 FILTERS = ("dag_id", "run_id", "task_id", "state", "from", "to")
 
 router = APIRouter()
-index = jobs.Index()
 
 
 def permitted_dags(user: GetUserDep) -> set[str]:
@@ -138,7 +137,7 @@ def play(
     """
     task = TaskKey(dag_id, run_id, task_id, map_index)
     with create_session(scoped=False) as session:
-        job = jobs.find_job(session, task, number)
+        job = queries.find_job(session, task, number)
     if job is None:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     try:
@@ -206,10 +205,10 @@ def _page(
     request: Request, permitted: set[str], filters: Filters, number: int, *, narrowed: bool = False
 ) -> Response:
     with create_session(scoped=False) as session:
-        page = jobs.read_page(session, index, permitted, filters, number)
+        page = queries.read_page(session, permitted, filters, number)
     return render(
         request,
-        "jobs.html" if "fragment" in request.query_params else "page.html",
+        "list.html" if "fragment" in request.query_params else "page.html",
         page=page,
         filters=filters,
         narrowed=narrowed,
@@ -221,7 +220,7 @@ def _page(
 
 def _finished_only() -> str | None:
     """Why the page shows finished jobs only, or None if it shows all."""
-    if jobs.TaskStateStore is None:
+    if index.TaskStateStore is None:
         return "This version of Airflow keeps no record of running jobs that this page could read (3.3 does)"
     custom = conf.get("workers", "state_store_backend", fallback="") or conf.get("state_store", "backend")
     if custom != DEFAULT_BACKEND:

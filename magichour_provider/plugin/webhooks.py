@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from magichour_provider import telemetry
 from magichour_provider.api import events
 from magichour_provider.api.events import Arrivals, Event
-from magichour_provider.hooks import MagicHourHook, webhook_secrets
+from magichour_provider.connection import CONN_TYPE, webhook_secrets
 from magichour_provider.plugin import effects
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _read_secrets(conn_id: str) -> tuple[str, ...]:
         connection = Connection.get_connection_from_secrets(conn_id)
     except AirflowNotFoundException:
         return ()
-    return webhook_secrets(connection) if connection.conn_type == MagicHourHook.conn_type else ()
+    return webhook_secrets(connection) if connection.conn_type == CONN_TYPE else ()
 
 
 class Door:

@@ -18,8 +18,9 @@ from magichour_provider import exceptions as errors
 from magichour_provider import get_provider_info
 from magichour_provider.api.client import Settings
 from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
+from magichour_provider.connection import settings_from_connection
 from magichour_provider.emulator import Emulator
-from magichour_provider.hooks import MagicHourHook, settings_from_connection
+from magichour_provider.hooks import MagicHourHook
 
 KEY = "mhk_test_emulator"
 

@@ -36,9 +36,9 @@ def airflow(api_server: FastAPI) -> FastAPI:
     from airflow.utils.session import create_session
     from sqlalchemy import inspect, text
 
-    from magichour_provider.plugin import jobs, views
+    from magichour_provider.plugin import index
 
-    views.index = jobs.Index()
+    index.shared = index.Index()
     with create_session() as session:
         known = inspect(session.connection()).get_table_names()
         for table in filter(known.__contains__, TABLES):
@@ -49,7 +49,7 @@ def airflow(api_server: FastAPI) -> FastAPI:
 @pytest.fixture
 def fresh_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request reads what has changed since the last one."""
-    monkeypatch.setattr("magichour_provider.plugin.jobs.Index.refresh.__kwdefaults__", {"at_most": 0.0})
+    monkeypatch.setattr("magichour_provider.plugin.index.Index.refresh.__kwdefaults__", {"at_most": 0.0})
 
 
 def token(role: str = "ADMIN", teams: list[str] | None = None) -> str:
@@ -114,7 +114,7 @@ def page(browser: Browser, served: str, airflow: FastAPI, fresh_reads: None) -> 
     context = browser.new_context(base_url=served, viewport={"width": 1400, "height": 900})
     context.add_cookies([{"name": "_token", "value": token(), "url": served}])
     page = context.new_page()
-    page.set_default_timeout(90_000)  # a crowded machine is slow
+    page.set_default_timeout(300_000)  # a crowded machine is slow
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda line: problems.append(line.text) if "Security Policy" in line.text else None)

@@ -18,7 +18,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import insert, select
 
 from magichour_provider.links import watch_url
-from magichour_provider.plugin.jobs import JOURNAL, REPORTED, RESULT, WATCH
+from magichour_provider.plugin.index import JOURNAL, REPORTED, RESULT, WATCH
 from magichour_provider.plugin.rows import TaskKey
 
 if TYPE_CHECKING:

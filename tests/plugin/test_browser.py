@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from magichour_provider.emulator import Emulator
 
+pytestmark = pytest.mark.timeout(600)  # Airflow's own page takes minutes on a crowded machine
 PLAYS = "video => video.readyState >= 2 && !video.error && video.videoWidth > 0"
 
 

@@ -30,7 +30,8 @@ from seeding import (
 
 from magichour_provider.api import events
 from magichour_provider.links import watch_url
-from magichour_provider.plugin.jobs import JOURNAL, PAGE_SIZE, WATCH
+from magichour_provider.plugin.index import JOURNAL, WATCH
+from magichour_provider.plugin.queries import PAGE_SIZE
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -219,7 +220,7 @@ def test_with_another_backend_finished_jobs_are_shown_and_the_page_says_so(
 def test_an_airflow_without_a_task_state_store_shows_finished_jobs(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magichour_provider.plugin.jobs.TaskStateStore", None)
+    monkeypatch.setattr("magichour_provider.plugin.index.TaskStateStore", None)
     key = result(task("greetings"), job_id="cm-done")
     for path in ("/magichour/", address(key)):
         text = client().get(path).text
@@ -247,7 +248,7 @@ def test_a_page_shows_what_has_changed_and_forgets_what_was_deleted(
     assert "Rendering" not in client().get("/magichour/").text
     with create_session() as session:
         session.execute(text("delete from task_state_store"))
-    monkeypatch.setattr("magichour_provider.plugin.jobs.WHOLE_EVERY", 0.0)
+    monkeypatch.setattr("magichour_provider.plugin.index.WHOLE_EVERY", 0.0)
     assert "No jobs yet" in client().get("/magichour/").text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from seeding import ended, intent, job
 
-from magichour_provider.plugin.jobs import Totals
+from magichour_provider.plugin.queries import Totals
 from magichour_provider.plugin.rows import JobRow, State, TaskKey, completed, journal_rows, result_row, settle
 
 TASK = TaskKey("greetings", "run1", "video", -1)

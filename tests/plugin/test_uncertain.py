@@ -20,7 +20,7 @@ import seeding
 from magichour_provider import uncertain
 from magichour_provider.__main__ import main
 from magichour_provider.emulator import Emulator
-from magichour_provider.plugin.jobs import JOURNAL, REPORTED
+from magichour_provider.plugin.index import JOURNAL, REPORTED
 from magichour_provider.plugin.rows import TaskKey
 from magichour_provider.task.record import Report
 

@@ -31,7 +31,7 @@ from sqlalchemy.engine import Engine
 from magichour_provider.api import events
 from magichour_provider.emulator import Emulator
 from magichour_provider.emulator.webhooks import signed
-from magichour_provider.plugin import effects, jobs, views, webhooks
+from magichour_provider.plugin import effects, index, webhooks
 from magichour_provider.plugin.rows import TaskKey
 from magichour_provider.triggers import JobTrigger
 
@@ -72,7 +72,7 @@ def fresh(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has just been started, with an empty database."""
     from sqlalchemy import text
 
-    monkeypatch.setattr(views, "index", jobs.Index())
+    monkeypatch.setattr(index, "shared", index.Index())
     monkeypatch.setattr(webhooks, "door", webhooks.Door())
     monkeypatch.setattr(effects, "REREAD", 0.01)
     monkeypatch.setattr(effects, "WAKE_AGAIN", ())

@@ -1,32 +1,24 @@
 """
-The queries: journals, results and the states of task instances. They read Airflow's database only.
-
-A process keeps the journals and results that it has read, and reads only what has changed since. The table
-of the task state store has no index on ``key`` or ``updated_at``, so one query finds the changed rows, and a
-second one reads them by primary key.
+The queries of the pages: jobs, totals, and the states of task instances. They read Airflow's database only.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
-from itertools import islice
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from sqlalchemy import and_, select, tuple_
-from sqlalchemy.orm import aliased
 
-from magichour_provider.links import MagicHourWatchLink
+from magichour_provider.plugin import index
+from magichour_provider.plugin.index import JOURNAL, RESULT, chunks, newest_first
 from magichour_provider.plugin.rows import (
     SETTLED,
-    Intent,
     JobRow,
     Open,
     State,
@@ -34,10 +26,7 @@ from magichour_provider.plugin.rows import (
     completed,
     decoded,
     dicts,
-    intents,
     job_type_of,
-    journal_rows,
-    result_row,
     result_type,
     settle,
     text,
@@ -48,22 +37,8 @@ if TYPE_CHECKING:
 
     from magichour_provider.api.jobs import JobType
 
-TaskStateStore: Any
-try:
-    from airflow.models.task_state_store import TaskStateStoreModel as TaskStateStore
-except ImportError:  # below Airflow 3.3
-    TaskStateStore = None
-
-JOURNAL, REPORTED, RESULT = "magichour_journal", "magichour_reported", "return_value"
-WATCH = MagicHourWatchLink().xcom_key  # every task of ours pushes it before it pays
-
 PAGE_SIZE = 50
 LONGEST_NEEDS = 10  # jobs in the list of what needs a person
-CHUNK = 2000  # rows that one query reads by their ids
-
-FRESH = 1.0  # seconds: requests within this time share one query
-OVERLAP = timedelta(minutes=2)  # for rows with the time of another clock, or with a late commit
-WHOLE_EVERY = 10.0  # seconds between two reads that also find deleted rows
 
 
 @dataclass(frozen=True)
@@ -196,167 +171,22 @@ class Playable(NamedTuple):
     host: str | None
 
 
-@dataclass(slots=True)
-class _Kept:
-    """A row of the task state store or of XCom, as it was read."""
-
-    stamp: datetime
-    task: TaskKey
-    key: str
-    value: Any
-
-
-class Index:
-    """
-    What this process knows of all journals and results. Safe to use from several threads.
-
-    :ivar rows: of the journals, newest first.
-    :ivar results: rows from the results of tasks, for jobs whose end is in no journal.
-    :ivar unreadable: journals that could not be read, by DAG.
-    :ivar row_ids: the ids of the journals' rows in the task state store.
-    :ivar by_short_id: the intents of all journals.
-    :ivar by_job_id: the jobs of all journals.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[JobRow] = []
-        self.results: list[JobRow] = []
-        self.unreadable: Counter[str] = Counter()
-        self.row_ids: dict[TaskKey, int] = {}
-        self.by_short_id: dict[str, Intent] = {}
-        self.by_job_id: dict[str, Intent] = {}
-        self._lock = threading.Lock()
-        self._journals: dict[int, _Kept] = {}
-        self._results: dict[Any, _Kept] = {}
-        self._of_task: dict[TaskKey, dict[str, _Kept]] = {}
-        self._rows_of: dict[TaskKey, list[JobRow]] = {}
-        self._result_of: dict[TaskKey, JobRow] = {}
-        self._read_at = self._whole_at = float("-inf")
-
-    def refresh(self, session: Session, *, at_most: float = FRESH) -> None:
-        """
-        Read what has changed.
-
-        :param at_most: seconds; data that is younger is not read again.
-        """
-        with self._lock:
-            now = time.monotonic()
-            if now - self._read_at < at_most:
-                return
-            is_whole = now - self._whole_at > WHOLE_EVERY
-            changed = self._read_journals(session, is_whole) | self._read_results(session, is_whole)
-            self._read_at = now
-            if is_whole:
-                self._whole_at = now
-            if changed:
-                self._rebuild(changed)
-
-    def _read_journals(self, session: Session, is_whole: bool) -> set[TaskKey]:
-        if TaskStateStore is None:
-            return set()
-        store = TaskStateStore
-        found = select(store.id, store.updated_at).where(store.key.in_((JOURNAL, REPORTED)))
-        if not is_whole:
-            found = found.where(store.updated_at >= _newest(self._journals) - OVERLAP)
-        stamps: dict[Any, datetime] = dict(session.execute(found).all())
-        changed = self._forget_missing(self._journals, stamps) if is_whole else set()
-        columns = (store.dag_id, store.run_id, store.task_id, store.map_index, store.key, store.value)
-        for ids in _chunks(_changed(self._journals, stamps)):
-            read = select(store.id, store.updated_at, *columns).where(store.id.in_(ids))
-            for row_id, stamp, dag_id, run_id, task_id, map_index, key, value in session.execute(read):
-                task = TaskKey(dag_id, run_id, task_id, map_index)
-                self._journals[row_id] = self._keep(_Kept(stamp, task, key, decoded(value)))
-                changed.add(task)
-        return changed
-
-    def _read_results(self, session: Session, is_whole: bool) -> set[TaskKey]:
-        """What tasks of ours returned. Only they push the key ``WATCH``, and keys of XComs have an index."""
-        watch, result = aliased(XComModel), aliased(XComModel)
-        identity = (result.dag_run_id, result.task_id, result.map_index)
-        same_task = and_(
-            result.dag_run_id == watch.dag_run_id,
-            result.task_id == watch.task_id,
-            result.map_index == watch.map_index,
-        )
-        found = select(*identity, result.timestamp).join(watch, same_task)
-        found = found.where(watch.key == WATCH, result.key == RESULT)
-        if not is_whole:
-            found = found.where(result.timestamp >= _newest(self._results) - OVERLAP)
-        stamps: dict[Any, datetime] = {(run, of, index): at for run, of, index, at in session.execute(found)}
-        changed = self._forget_missing(self._results, stamps) if is_whole else set()
-        fresh = set(_changed(self._results, stamps))
-        tasks = {task_id for _, task_id, _ in fresh}
-        for runs in _chunks({run for run, *_ in fresh}):
-            read = select(*identity, result.timestamp, result.dag_id, result.run_id, result.value).where(
-                result.dag_run_id.in_(runs), result.task_id.in_(tasks), result.key == RESULT
-            )
-            for run, task_id, map_index, stamp, dag_id, run_id, value in session.execute(read):
-                if (run, task_id, map_index) in fresh:
-                    task = TaskKey(dag_id, run_id, task_id, map_index)
-                    kept = self._keep(_Kept(stamp, task, RESULT, decoded(value)))
-                    self._results[run, task_id, map_index] = kept
-                    changed.add(task)
-        return changed
-
-    def _keep(self, kept: _Kept) -> _Kept:
-        self._of_task.setdefault(kept.task, {})[kept.key] = kept
-        return kept
-
-    def _forget_missing(self, known: dict[Any, _Kept], stamps: Mapping[Any, datetime]) -> set[TaskKey]:
-        gone = [known.pop(one) for one in known.keys() - stamps.keys()]
-        for kept in gone:
-            self._of_task[kept.task].pop(kept.key, None)
-        return {kept.task for kept in gone}
-
-    def _rebuild(self, changed: Iterable[TaskKey]) -> None:
-        for task in changed:
-            kept = self._of_task[task]
-            self._rows_of.pop(task, None)
-            self._result_of.pop(task, None)
-            if journal := kept.get(JOURNAL):
-                reported = kept[REPORTED].value if REPORTED in kept else None
-                try:
-                    self._rows_of[task] = journal_rows(task, journal.value, reported, journal.stamp)
-                except Exception:  # noqa: BLE001 (whatever a task has written there, the others are shown)
-                    journal.value = None
-            if (result := kept.get(RESULT)) and (row := result_row(task, result.value, result.stamp)):
-                self._result_of[task] = row
-            if not kept:
-                del self._of_task[task]
-        journals = [kept for kept in self._journals.values() if kept.key == JOURNAL]
-        rows = sorted((row for rows in self._rows_of.values() for row in rows), key=_newest_first)
-        ended = {row.job_id for row in rows if row.open is None and row.job_id}
-        self.results = [row for row in self._result_of.values() if row.job_id not in ended]
-        self.rows = rows
-        self.row_ids = {kept.task: row_id for row_id, kept in self._journals.items() if kept.key == JOURNAL}
-        self.unreadable = Counter(kept.task.dag_id for kept in journals if not isinstance(kept.value, dict))
-        self.by_short_id = {
-            short_id: intent for kept in journals for short_id, intent in intents(kept.task, kept.value)
-        }
-        self.by_job_id = {
-            row.job_id: Intent(row.task, row.conn_id, row.job_type, row.host)
-            for row in rows
-            if row.job_id and row.open is not Open.ANSWER
-        }
-
-
-def read_page(
-    session: Session, index: Index, permitted: Collection[str], filters: Filters, number: int
-) -> Page:
+def read_page(session: Session, permitted: Collection[str], filters: Filters, number: int) -> Page:
     """
     :param permitted: the DAGs that the user may read; nothing of another DAG is shown.
     :param number: the number of the page, from 1.
     """
-    index.refresh(session)
-    known = [row for row in index.rows if row.task.dag_id in permitted]
-    if results := [row for row in index.results if row.task.dag_id in permitted]:
+    seen = index.shared
+    seen.refresh(session)
+    known = [row for row in seen.rows if row.task.dag_id in permitted]
+    if results := [row for row in seen.results if row.task.dag_id in permitted]:
         known = _with_results(known, results)
     rows = known if filters.match_all else [row for row in known if filters.match(row)]
     task_state = None
     if filters.task and not rows:
         task_state, rows = _without_jobs(session, filters.task, known)
     opened = {row.task for row in rows if row.open}
-    states = _settled_states(session, [index.row_ids[task] for task in opened if task in index.row_ids])
+    states = _settled_states(session, [seen.row_ids[task] for task in opened if task in seen.row_ids])
     if filters.task:
         states.setdefault(filters.task, task_state)
     rows = [settle(row, states.get(row.task)) if row.open else row for row in rows]
@@ -385,7 +215,7 @@ def read_page(
         conn_ids=sorted({row.conn_id for row in known if row.conn_id}),
         is_live=is_live or (task_state is not None and task_state not in SETTLED),
         task_state=task_state,
-        unreadable=sum(count for dag_id, count in index.unreadable.items() if dag_id in permitted),
+        unreadable=sum(count for dag_id, count in seen.unreadable.items() if dag_id in permitted),
     )
     _label(session, [*page.rows, *page.needs])
     return page
@@ -406,7 +236,7 @@ def _with_results(rows: list[JobRow], results: list[JobRow]) -> list[JobRow]:
         end = best.pop(row.job_id or "", None)
         is_news = end is not None and end.is_made and row.open is Open.END
         merged.append(completed(row, end) if end is not None and is_news else row)
-    return sorted([*merged, *best.values()], key=_newest_first)
+    return sorted([*merged, *best.values()], key=newest_first)
 
 
 def _without_jobs(session: Session, task: TaskKey, known: list[JobRow]) -> tuple[str | None, list[JobRow]]:
@@ -431,7 +261,7 @@ def _settled_states(session: Session, journals: Collection[int]) -> dict[TaskKey
     """
     if not journals:  # always so on an Airflow without a task state store
         return {}
-    ti, store = TaskInstance, TaskStateStore
+    ti, store = TaskInstance, index.TaskStateStore
     same_task = and_(
         ti.dag_id == store.dag_id,
         ti.run_id == store.run_id,
@@ -441,7 +271,7 @@ def _settled_states(session: Session, journals: Collection[int]) -> dict[TaskKey
     states = select(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.state).join(store, same_task)
     return {
         TaskKey(dag_id, run_id, task_id, map_index): state
-        for ids in _chunks(journals)
+        for ids in chunks(journals)
         for dag_id, run_id, task_id, map_index, state in session.execute(
             states.where(store.id.in_(ids), ti.state.in_(SETTLED))
         )
@@ -467,8 +297,10 @@ def find_job(session: Session, task: TaskKey, number: int) -> Playable | None:
 
     :param number: its place in the journal; 0 if there is only the task's result.
     """
-    if TaskStateStore is not None:
-        for *_, journal in _of_tasks(session, {task}, TaskStateStore, TaskStateStore.value, key=JOURNAL):
+    if index.TaskStateStore is not None:
+        for *_, journal in _of_tasks(
+            session, {task}, index.TaskStateStore, index.TaskStateStore.value, key=JOURNAL
+        ):
             if jobs := dicts(decoded(journal), "jobs"):
                 job = jobs[number] if number < len(jobs) else {}
                 return _playable(job, job.get("conn_id"), job.get("host"))
@@ -502,21 +334,3 @@ def _of_tasks(
     identity = (model.dag_id, model.run_id, model.task_id, model.map_index)
     query = select(*identity, *columns).where(tuple_(*identity).in_(tasks))
     yield from session.execute(query if key is None else query.where(model.key == key))
-
-
-def _newest(known: Mapping[Any, _Kept]) -> datetime:
-    return max((kept.stamp for kept in known.values()), default=datetime.now(UTC))
-
-
-def _newest_first(row: JobRow) -> float:
-    return -row.at.timestamp()
-
-
-def _changed(known: Mapping[Any, _Kept], stamps: Mapping[Any, datetime]) -> list[Any]:
-    return [one for one, stamp in stamps.items() if one not in known or known[one].stamp != stamp]
-
-
-def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
-    rest = iter(values)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk
