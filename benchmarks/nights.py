@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from magichour_provider.api import flows, wire
+from magichour_provider.api import flows, models
 from magichour_provider.api.polling import PollSchedule, RateLimiter, RenderTimes
 
 from .harness import Goal, Options, Sample, goal_table
@@ -71,10 +71,10 @@ class Job:
     median: float
     seconds: float
 
-    def at(self, now: float) -> wire.Job:
+    def at(self, now: float) -> models.Job:
         ended = now - self.submitted_at >= self.seconds
-        downloads = (wire.Download.model_construct(url="https://storage.example/a.mp4"),) if ended else ()
-        return wire.Job.model_construct(
+        downloads = (models.Download.model_construct(url="https://storage.example/a.mp4"),) if ended else ()
+        return models.Job.model_construct(
             job_id="job", status="complete" if ended else "rendering", downloads=downloads
         )
 

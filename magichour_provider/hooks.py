@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from magichour_provider.api import events, flows, wire
+from magichour_provider.api import events, flows, models, wire
 from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.diagnosis import diagnosis
 from magichour_provider.api.inputs import (
@@ -88,7 +88,7 @@ class MagicHourHook(BaseHook):
     def get_conn(self) -> MagicHourClient:
         return self.client
 
-    def submit(self, *, name: str = "Talking Photo", **inputs: Any) -> wire.Submission:
+    def submit(self, *, name: str = "Talking Photo", **inputs: Any) -> models.Submission:
         """
         Start a paid render, and return at once. Two calls pay twice; the operator prevents that.
 
@@ -117,7 +117,9 @@ class MagicHourHook(BaseHook):
             )
         )
 
-    def submit_voice(self, *, prompt: str, voice_name: str, name: str = "Voice Generator") -> wire.Submission:
+    def submit_voice(
+        self, *, prompt: str, voice_name: str, name: str = "Voice Generator"
+    ) -> models.Submission:
         """
         Turn a text into a voice, and return at once. The job has the type ``audio``. Two calls pay twice.
 
@@ -134,7 +136,7 @@ class MagicHourHook(BaseHook):
         checked = VoiceInputs.checked({"prompt": prompt, "voice_name": voice_name, "name": name})
         return self.client.submit(wire.create_voice(checked, name=checked.name or name))
 
-    def submit_tool(self, tool: str, body: Mapping[str, Any]) -> wire.Submission:
+    def submit_tool(self, tool: str, body: Mapping[str, Any]) -> models.Submission:
         """
         Call any tool of Magic Hour, and return at once. Called twice, it pays twice: the operator does not.
 
@@ -155,7 +157,7 @@ class MagicHourHook(BaseHook):
             self.log.warning(warning)
         return self.client.submit(wire.paid_call(f"/v1/{tool}", checked.request({}, checked.name)))
 
-    def get(self, job_id: str, *, job_type: JobType = "video") -> wire.Job:
+    def get(self, job_id: str, *, job_type: JobType = "video") -> models.Job:
         """
         The job as it is now; free.
 
@@ -174,7 +176,7 @@ class MagicHourHook(BaseHook):
         job_type: JobType = "video",
         timeout: float = 3600,
         poll_interval: float | None = None,
-    ) -> wire.Job:
+    ) -> models.Job:
         """
         Poll until the job has ended, well or not; free. A failed poll is not an end: it polls again.
 
@@ -255,7 +257,7 @@ class MagicHourHook(BaseHook):
         """
         self.client.delete(job_id, job_type)
 
-    def account(self) -> wire.Account:
+    def account(self) -> models.Account:
         """
         The key's account: tier and credits left; free.
 

@@ -17,8 +17,9 @@ from magichour_provider.task.submit import PaidJobOperator
 if TYPE_CHECKING:
     from magichour_provider.api.inputs import TalkingPhotoInputs, VoiceInputs
     from magichour_provider.api.jobs import JobType
+    from magichour_provider.api.models import Submission
     from magichour_provider.api.tools import ToolInputs
-    from magichour_provider.api.wire import Call, Submission
+    from magichour_provider.api.wire import Call
     from magichour_provider.task.arguments import Check
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.jobs import JobType
+    from magichour_provider.api.models import Job
     from magichour_provider.api.watching import JobWatcher
-    from magichour_provider.api.wire import Job
     from magichour_provider.exceptions import MagicHourError, RequestFailed
     from magichour_provider.task.arguments import Check
 

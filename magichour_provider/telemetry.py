@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.jobs import JobType
-    from magichour_provider.api.wire import Job
+    from magichour_provider.api.models import Job
 
 
 log = logging.getLogger(__name__)

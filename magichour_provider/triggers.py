@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from magichour_provider.api.client import Settings
 from magichour_provider.api.flows import JUST_SUBMITTED
 from magichour_provider.api.jobs import JobType
-from magichour_provider.api.wire import Job
+from magichour_provider.api.models import Job
 from magichour_provider.exceptions import MagicHourError, Unauthorized
 from magichour_provider.hooks import MagicHourHook
 from magichour_provider.telemetry import NonBlockingLogger, PollObserver, tags_of

@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from magichour_provider.api.wire import UNREADABLE, id_text
+from magichour_provider.api.models import UNREADABLE, id_text
 
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "magic-hour-event-signature", "magic-hour-event-timestamp"
 TOLERANCE = 300.0  # seconds between the time in an event and ours

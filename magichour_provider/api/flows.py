@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import tenacity
 
-from magichour_provider.api import wire
+from magichour_provider.api import models, wire
 from magichour_provider.api.inputs import MediaType, extension_of
 from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.api.polling import PollSchedule, RateLimiter
@@ -87,7 +87,7 @@ def wait(
     submitted_at: float | None = None,
     listener: Listener = Listener(),  # noqa: B008 (it has no state)
     clock: Callable[[], float] = time.time,
-) -> Flow[wire.Job]:
+) -> Flow[models.Job]:
     """
     Poll until the job has ended.
 
@@ -109,7 +109,7 @@ def wait(
             yield Sleep(min(schedule.first_poll(now - submitted_at), deadline - now))
     while True:
         generation = yield from _slot(limiter, deadline, clock)
-        seen: wire.Job | RequestFailed
+        seen: models.Job | RequestFailed
         try:
             seen = yield poll
         except RequestFailed as failed:
@@ -117,14 +117,14 @@ def wait(
         now = clock()
         limiter.record_answer(seen, now, generation)
         job = watcher.saw(seen, now)
-        if isinstance(seen, wire.Job):
+        if isinstance(seen, models.Job):
             schedule.clip_seconds = schedule.clip_seconds or seen.clip_seconds
             submitted_at = submitted_at or submission_time(seen)
         if job is not None:
             if job.download and submitted_at is not None and went_on_at is not None:
                 schedule.record_end(after=went_on_at - submitted_at, before=now - submitted_at)
             return job
-        if isinstance(seen, wire.Job):
+        if isinstance(seen, models.Job):
             went_on_at = now
         del seen  # ten thousand may wait, so keep little
         if now >= deadline:
@@ -148,7 +148,9 @@ def _slot(limiter: RateLimiter, deadline: float, clock: Callable[[], float]) -> 
 # --- transfers ---
 
 
-def check_slots(sources: Sequence[Source], slots: Sequence[wire.UploadSlot], taken: Collection[str]) -> None:
+def check_slots(
+    sources: Sequence[Source], slots: Sequence[models.UploadSlot], taken: Collection[str]
+) -> None:
     """
     Check that each file has its own place, with its own extension. Otherwise the photo could be paid for as
     the voice.
@@ -174,10 +176,10 @@ def _is_alias(extension: str, other: str) -> bool:
     return extension == other or any({extension, other} <= aliases for aliases in _ALIASES)
 
 
-def downloads_in_order(job: wire.Job, job_type: JobType) -> list[wire.Download]:
+def downloads_in_order(job: models.Job, job_type: JobType) -> list[models.Download]:
     """The downloads of a job. Files of its type come first; others, such as a thumbnail, come later."""
 
-    def is_other(download: wire.Download) -> bool:
+    def is_other(download: models.Download) -> bool:
         try:
             return extension_of(download.url) not in job_spec(job_type).extensions
         except ValueError:  # not a URL

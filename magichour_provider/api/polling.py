@@ -13,7 +13,7 @@ from collections import deque
 from itertools import islice
 
 from magichour_provider.api.jobs import JobType, job_spec
-from magichour_provider.api.wire import Job
+from magichour_provider.api.models import Job
 from magichour_provider.exceptions import RateLimited, RequestFailed
 
 MAX_RETRY_AFTER = 300.0  # seconds; if the API asks for a longer pause, a wait polls again after this

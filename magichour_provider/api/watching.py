@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
+from magichour_provider.api.models import UNREADABLE, Job
 from magichour_provider.api.polling import MAX_RETRY_AFTER
-from magichour_provider.api.wire import UNREADABLE, Job
 from magichour_provider.exceptions import RequestFailed, WaitTimeout
 
 

@@ -26,7 +26,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from magichour_provider.api.inputs import extension_of
 from magichour_provider.api.jobs import JOBS
-from magichour_provider.api.wire import clean
+from magichour_provider.api.models import clean
 from magichour_provider.exceptions import (
     InvalidInput,
     MagicHourError,

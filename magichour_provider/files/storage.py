@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from magichour_provider.api.inputs import MediaType, extension_of
-from magichour_provider.api.wire import clean
+from magichour_provider.api.models import clean
 from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed, TargetExists
 from magichour_provider.files.places import (
     CHUNK_BYTES,

@@ -1,7 +1,7 @@
 """Everything that a running task needs, and that the parsing of a DAG file does not need."""
 
 from magichour_provider import exceptions, telemetry
-from magichour_provider.api import inputs, jobs, tools, wire
+from magichour_provider.api import inputs, jobs, models, tools, wire
 from magichour_provider.api.watching import JobWatcher, submission_time
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
@@ -30,6 +30,7 @@ __all__ = [
     "inputs",
     "jobs",
     "media",
+    "models",
     "submission_time",
     "telemetry",
     "tools",

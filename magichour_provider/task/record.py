@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from magichour_provider.api.events import short_id_of
 from magichour_provider.api.jobs import JobType
+from magichour_provider.api.models import Job
 from magichour_provider.api.watching import submission_time
-from magichour_provider.api.wire import Job
 from magichour_provider.exceptions import (
     JobCanceled,
     JobDeleted,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.inputs import Inputs
-    from magichour_provider.api.wire import Call, Job, Submission
+    from magichour_provider.api.models import Job, Submission
+    from magichour_provider.api.wire import Call
     from magichour_provider.exceptions import InsufficientCredits, MagicHourError, RequestFailed
     from magichour_provider.task.arguments import Check, Notifier
     from magichour_provider.task.journal import Journal
@@ -261,7 +262,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         fingerprint = inputs.fingerprint()
         known = journal.record.job_for(fingerprint)
         answer = self.poll_once(known.job_id) if known else None
-        if known and known.ended is None and isinstance(answer, runtime.wire.Job):
+        if known and known.ended is None and isinstance(answer, runtime.models.Job):
             self._record_failure(context, journal, answer)
         host = self.hook.settings.base_url
         try:
@@ -533,7 +534,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.check_arguments()
         self.log.info("A webhook reports that job %s has ended", job_id)
         job = self.poll_once(job_id)
-        if isinstance(job, runtime.wire.Job) and (not job.ended or job.awaits_download):
+        if isinstance(job, runtime.models.Job) and (not job.ended or job.awaits_download):
             self.defer_until_ended(
                 job_id,
                 deadline=self.deadline(),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from magichour_provider.api.jobs import JobSpec, JobType
-    from magichour_provider.api.wire import Job
+    from magichour_provider.api.models import Job
     from magichour_provider.exceptions import Charged, JobEnded, MagicHourError
     from magichour_provider.files.storage import Target
     from magichour_provider.hooks import MagicHourHook

@@ -15,8 +15,9 @@ from magichour_provider import exceptions as errors
 from magichour_provider.api.client import Settings
 from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 from magichour_provider.api.inputs import TalkingPhotoInputs
+from magichour_provider.api.models import Job
 from magichour_provider.api.watching import Listener
-from magichour_provider.api.wire import Job, create_talking_photo
+from magichour_provider.api.wire import create_talking_photo
 from magichour_provider.emulator import Emulator
 
 SHORT = 0.5

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api import wire
+from magichour_provider.api import models, wire
 from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs
 from magichour_provider.api.wire import create_talking_photo
@@ -105,7 +105,7 @@ def test_a_call_for_upload_urls_is_as_described(
 def test_every_status_that_is_described_is_known_as_ended_or_not(paths: dict[str, Any], path: str) -> None:
     schema = content_schema(paths[path]["get"]["responses"]["200"])
     ended = {
-        status: wire.Job.model_validate({"id": "job-1", "status": status}).ended
+        status: models.Job.model_validate({"id": "job-1", "status": status}).ended
         for status in schema["properties"]["status"]["enum"]
     }
     assert ended == {

@@ -11,7 +11,7 @@ import pytest
 import tenacity
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api.wire import Job
+from magichour_provider.api.models import Job
 from magichour_provider.task import record as room
 from magichour_provider.task.journal import Journal
 from magichour_provider.task.record import Ending, Intent, PaidJob, Record, Report

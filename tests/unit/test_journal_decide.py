@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api.wire import Job
+from magichour_provider.api.models import Job
 from magichour_provider.task.record import JUST_CREATED, Intent, PaidJob, Record, decide
 
 HOST = "https://api.magichour.ai"

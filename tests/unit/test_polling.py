@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from magichour_provider.api import wire
+from magichour_provider.api import models
 from magichour_provider.api.polling import PollSchedule, RateLimiter, RenderTimes
 from magichour_provider.exceptions import RateLimited
 
@@ -155,7 +155,7 @@ def test_no_clip_length_that_the_vendor_could_say_is_an_error(clip_seconds: floa
 
 # --- the rate ---
 
-OK = wire.Job.model_validate({"id": "job-1", "status": "rendering"})
+OK = models.Job.model_validate({"id": "job-1", "status": "rendering"})
 
 
 def too_many(retry_after: float | None = None) -> RateLimited:

@@ -9,7 +9,7 @@ import pytest
 
 from magichour_provider.api import flows
 from magichour_provider.api.inputs import MediaType
-from magichour_provider.api.wire import UploadSlot
+from magichour_provider.api.models import UploadSlot
 from magichour_provider.exceptions import UploadFailed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api import flows, wire
+from magichour_provider.api import flows, models
 from magichour_provider.api.jobs import JobType
 from magichour_provider.api.polling import PollSchedule, RateLimiter, RenderTimes
 from magichour_provider.api.watching import Listener
@@ -18,9 +18,9 @@ START = 1_000_000.0
 JITTER = 0.11  # a tenth each way, and what floats lose
 
 
-def seen(status: str, **more: Any) -> wire.Job:
+def seen(status: str, **more: Any) -> models.Job:
     downloads = [{"url": "https://storage.example/a.mp4"}] if status == "complete" else []
-    return wire.Job.model_validate({"id": "job-1", "status": status, "downloads": downloads, **more})
+    return models.Job.model_validate({"id": "job-1", "status": status, "downloads": downloads, **more})
 
 
 def failed(
@@ -36,7 +36,7 @@ def failed(
 class Waiting(Listener):
     """Performs the steps of one flow: each poll gets the next answer, the last one for ever."""
 
-    def __init__(self, *answers: wire.Job | errors.RequestFailed | Callable[[float], wire.Job]) -> None:
+    def __init__(self, *answers: models.Job | errors.RequestFailed | Callable[[float], models.Job]) -> None:
         self.now = START
         self.answers = list(answers)
         self.polls: list[float] = []
@@ -52,7 +52,7 @@ class Waiting(Listener):
         renders: RenderTimes | None = None,
         clip_seconds: float | None = None,
         **how: Any,
-    ) -> wire.Job:
+    ) -> models.Job:
         flow = flows.wait(
             "job-1",
             deadline=START + timeout,
@@ -77,7 +77,7 @@ class Waiting(Listener):
                     answer = answer(self.now - START)
                 step = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
         except StopIteration as end:
-            job: wire.Job = end.value
+            job: models.Job = end.value
             return job
 
 
@@ -296,7 +296,7 @@ def test_how_long_voices_take_teaches_nothing_of_videos() -> None:
     ids=["picked up", "of unknown age", "failed"],
 )
 def test_a_job_whose_end_was_not_seen_or_that_failed_teaches_nothing(
-    end: wire.Job, how: dict[str, Any]
+    end: models.Job, how: dict[str, Any]
 ) -> None:
     renders = RenderTimes()
     Waiting(end).run(renders=renders, poll_interval=None, **how)

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api import watching, wire
+from magichour_provider.api import models, watching
 from magichour_provider.api.watching import JobWatcher, Listener
 
 START = 1_000_000.0
 DEADLINE = START + 3600
 
 
-def job(status: str = "rendering", **more: Any) -> wire.Job:
+def job(status: str = "rendering", **more: Any) -> models.Job:
     downloads = [{"url": "https://storage.example/a.mp4"}] if status == "complete" else []
-    return wire.Job.model_validate({"id": "job-1", "status": status, "downloads": downloads, **more})
+    return models.Job.model_validate({"id": "job-1", "status": status, "downloads": downloads, **more})
 
 
 NO_URL = job("complete", downloads=[])
@@ -34,14 +34,14 @@ class Notes(Listener):
         self.changes: list[str] = []
         self.warnings: list[int | None] = []
 
-    def on_change(self, seen: wire.Job) -> None:
+    def on_change(self, seen: models.Job) -> None:
         self.changes.append(seen.status)
 
     def on_failed_poll(self, why: errors.RequestFailed) -> None:
         self.warnings.append(why.status_code)
 
 
-def watch(*seen: wire.Job | errors.RequestFailed, every: float = 20, **how: Any) -> wire.Job | None:
+def watch(*seen: models.Job | errors.RequestFailed, every: float = 20, **how: Any) -> models.Job | None:
     """What a wait with these polls ends with; None if it goes on."""
     watcher = JobWatcher("job-1", deadline=DEADLINE, **how)
     for number, one in enumerate(seen):
@@ -53,7 +53,7 @@ def watch(*seen: wire.Job | errors.RequestFailed, every: float = 20, **how: Any)
 @pytest.mark.parametrize(
     "end", [job("complete"), job("error"), job("canceled"), job("rendering", enabled=False)], ids=str
 )
-def test_a_wait_ends_with_the_job_well_or_not(end: wire.Job) -> None:
+def test_a_wait_ends_with_the_job_well_or_not(end: models.Job) -> None:
     assert watch(job("queued"), job(), end) is end
 
 
@@ -115,7 +115,7 @@ def test_a_refusal_needs_three_polls_and_a_minute(every: float, enough: int) -> 
 
 @pytest.mark.parametrize("other", [job(), failed(500), failed(404)], ids=["job", "500", "404"])
 def test_a_refusal_that_something_else_interrupts_begins_again(
-    other: wire.Job | errors.RequestFailed,
+    other: models.Job | errors.RequestFailed,
 ) -> None:
     refused = [failed(401)] * 3
     assert watch(*refused, other, *refused) is None
@@ -138,7 +138,7 @@ def test_a_key_that_is_not_accepted_has_no_such_grace() -> None:
 # --- at the deadline ---
 
 
-def out_of_time(*seen: wire.Job | errors.RequestFailed, **how: Any) -> errors.MagicHourError:
+def out_of_time(*seen: models.Job | errors.RequestFailed, **how: Any) -> errors.MagicHourError:
     watcher = JobWatcher("job-1", deadline=DEADLINE, **how)
     for one in seen:
         watcher.saw(one, START)
@@ -198,7 +198,7 @@ def test_a_job_that_was_just_submitted_and_is_unknown_goes_on() -> None:
     ids=str,
 )
 def test_the_pause_is_as_scheduled_unless_the_answer_says_more(
-    seen: wire.Job | errors.RequestFailed, pause: float
+    seen: models.Job | errors.RequestFailed, pause: float
 ) -> None:
     watcher = JobWatcher("job-1", deadline=DEADLINE)
     watcher.saw(seen, START)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api import wire
+from magichour_provider.api import models, wire
 from magichour_provider.api.inputs import TalkingPhotoInputs
 
 INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.mp3", end_seconds=1)
@@ -84,7 +84,7 @@ def test_no_value_of_an_optional_field_hides_the_id_of_a_paid_job(odd: object) -
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:20])
 def test_no_value_of_an_optional_field_breaks_a_poll(odd: object) -> None:
-    fields = dict.fromkeys(wire.Job.model_fields, odd) | JOB
+    fields = dict.fromkeys(models.Job.model_fields, odd) | JOB
     del fields["job_id"]
     job = answered(FREE, 200, fields)
     assert (job.job_id, job.ended, job.clip_seconds, job.credits_charged) == ("job-1", False, None, None)
@@ -153,7 +153,7 @@ def test_fields_that_are_missing_or_unknown_are_no_error() -> None:
 
 
 def test_fields_that_are_null_are_as_good_as_missing() -> None:
-    nothing = dict.fromkeys(wire.Job.model_fields, None) | JOB
+    nothing = dict.fromkeys(models.Job.model_fields, None) | JOB
     del nothing["job_id"]
     job = answered(FREE, 200, nothing)
     assert (job.ended, job.clip_seconds, job.download, job.credits_charged) == (False, None, None, None)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from magichour_provider import __version__
-from magichour_provider.api import flows, wire
+from magichour_provider.api import flows, models, wire
 from magichour_provider.api.diagnosis import environment_proxy, host_and_port
 from magichour_provider.api.flows import Source
 from magichour_provider.api.integrity import ContentDecoder, NotWhole
@@ -298,7 +298,7 @@ def storage_host(url: str) -> str:
 
 
 def describe_error(error: Exception) -> str:
-    text = wire.clean(str(safe_cause(error) or ""))
+    text = models.clean(str(safe_cause(error) or ""))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -18,7 +18,7 @@ import tenacity
 from multidict import CIMultiDict
 from yarl import URL
 
-from magichour_provider.api import flows, wire
+from magichour_provider.api import flows, models, wire
 from magichour_provider.api.client.api import (
     AnswerBody,
     ApiTransport,
@@ -97,7 +97,7 @@ class AsyncMagicHourClient:
         """Close all connections."""
         await self._session.close()
 
-    async def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
+    async def get(self, job_id: str, job_type: JobType = "video") -> models.Job:
         """See ``MagicHourClient.get``."""
         return await self._retried(wire.get_job(job_id, job_type), flows.RETRY_SAFE)
 
@@ -112,7 +112,7 @@ class AsyncMagicHourClient:
         clip_seconds: float | None = None,
         expects_event: bool = False,
         **how: Any,
-    ) -> Coroutine[Any, Any, wire.Job]:
+    ) -> Coroutine[Any, Any, models.Job]:
         """
         See ``MagicHourClient.wait``.
 
@@ -130,7 +130,7 @@ class AsyncMagicHourClient:
             flows.wait(job_id, deadline=deadline, schedule=schedule, limiter=self.limiter, **how)
         )
 
-    async def account(self, *, once: bool = False) -> wire.Account:
+    async def account(self, *, once: bool = False) -> models.Account:
         """See ``MagicHourClient.account``."""
         return await self._retried(wire.get_account(), flows.NO_RETRY if once else flows.RETRY_SAFE)
 

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, assert_never, cast
 import httpx
 import tenacity
 
-from magichour_provider.api import flows, wire
+from magichour_provider.api import flows, models, wire
 from magichour_provider.api.client.api import (
     CANNOT_TALK,
     IDENTITY,
@@ -68,11 +68,11 @@ class MagicHourClient:
 
     def submit(
         self,
-        call: wire.Call[wire.Submission],
+        call: wire.Call[models.Submission],
         *,
         retry_429_seconds: float = flows.RETRY_429_SECONDS,
         pausing: Callable[[bool], object] = bool,
-    ) -> wire.Submission:
+    ) -> models.Submission:
         """
         Start a paid job and return at once.
 
@@ -91,7 +91,7 @@ class MagicHourClient:
         repeated = partial(self._perform, partial(self._call, call), flows.retry_submit(pausing))
         return tenacity.Retrying(**flows.retry_429(retry_429_seconds, pausing))(repeated)
 
-    def get(self, job_id: str, job_type: JobType = "video") -> wire.Job:
+    def get(self, job_id: str, job_type: JobType = "video") -> models.Job:
         """
         The job as it is now; free.
 
@@ -111,7 +111,7 @@ class MagicHourClient:
         mode: str | None = None,
         clip_seconds: float | None = None,
         **how: Any,
-    ) -> wire.Job:
+    ) -> models.Job:
         """
         Poll until the job has ended, well or not; free.
 
@@ -148,7 +148,7 @@ class MagicHourClient:
 
     def completed(
         self, job_id: str, job_type: JobType = "video", *, once: bool = False
-    ) -> tuple[wire.Job, wire.Download]:
+    ) -> tuple[models.Job, models.Download]:
         """
         A job that has ended well, and a fresh signed URL of its file; free.
 
@@ -164,7 +164,7 @@ class MagicHourClient:
 
     def download(
         self, job_id: str, target: Target, job_type: JobType = "video", *, number: int = 0
-    ) -> wire.Job:
+    ) -> models.Job:
         """
         Download the file of a complete job to ``target``, whole or not at all; free.
 
@@ -186,7 +186,7 @@ class MagicHourClient:
         """
         self._perform(partial(self._call, wire.delete_job(job_id, job_type)))
 
-    def account(self, *, once: bool = False) -> wire.Account:
+    def account(self, *, once: bool = False) -> models.Account:
         """
         The key's account: its tier and the credits left; free.
 
@@ -257,7 +257,7 @@ class MagicHourClient:
             raise problem
         return [done[number] for number in range(len(sources))]
 
-    def _completed(self, job_id: str, job_type: JobType) -> tuple[wire.Job, wire.Download]:
+    def _completed(self, job_id: str, job_type: JobType) -> tuple[models.Job, models.Download]:
         """The job is paid for, so a failed poll is an error that can be retried."""
         try:
             job = self._call(wire.get_job(job_id, job_type))
@@ -271,7 +271,7 @@ class MagicHourClient:
             raise download_failed(job_id, why, job_type=job_type)
         return job, downloads[0]
 
-    def _download(self, job_id: str, target: Target, job_type: JobType, number: int) -> wire.Job:
+    def _download(self, job_id: str, target: Target, job_type: JobType, number: int) -> models.Job:
         """
         Ask where the file is, as signed URLs expire, and download it.
 
