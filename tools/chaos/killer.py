@@ -98,7 +98,8 @@ class Killer:
         self._next_kill = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
         self._next_cut = time.monotonic() + self._random.expovariate(1 / SECONDS_BETWEEN_CUTS)
         self._kind = self._choose()
-        self._latest_write: object = None
+        self._written_at_cut: object = None
+        self._written_at_kill: object = None
         self._latency: list[Any] = []
         self.kills: Counter[str] = Counter()
         self.moments: Counter[str] = Counter()
@@ -108,18 +109,18 @@ class Killer:
     def strike(self) -> str | None:
         """Kill or cut if it is time to; says what was done."""
         now = time.monotonic()
-        if now >= self._next_cut:
+        # On a slow machine everything would be dead before it has paid, and every paid call would be cut.
+        written = self._stack.database.rows("select max(updated_at) from task_state_store")[0][0]
+        if now >= self._next_cut and written != self._written_at_cut:
+            self._written_at_cut = written
             self._next_cut = now + self._random.expovariate(1 / SECONDS_BETWEEN_CUTS)
             return self._cut()
-        if now < self._next_kill:
-            return None
-        # On a slow machine everything would be dead before it has paid, and nothing would be tried.
-        written = self._stack.database.rows("select max(updated_at) from task_state_store")[0][0]
-        if written == self._latest_write and now < self._next_kill + MOST_BETWEEN_KILLS:
+        is_too_soon = written == self._written_at_kill and now < self._next_kill + MOST_BETWEEN_KILLS
+        if now < self._next_kill or is_too_soon:
             return None
         said = self.kill(self._kind)
         if said:
-            self._latest_write = written
+            self._written_at_kill = written
             self._next_kill = now + self._random.expovariate(1 / SECONDS_BETWEEN_KILLS)
         if said or self._stack.is_held(_name_of(self._kind)):
             self._kind = self._choose()

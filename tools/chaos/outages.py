@@ -19,8 +19,7 @@ from pathlib import Path
 from tools.database import Postgres
 from tools.stack import CELERY_DAEMONS, DAEMONS, Stack
 
-TRIALS = ((5, 6.0), (5, 30.0), (10, 30.0), (10, 90.0))  # execution_api_retries; seconds
-PATIENT = {"WORKERS__EXECUTION_API_RETRIES": 10}
+TRIALS = ((10, 90.0), (5, 6.0), (5, 30.0))  # execution_api_retries; seconds
 STATES = "select state, try_number from task_instance where run_id = '{}' order by task_id, map_index"
 LONGEST = 900.0  # seconds, for anything
 
@@ -31,7 +30,7 @@ def main() -> int:
     given = options.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     if given.only != "triggerer":
-        for retries in sorted({retries for retries, _ in TRIALS}):
+        for retries in (10, 5):
             with _stack({"WORKERS__EXECUTION_API_RETRIES": retries}) as stack:
                 for number, seconds in TRIALS:
                     if number == retries:

@@ -15,7 +15,7 @@ from tools.stack import ROOT, Stack
 from .killer import Killer
 
 STUB = ROOT / "magichour_provider/emulator/stub.mp4"
-UNCERTAIN = re.compile(r"SubmissionUncertain: (.+?)(?:\\n|\")")
+UNCERTAIN = re.compile(r'"exc_type": ?"SubmissionUncertain", ?"exc_value": ?"(.+?)(?:\\n|")')
 ERROR = re.compile(r'"exc_value": ?"(.+?)(?:\\n|")')
 DELIVERED = "delivered"
 SAID, UNSAID = "uncertain, and says so", "uncertain by the journal, tries used up"
