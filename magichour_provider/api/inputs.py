@@ -342,7 +342,7 @@ def voices() -> dict[str, str]:
 
     They are in a file of data that the emulator uses too.
     """
-    names = (files("magichour_provider") / "emulator" / "voices.txt").read_text("utf-8").splitlines()
+    names = (files("magichour_provider") / "data" / "voices.txt").read_text("utf-8").splitlines()
     return {name.casefold(): name for name in names}
 
 
