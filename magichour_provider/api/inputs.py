@@ -83,7 +83,7 @@ def _two_decimals(value: float) -> float:
 
 Text = Annotated[str, BeforeValidator(_as_text), BeforeValidator(_not_blank)]
 Seconds = Annotated[
-    float, BeforeValidator(_plain_number), BeforeValidator(_not_blank), Field(allow_inf_nan=False)
+    float, BeforeValidator(_plain_number), BeforeValidator(_not_blank), Field(allow_inf_nan=False, le=1e6)
 ]
 
 
