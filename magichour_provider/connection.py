@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from airflow.providers.common.compat.connection import get_async_connection
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, Connection
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, Connection
 
 from magichour_provider import get_provider_info
 from magichour_provider.api import wire
@@ -155,7 +156,12 @@ def _address(url: object) -> SplitResult | None:
 
 async def read_settings(conn_id: str) -> Settings:
     try:
-        return settings_from_connection(await get_async_connection(conn_id))
+        try:
+            connection = await get_async_connection(conn_id)
+        except AirflowNotFoundException:
+            # Within ``airflow dags test``, Airflow's database cannot be asked without blocking (3.3.2).
+            connection = await asyncio.to_thread(BaseHook.get_connection, conn_id)
+        return settings_from_connection(connection)
     except AirflowNotFoundException as error:
         # Airflow also says "not found" when a secrets backend does not answer. A job waits, so a retry is
         # better than a failure.

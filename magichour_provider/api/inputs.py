@@ -20,7 +20,7 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from magichour_provider.exceptions import InvalidInput
 
@@ -41,6 +41,7 @@ EXTENSIONS: dict[MediaType, tuple[str, ...]] = {
     "gif": ("gif",),  # for some inputs that are videos
 }
 # fmt: on
+LARGEST = 1e6  # seconds: what arithmetic can bear, far above what the vendor takes
 PROMPTED_MODES = ("prompted", "standard", "expressive")
 # Vendor's SDK 0.90.0, 2026-10. Longest clip in seconds.
 MAX_CLIP_SECONDS = {"realistic": 300, "prompted": 45}
@@ -75,6 +76,12 @@ def _not_blank(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
+def _bearable(value: float) -> float:
+    if value > LARGEST:
+        raise ValueError(f"is too large; give {LARGEST:.0f} or less")
+    return value
+
+
 def _two_decimals(value: float) -> float:
     if round(value, 2) != value:
         raise ValueError(f"has more than 2 decimals; use {round(value, 2)}")
@@ -83,7 +90,11 @@ def _two_decimals(value: float) -> float:
 
 Text = Annotated[str, BeforeValidator(_as_text), BeforeValidator(_not_blank)]
 Seconds = Annotated[
-    float, BeforeValidator(_plain_number), BeforeValidator(_not_blank), Field(allow_inf_nan=False)
+    float,
+    BeforeValidator(_plain_number),
+    BeforeValidator(_not_blank),
+    Field(allow_inf_nan=False),
+    AfterValidator(_bearable),
 ]
 
 
@@ -342,7 +353,7 @@ def voices() -> dict[str, str]:
 
     They are in a file of data that the emulator uses too.
     """
-    names = (files("magichour_provider") / "emulator" / "voices.txt").read_text("utf-8").splitlines()
+    names = (files("magichour_provider") / "data" / "voices.txt").read_text("utf-8").splitlines()
     return {name.casefold(): name for name in names}
 
 

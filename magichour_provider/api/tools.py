@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 DATA = Path(__file__).parent.parent / "data" / "tools.json"
+LARGEST = 1e15  # a number in a body
 SHOWN_VALUES = 12  # values of a list that a message shows
 
 # Fields that name a file. Their names also have its media type.
@@ -258,9 +259,9 @@ def _number(text: str) -> Any:
 
 
 def _check_transferable(field: str, _key: str, value: Any, _schema: Mapping[str, Any]) -> None:
-    """Refuse dates and NaN, which JSON does not have, before the paid call."""
+    """Refuse, before the paid call, dates and NaN, which JSON does not have, and numbers beyond any use."""
     is_json = isinstance(value, str | int | float | None)
-    if not is_json or (isinstance(value, float) and not math.isfinite(value)):
+    if not is_json or (isinstance(value, int | float) and not abs(value) < LARGEST):
         raise InvalidInput.of(field, value, "cannot be sent as JSON; give text, a number or a flag")
 
 

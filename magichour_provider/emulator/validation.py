@@ -221,7 +221,7 @@ def check_voice(body: dict[str, Any]) -> VoiceRequest:
 @functools.cache
 def voices() -> frozenset[str]:
     """The voice names. Source: OpenAPI of 2026-08 and Python SDK 0.90.0."""
-    return frozenset(Path(__file__).with_name("voices.txt").read_text("utf-8").splitlines())
+    return frozenset((Path(__file__).parents[1] / "data" / "voices.txt").read_text("utf-8").splitlines())
 
 
 def check_upload_urls(body: dict[str, Any]) -> list[tuple[str, str]]:

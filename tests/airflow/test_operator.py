@@ -148,6 +148,23 @@ def test_the_button_opens_the_job_in_the_vendors_library_if_the_connection_point
     assert "XCom not found" not in capfd.readouterr().out  # an error in Airflow's log
 
 
+@both_modes
+def test_a_connection_in_airflows_database_is_found_by_dag_test_too(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    from airflow.models.connection import Connection
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.query(Connection).filter_by(conn_id="in_the_database").delete()
+        fields = emulator.connection | {"extra": json.dumps(emulator.connection["extra"])}
+        session.add(Connection(conn_id="in_the_database", **fields))
+
+    run = airflow.video(magichour_conn_id="in_the_database", deferrable=deferrable)
+
+    assert run.state() == "success", run.errors()
+
+
 def test_templates_are_rendered_in_every_input(airflow: Airflow, emulator: Emulator) -> None:
     airflow.run(
         """

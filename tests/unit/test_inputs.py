@@ -51,6 +51,7 @@ BAD: list[tuple[dict[str, Any], str, Any, str]] = [
     ({"start_seconds": math.nan}, "start_seconds", math.nan, "finite"),
     ({"end_seconds": math.inf}, "end_seconds", math.inf, "finite"),
     ({"end_seconds": "nan"}, "end_seconds", "nan", "finite"),
+    ({"end_seconds": 1e308}, "end_seconds", 1e308, "give 1000000 or less"),
     ({"end_seconds": "soon"}, "end_seconds", "soon", "not a number"),
     ({"end_seconds": ""}, "end_seconds", "", "rendered to nothing"),
     ({"end_seconds": True}, "end_seconds", True, "not a number"),

@@ -67,6 +67,7 @@ def test_without_a_required_field_an_example_is_refused(tool: str) -> None:
         ("end_seconds", "soon", r"^end_seconds='soon': is of another type; face-swap takes: number"),
         ("end_seconds", True, "^end_seconds=True: is of another type"),
         ("end_seconds", math.nan, "^end_seconds=nan: cannot be sent as JSON"),
+        ("end_seconds", 10**400, "^end_seconds=1.*: cannot be sent as JSON"),
         ("end_seconds", 0, "^end_seconds=0: must be greater than start_seconds"),
         (
             "assets",
