@@ -268,7 +268,7 @@ class Record(_Entry):
     def settled(self, short_id: str | None, outcome: Outcome, job_id: str | None = None) -> Record:
         """The record with this outcome of the intent."""
         intent = next((known for known in self.intents if known.short_id == short_id), None)
-        if intent is None:
+        if intent is None or (intent.outcome == "adopted" and intent.job_id == job_id):
             return self
         return self.with_intent(intent.model_copy(update={"outcome": outcome, "job_id": job_id}))
 

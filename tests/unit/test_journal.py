@@ -136,6 +136,16 @@ def test_a_paid_job_settles_its_intent_and_leaves_the_earlier_jobs() -> None:
     assert [(known.outcome, known.job_id) for known in later.record.intents] == [("job", "job-2")]
 
 
+def test_an_adopted_job_that_is_resumed_stays_adopted_in_the_record() -> None:
+    shelf = Shelf()
+    journal = opened(shelf)
+    intent = journal.record_intent(name="n")
+    job = JOB.model_copy(update={"short_id": intent.short_id})
+    journal.record_job(job, outcome="adopted")
+    opened(shelf).record_job(job)
+    assert [known.outcome for known in opened(shelf).record.intents] == ["adopted"]
+
+
 def test_a_paid_job_is_recorded_however_long_the_store_is_away() -> None:
     shelf = Shelf()
     journal = opened(shelf)
