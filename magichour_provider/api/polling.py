@@ -135,7 +135,7 @@ class PollSchedule:
         elif first is None:
             first = 1.6 * self._usual(0.0) ** 0.72
         if age < first:
-            return _jittered(first) - age
+            return max(0.0, _jittered(first) - age)
         return random.random() * self.next_poll(age)  # noqa: S311 - no secret
 
     def next_poll(self, age: float) -> float:

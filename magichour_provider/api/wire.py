@@ -224,7 +224,11 @@ def create_upload_slots(files: Sequence[tuple[MediaType, str]]) -> Call[list[Upl
             raise ValueError(f"{len(slots)} upload URLs for {len(files)} files")
         return slots
 
-    items = [{"type": media_type, "extension": extension} for media_type, extension in files]
+    # The vendor has no type for a GIF that stands for a video.
+    items = [
+        {"type": "video" if media_type == "gif" else media_type, "extension": extension}
+        for media_type, extension in files
+    ]
     return Call(
         "upload_urls", "POST", "/v1/files/upload-urls", read, body=json.dumps({"items": items}).encode()
     )

@@ -187,7 +187,7 @@ def asset(value: str, media_type: str, field: str = "") -> Asset:
             return Asset("library", found[0])
     path = value if url is None else unquote(url.path)
     extension = posixpath.splitext(path)[1][1:].lower()
-    if extension not in EXTENSIONS[media_type] and (media_type, extension) != ("video", "gif"):
+    if not takes_extension(media_type, extension):
         invalid(field, invalid_extension(extension, media_type))
     return Asset("upload" if url is None else "url", value)
 
@@ -240,10 +240,15 @@ def check_upload_urls(body: dict[str, Any]) -> list[tuple[str, str]]:
         extension = require(item, f"{at}.", "extension", text)
         if media_type not in EXTENSIONS:
             invalid(f"{at}.type", f"{media_type!r} is not one of {', '.join(EXTENSIONS)}")
-        if not re.fullmatch(r"[a-z0-9]+", extension) or extension not in EXTENSIONS[media_type]:
+        if not re.fullmatch(r"[a-z0-9]+", extension) or not takes_extension(media_type, extension):
             invalid(f"{at}.extension", invalid_extension(extension, media_type))
         wanted.append((media_type, extension))
     return wanted
+
+
+def takes_extension(media_type: str, extension: str) -> bool:
+    """A GIF may stand for a video."""
+    return extension in EXTENSIONS[media_type] or (media_type, extension) == ("video", "gif")
 
 
 def invalid_extension(extension: str, media_type: str) -> str:

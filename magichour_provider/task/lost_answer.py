@@ -148,8 +148,9 @@ class LostAnswers:
 
         :raises RequestFailed: it may show it soon; a report is not thrown away because the API is busy.
         """
-        is_young = time.time() - intent.at.timestamp() < JUST_CREATED
-        if failed.retryable or not failed.by_vendor or (is_young and failed.status_code == 404):
+        # The vendor's own event may be sooner than its answers.
+        is_early = report.source == "webhook" and time.time() - intent.at.timestamp() < JUST_CREATED
+        if failed.retryable or not failed.by_vendor or (is_early and failed.status_code == 404):
             raise failed.copied(retryable=True, charged="unknown", credits=intent.estimated_credits)
         if intent.outcome == "refused" and report.source == "webhook" and report.conn_id == intent.conn_id:
             # The vendor has said that no job was made, and has signed that one was: a person decides.

@@ -172,12 +172,9 @@ class Report(_Entry):
         """Why this job is not the one that the intent paid for, or None if it is."""
         if self.conn_id is not None and self.conn_id != intent.conn_id:
             return f"it was reported for the connection {self.conn_id}, and paid for with {intent.conn_id}"
-        marked = short_id_of(job.name or "")
-        if marked not in (None, intent.short_id):
-            return f"its name ends in {mark(marked)}, so another paid call made it"
         # The vendor has signed that this is the name, also where its answer now leaves the name out.
         is_signed = self.source == "webhook" and job.name is None
-        if marked is None and not self.anyway and not is_signed:
+        if short_id_of(job.name or "") != intent.short_id and not self.anyway and not is_signed:
             return f"its name does not end in {intent.mark}"
         created_at = submission_time(job)
         if created_at is not None and created_at < intent.at.timestamp() - CLOCK_SKEW:

@@ -157,6 +157,8 @@ def test_the_answers_in_the_description_are_understood(
     paths: dict[str, Any], method: str, path: str, call: wire.Call[Any]
 ) -> None:
     answer = examples(content_schema(paths[path][method]["responses"]["200"]))
+    if call.job_id:
+        answer["id"] = call.job_id
     read = call.answer(200, {}, json.dumps(answer).encode())
     if isinstance(read, list):
         assert [slot.file_path for slot in read] == [item["file_path"] for item in answer["items"]]

@@ -86,8 +86,8 @@ NO_JOB = {
     422: "InvalidRequest",
 }
 # A redirect, "too early", and Cloudflare's word that it did not reach the origin.
-NO_JOB_NOW = (301, 302, 303, 307, 308, 425, 521, 522, 523, 525, 526, 530)
-NOT_KNOWN = (408, 409, 418, 499, 500, 501, 504, 520, 524, 529, 599)
+NO_JOB_NOW = (301, 302, 307, 308, 425, 521, 522, 523, 525, 526, 530)
+NOT_KNOWN = (303, 408, 409, 418, 499, 500, 501, 504, 520, 524, 529, 599)
 VENDOR: dict[str, Any] = {}
 HTML, EMPTY = {"html": True}, {"body": ""}
 BODIES = [VENDOR, HTML, EMPTY]

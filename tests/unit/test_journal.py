@@ -279,7 +279,8 @@ def job(name: str | None = "me [mh-1a2b3c4d]", created_at: str | None = "2026-11
         ({}, job(created_at="2026-11-01T14:00:00+02:00"), "before the paid call"),
         ({}, job(created_at="2026-11-01T05:30:02"), None),  # nobody knows in which zone
         ({}, job(created_at="2026-11-01T14:00:00Z"), "long after the paid call"),
-        ({"anyway": True}, job(name="other [mh-ffffffff]"), "another paid call made it"),
+        ({}, job(name="other [mh-ffffffff]"), "does not end in"),
+        ({"anyway": True}, job(name="other [mh-ffffffff]"), None),
         ({"source": "webhook"}, job(name=None), None),  # whose event was signed, and carried the name
         ({"source": "webhook"}, job(name="me"), "does not end in"),
     ],
