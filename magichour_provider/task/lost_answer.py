@@ -6,9 +6,14 @@ import time
 from time import sleep as pause
 from typing import TYPE_CHECKING, Any
 
-from magichour_provider.exceptions import InvalidInput, MagicHourError, RequestFailed
+from magichour_provider.exceptions import (
+    InvalidInput,
+    JournalUnavailable,
+    MagicHourError,
+    RequestFailed,
+)
 from magichour_provider.task import ask
-from magichour_provider.task.record import JUST_CREATED, PaidJob
+from magichour_provider.task.record import JUST_CREATED
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,9 +42,9 @@ class LostAnswers:
         """
         Settle each intent with a lost answer for which there is a report that can be believed.
 
-        :returns: whether there was one.
+        :returns: whether the record has changed, so that it must be decided again whether to pay.
         """
-        settled = False
+        before = self.journal.record
         for intent in self.journal.record.adoptable:
             # A job that is there weighs more than a person who did not find it.
             for report in sorted(self.journal.reports(intent), key=lambda report: report.pay_again):
@@ -47,10 +52,9 @@ class LostAnswers:
                     continue
                 why_not = self._settle(intent, report)
                 if why_not is None:
-                    settled = True
                     break
                 self._disbelieve(f"{report.source} of {intent.mark}: {why_not}")
-        return settled
+        return self.journal.record is not before
 
     def await_report(self, lost: Intent) -> bool:
         """With webhooks: wait for a report of the job. True if there was one, and it was believed."""
@@ -110,6 +114,7 @@ class LostAnswers:
 
         :returns: why the report is not believed, or None.
         :raises RequestFailed: the API could not be asked now.
+        :raises JournalUnavailable: the report is true, and could not be recorded; a retry reads it again.
         """
         if report.pay_again:
             self.log.warning("%s says that no job was made for %s: paying again", report.source, intent.mark)
@@ -128,18 +133,14 @@ class LostAnswers:
         if why_not := report.why_not(intent, job):
             return f"job {job.job_id} is not the one: {why_not}"
         self.log.info("Job %s of %s is adopted, as reported by: %s", job.job_id, intent.mark, report.source)
-        adopted = PaidJob(
-            job_id=job.job_id,
-            short_id=intent.short_id,
-            job_type=intent.job_type,
-            conn_id=intent.conn_id,
-            host=intent.host,
-            inputs=intent.inputs,
-            submitted_at=intent.at,
-            credits_charged=job.credits_charged,
-            max_tries=intent.max_tries,
-        )
-        self.journal.record_job(adopted, outcome="adopted")
+        adopted = intent.made(job.job_id, at=intent.at, credits_charged=job.credits_charged)
+        if not self.journal.record_job(adopted, outcome="adopted"):
+            raise JournalUnavailable(
+                f"that job {job.job_id} is adopted could not be recorded; this try has submitted nothing",
+                job_id=job.job_id,
+                charged="yes",
+                credits=job.credits_charged,
+            )
         return None
 
     def _without_answer(self, intent: Intent, report: Report, failed: RequestFailed) -> str:
@@ -155,6 +156,8 @@ class LostAnswers:
         if intent.outcome == "refused" and report.source == "webhook" and report.conn_id == intent.conn_id:
             # The vendor has said that no job was made, and has signed that one was: a person decides.
             self.journal.settle(intent, "open")
+            if self.journal.record.lost is None:  # not recorded: the next step would pay
+                raise failed.copied(retryable=True, charged="unknown", credits=intent.estimated_credits)
         return str(failed)
 
     def _disbelieve(self, why: str) -> None:

@@ -78,6 +78,20 @@ class Intent(_Entry):
             )
         return f"The name of such a job ends in {self.mark}"
 
+    def made(self, job_id: str, *, at: datetime, credits_charged: float | None) -> PaidJob:
+        """The job that this call has made."""
+        return PaidJob(
+            job_id=job_id,
+            short_id=self.short_id,
+            job_type=self.job_type,
+            conn_id=self.conn_id,
+            host=self.host,
+            inputs=self.inputs,
+            submitted_at=at,
+            credits_charged=credits_charged,
+            max_tries=self.max_tries,
+        )
+
     def is_cleared_since(self, max_tries: int) -> bool:
         """Has a person cleared the task since? Airflow then changes the ``max_tries`` of a finished task."""
         return self.max_tries not in (None, max_tries)

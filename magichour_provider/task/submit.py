@@ -336,10 +336,12 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         )
         self.name = intent.name
         self._charged, self._credits = "unknown", inputs.estimated_credits
-        call = self.paid_call(inputs, uploaded, str(intent.name))
+        self._is_paused = True  # until the client sends
         try:
             submission = client.submit(
-                call, retry_429_seconds=self.rate_limit_timeout, pausing=self._set_paused
+                self.paid_call(inputs, uploaded, str(intent.name)),
+                retry_429_seconds=self.rate_limit_timeout,
+                pausing=self._set_paused,
             )
         except runtime.exceptions.SubmissionUncertain as error:
             raise journal.with_instructions(error.copied(f"{error}. {intent.how_to_find}")) from error
@@ -355,7 +357,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 raise error.copied(f"{error}. {hint}") from error
             raise
         except BaseException as error:
-            if self._is_paused:  # Airflow ends the task
+            if self._is_paused:  # nothing was sent, or all that was sent was refused
                 self._charged = "no"
                 journal.settle(intent, "no_job")
             elif isinstance(error, Exception):  # a fault of ours must not hide what was sent
@@ -368,17 +370,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             raise
         if self.poll_interval is None and self.hook.settings.poll_interval is None:
             self.poll_interval = submission.poll_interval
-        job = runtime.PaidJob(
-            job_id=submission.job_id,
-            short_id=intent.short_id,
-            job_type=self.job_type,
-            conn_id=self.magichour_conn_id,
-            host=intent.host,
-            inputs=intent.inputs,
-            submitted_at=datetime.now(UTC),
-            credits_charged=submission.credits_charged,
-            max_tries=journal.max_tries,
-        )
+        job = intent.made(submission.job_id, at=datetime.now(UTC), credits_charged=submission.credits_charged)
         self.log.info(
             "Submitted job %s %s, %s credits charged (an estimate until it is complete)",
             *(job.job_id, intent.mark, "?" if job.credits_charged is None else f"{job.credits_charged:g}"),
@@ -399,7 +391,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """
         if self._is_paused:
             raise runtime.exceptions.MagicHourError(
-                "the task was killed while it waited to send the paid call again", retryable=True
+                "the task was killed while it waited to send the paid call", retryable=True
             )
         super().on_kill()
 
