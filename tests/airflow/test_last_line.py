@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from harness import both_modes
 
 from magichour_provider import exceptions as errors
+from magichour_provider.api import wire
 from magichour_provider.task.journal import Journal
 from magichour_provider.task.record import Record
 from magichour_provider.task.stores import TaskStateStore
@@ -125,6 +126,22 @@ def test_a_task_that_has_paid_never_says_that_it_was_not_charged(
         without.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", '{"conn_type": "magichour"}')
         run.clear()
         assert run.errors()[0].splitlines()[-1].startswith(PAID)
+
+
+def test_a_fault_of_ours_before_the_paid_call_is_sent_leaves_nothing_uncertain(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = wire.create_talking_photo
+    tries: list[int] = []
+
+    def broken_once(*args: Any, **kwargs: Any) -> Any:
+        tries.append(1)
+        return broken() if len(tries) == 1 else create(*args, **kwargs)
+
+    monkeypatch.setattr(wire, "create_talking_photo", broken_once)
+    run = airflow.video(retries=1)
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
 
 
 def test_an_answer_of_the_vendor_that_a_fault_of_ours_hides_is_uncertain(

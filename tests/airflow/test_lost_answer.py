@@ -12,6 +12,7 @@ pytest.importorskip("airflow.models.task_state_store", reason="Airflow 3.3 and n
 from magichour_provider.api.client import MagicHourClient
 from magichour_provider.exceptions import InvalidInput
 from magichour_provider.operators import TalkingPhotoOperator
+from magichour_provider.task.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -486,6 +487,42 @@ def test_a_refused_call_whose_job_is_reported_is_not_paid_again_when_the_job_can
     run.clear()
     assert emulator.charges() == 1
     assert run.state() == "success", run.errors()
+
+
+def test_a_refused_call_that_is_contradicted_while_files_are_uploaded_is_not_paid_again(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.fault("create", status=503, effect=True)
+    upload = MagicHourClient.upload
+    tries: list[int] = []
+
+    def then_report(*args: Any, **kwargs: Any) -> Any:
+        paths = upload(*args, **kwargs)
+        tries.append(1)
+        if len(tries) == 2:
+            emulator.fault("get_video", status=403, times=None)
+            reported_latest(emulator.jobs()[0]["id"])
+        return paths
+
+    monkeypatch.setattr(MagicHourClient, "upload", then_report)
+    run = airflow.video(retries=1)
+    assert run.errors()[-1].startswith("AirflowFailException: SubmissionUncertain")
+    assert emulator.charges() == 1
+
+
+def test_an_adoption_that_cannot_be_recorded_pays_nothing(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.fault("create", status=503, effect=True)
+    run = airflow.video()
+    reported_latest(emulator.jobs()[0]["id"])
+    with monkeypatch.context() as away:
+        away.setattr(Journal, "record_job", lambda *_, **__: False)
+        run.clear()
+    assert "could not be recorded" in run.errors()[-1]
+    run.clear()
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
 
 
 def test_a_job_that_reports_itself_weighs_more_than_a_person_who_did_not_find_it(
