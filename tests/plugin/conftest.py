@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from serving import serving
 
 from magichour_provider.emulator import Emulator
 
@@ -96,16 +95,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def served(api_server: FastAPI) -> Iterator[str]:
     """The address of the api-server."""
-    import uvicorn
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(api_server, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    with serving(api_server) as address:
+        yield address
 
 
 @pytest.fixture

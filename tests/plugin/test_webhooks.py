@@ -24,6 +24,7 @@ from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.utils.session import create_session
+from serving import serving
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import select, update
 from sqlalchemy.engine import Engine
@@ -49,22 +50,13 @@ def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str, **changed: Any) -> No
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
     """The plugin's app, as the api-server serves it, without the rest of Airflow's."""
-    import uvicorn
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
     from magichour_provider.plugin import serve
 
-    api_server = Starlette(routes=[Mount("/magichour", serve)])
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(128)
-        server = uvicorn.Server(uvicorn.Config(api_server, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    with serving(Starlette(routes=[Mount("/magichour", serve)])) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)
