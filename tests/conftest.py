@@ -49,7 +49,7 @@ os.environ |= {
 
 
 # Fixtures that take seconds to set up: the tests that share one run in the same process.
-SHARED = ("browser", "runs", "s3_server")
+SHARED = ("api_server", "runs", "s3_server")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,10 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Say which tests run in one process, and begin with the slow ones: a slow last one would run alone."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        groups = [name for name in SHARED if name in fixtures]
-        if item.get_closest_marker("serial"):
-            groups = ["serial"]
-        for group in groups:
+        serial = ["serial"] if item.get_closest_marker("serial") else []
+        for group in [*serial, *(name for name in SHARED if name in fixtures)][:1]:
             item.add_marker(pytest.mark.xdist_group(group))
     yield
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

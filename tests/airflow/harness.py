@@ -13,8 +13,11 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
+from fastapi import APIRouter, FastAPI
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,16 +42,34 @@ from magichour_provider.sensors import JobSensor, TalkingPhotoSensor, VoiceGener
 """
 
 
+class OneVersion(FastAPI):
+    """
+    Airflow's API for tasks, without its middlewares for old tasks and for tokens that expire.
+
+    They take half of each request, and a test of a whole DAG is made of such requests.
+    """
+
+    def add_middleware(self, *_: Any, **__: Any) -> None:
+        """None is needed."""
+
+    def generate_and_include_versioned_routers(self, router: APIRouter) -> None:
+        self.include_router(router)
+
+
 @cache
 def api_server() -> Any:
     """One for all tasks, as in a real Airflow: ``dag.test()`` takes seconds to make one for each."""
-    from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
+    from airflow.api_fastapi.execution_api import app
+    from airflow.sdk.execution_time import task_runner
     from fastapi.dependencies import utils
 
-    server = InProcessExecutionAPI()
-    _ = server.app
+    with patch.object(app, "CadwynWithOpenAPICustomization", OneVersion):
+        server = app.InProcessExecutionAPI()
+        _ = server.app
     # As this app overrides dependencies, FastAPI would inspect them all again at each request.
     utils.get_dependant = remembered(utils.get_dependant)
+    # Airflow makes one for each field of each try.
+    patch.object(task_runner, "TypeAdapter", cache(TypeAdapter), create=True).start()
     return server
 
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import wave
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,12 +20,10 @@ from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 DAGS = """
 import datetime
 from contextlib import ExitStack
-from functools import cache
 from unittest.mock import patch
 
 import httpx
@@ -74,7 +73,8 @@ def refuse(*args, **kwargs):
     raise client.ServerResponseError("down", request=request, response=answer)
 
 if __name__ == "__main__":
-    supervisor.in_process_api_server = cache(supervisor.in_process_api_server)  # to make one takes seconds
+    from harness import api_server
+    supervisor.in_process_api_server = api_server
     for dag, broken in [
         (takes_up_sync, None),
         (takes_up_deferrable, None),
@@ -116,6 +116,7 @@ def runs(dags: Path, emulator: Emulator, tmp_path_factory: pytest.TempPathFactor
     environment = os.environ | {
         "AIRFLOW__CORE__DAGS_FOLDER": str(own_dags),
         "AIRFLOW_CONN_MAGICHOUR_DEFAULT": emulator.connection_json,
+        "PYTHONPATH": str(Path(__file__).parent),  # for harness.py
     }
     done = subprocess.run(
         [sys.executable, file],

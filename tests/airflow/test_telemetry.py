@@ -8,23 +8,23 @@ import re
 import socket
 import subprocess
 import sys
-import textwrap
 from collections import Counter
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_1_PLUS
-from harness import HEADER, both_modes
+from harness import HEADER, PHOTO, both_modes, write_silence
+
+from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from buckets import Buckets
     from harness import Airflow, Run
-
-    from magichour_provider.emulator import Emulator
 
 # --- the log ---
 
@@ -103,37 +103,119 @@ def test_the_age_of_a_job_that_ended_before_the_sensor_came_is_not_logged(
 # --- metrics ---
 
 
-def run_apart(airflow: Airflow, dags: Path, tasks: str, **environment: str) -> None:
-    """Run a DAG in a process of its own, since Airflow reads these settings when it is imported."""
-    file = dags / "apart.py"
-    body = textwrap.indent(textwrap.dedent(tasks), "    ")
-    at_once = "default_args={'retry_delay': datetime.timedelta(0)}"
+DAG_OF_EACH_KIND = """
+    sync = TalkingPhotoOperator(task_id="sync", name="sync", output_path=FOLDER, retries=1, **VIDEO)
+    same_job = TalkingPhotoSensor(task_id="same_job", job_id=sync.output["job_id"])
+    deferred = TalkingPhotoOperator(task_id="deferred", deferrable=True, **VIDEO)
+    refunded = TalkingPhotoOperator(task_id="refunded", name="refunded", retries=1, **VIDEO)
+    canceled = TalkingPhotoOperator(task_id="canceled", name="canceled", **VIDEO)
+    left = TalkingPhotoOperator(task_id="left", wait_for_completion=False, **VIDEO)
+    dear = TalkingPhotoOperator(task_id="dear", max_credits=1, **VIDEO)
+    unknown = TalkingPhotoSensor(task_id="unknown", job_id="cm0", timeout=0.01)
+    unknown_too = TalkingPhotoSensor(task_id="unknown_too", job_id="cm0", timeout=0.01, deferrable=True)
+    voice = VoiceGeneratorOperator(task_id="voice", prompt="Good evening.", voice_name="Albert Einstein")
+    FILES = {
+        "image_file_path": "https://127.0.0.1:9/photos/me.jpg?X-Signature=secret",
+        "audio_file_path": voice.output["audio_file_path"],
+    }
+    spoken = TalkingPhotoOperator(task_id="spoken", end_seconds=1, **FILES)
+    VIDEO["image_file_path"] = "s3://store@media/people/ada.jpg"
+    stored = TalkingPhotoOperator(
+        task_id="stored", output_path="s3://store@media/videos/", deferrable=True, **VIDEO
+    )
+    sync >> same_job >> deferred >> refunded >> canceled
+    left >> voice
+"""
+
+
+@dataclass
+class Heard:
+    """What statsd and OpenLineage heard of a DAG with a task of each kind, and what Magic Hour counted."""
+
+    statsd: list[str]
+    lineage: list[dict[str, Any]]
+    jobs: list[dict[str, Any]]
+    spent: int
+
+    def metrics(self, task_id: str) -> list[str]:
+        """Those of one task, without tags, and with a letter for each time."""
+        mine = [line for line in self.statsd if f",task_id={task_id}:" in line]
+        short = [re.sub(r",[^:]*", "", line) for line in mine]
+        return [re.sub(r"(render_time\.\w+):[\d.]+", r"\1:N", line) for line in short]
+
+    def total(self, metric: str) -> int:
+        """The sum of a counter."""
+        lines = [line for line in self.statsd if line.startswith(f"{metric},")]
+        return sum(int(line.partition(":")[2].partition("|")[0]) for line in lines)
+
+    def ended(self, task_id: str) -> dict[str, Any]:
+        """The event of OpenLineage with which a task ended."""
+        (event,) = [
+            event
+            for event in self.lineage
+            if event["job"]["name"] == f"apart.{task_id}" and event["eventType"] in ("COMPLETE", "FAIL")
+        ]
+        return event
+
+    def job(self, task_id: str) -> str:
+        """The id of the task's last job."""
+        mine = [job for job in self.jobs if job["name"].split()[0] in (task_id, f"apart.{task_id}")]
+        return str(mine[-1]["id"])
+
+
+@pytest.fixture(scope="module")
+def runs(database: None, s3_server: Buckets, tmp_path_factory: pytest.TempPathFactory) -> Heard:
+    """The DAG runs in a process of its own, since Airflow reads these settings when it is imported."""
+    if find_spec("airflow.providers.openlineage") is None:
+        pytest.skip("apache-airflow-providers-openlineage is not installed: requirements/dev.txt has it")
+    folder = tmp_path_factory.mktemp("apart")
+    inputs = {"image_file_path": str(folder / "photo.jpg"), "audio_file_path": str(folder / "voice.wav")}
+    (folder / "photo.jpg").write_bytes(PHOTO)
+    write_silence(folder / "voice.wav", 4)
+    s3_server.client.create_bucket(Bucket="media")
+    s3_server.put("people/ada.jpg", PHOTO)
+    lineage = folder / "lineage.json"
+    transport = {"type": "file", "log_file_path": str(lineage), "append": True}
+    (folder / "dags").mkdir()
+    file = folder / "dags" / "apart.py"
     file.write_text(
-        f"{HEADER}\nVIDEO = {airflow.inputs!r}\nwith DAG('apart', schedule=None, {at_once}) as dag:\n{body}\n"
+        f"{HEADER}\nVIDEO = {inputs | {'end_seconds': 1}!r}\nFOLDER = '{folder}/out/'\n"
+        "at_once = {'retry_delay': datetime.timedelta(0), 'trigger_rule': 'all_done'}\n"
+        "with DAG('apart', schedule=None, default_args=at_once) as dag:\n"
+        f"{DAG_OF_EACH_KIND}\n"
         "if __name__ == '__main__':\n"
-        "    from functools import cache\n"
         "    from airflow.sdk.execution_time import supervisor\n"
-        "    supervisor.in_process_api_server = cache(supervisor.in_process_api_server)  # as in harness.py\n"
+        "    from harness import api_server\n"
+        "    supervisor.in_process_api_server = api_server\n"
         "    dag.test()\n"
     )
-    subprocess.run([sys.executable, file], env=os.environ | environment, check=True, capture_output=True)
-
-
-def heard_by_statsd(airflow: Airflow, dags: Path, tasks: str, *, tags: bool = False) -> list[str]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+    with (
+        Emulator(render="stub", poll_interval=0.02) as emulator,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd,
+    ):
+        emulator.fault("get_video", name="sync", status=429, headers={"Retry-After": "0"})
+        emulator.fault("download", name="sync", status=500, times=4)  # so that the task has a second try
+        emulator.fault("create", name="refunded", ends="error:timeout", times=1)
+        emulator.fault("create", name="canceled", ends="canceled")
+        before = emulator.credits
         statsd.bind(("127.0.0.1", 0))
-        run_apart(
-            airflow,
-            dags,
-            tasks,
-            AIRFLOW__METRICS__STATSD_ON="True",
-            AIRFLOW__METRICS__STATSD_HOST="127.0.0.1",
-            AIRFLOW__METRICS__STATSD_PORT=str(statsd.getsockname()[1]),
-            AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED=str(tags),
-        )
+        statsd.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        environment = {
+            "AIRFLOW__CORE__DAGS_FOLDER": str(file.parent),
+            "AIRFLOW__METRICS__STATSD_ON": "True",
+            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
+            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+            "AIRFLOW_CONN_MAGICHOUR_DEFAULT": emulator.connection_json,
+            "AIRFLOW_CONN_STORE": s3_server.connection(),
+            "PYTHONPATH": str(Path(__file__).parent),  # for harness.py
+        }
+        subprocess.run([sys.executable, file], env=os.environ | environment, check=True, capture_output=True)
         statsd.setblocking(False)
         heard = [line.removeprefix("airflow.") for line in _everything(statsd) if "magichour" in line]
-    return [re.sub(r"(render_time\.\w+):[\d.]+", r"\1:N", line) for line in heard]
+        events = [json.loads(line) for line in lineage.read_text().splitlines()]
+        return Heard(heard, events, emulator.jobs(), before - emulator.credits)
 
 
 def _everything(statsd: socket.socket) -> Iterator[str]:
@@ -144,69 +226,39 @@ def _everything(statsd: socket.socket) -> Iterator[str]:
             return
 
 
-def test_what_was_charged_is_counted_once_and_what_goes_wrong_by_its_name(
-    airflow: Airflow, emulator: Emulator, dags: Path
-) -> None:
-    emulator.fault("get_video", status=429, headers={"Retry-After": "0"})
-    emulator.fault("create", name="wrong", ends="error:no_source_face")
-    heard = heard_by_statsd(
-        airflow,
-        dags,
-        """
-        sync = TalkingPhotoOperator(task_id="sync", **VIDEO)
-        same_job = TalkingPhotoSensor(task_id="same_job", job_id=sync.output["job_id"])
-        deferred = TalkingPhotoOperator(task_id="deferred", deferrable=True, **VIDEO)
-        wrong = TalkingPhotoOperator(task_id="wrong", name="wrong", retries=2, **VIDEO)
-        sync >> same_job >> deferred >> wrong
-        """,
-    )
-    submitted = ["magichour.jobs.submitted:1|c", "magichour.credits_estimated:48|c", "magichour.polls:1|c"]
-    polled_again = ["magichour.rate_limited:1|c", "magichour.polls:1|c"]
-    rendered = ["magichour.render_time.video:N|ms"]
-    charged = ["magichour.credits_charged:48|c", "magichour.jobs.complete:1|c"]
-    assert heard == [
-        *submitted,
-        *polled_again,
-        *rendered,
-        *charged,
-        *("magichour.polls:1|c", "magichour.jobs.complete:1|c"),  # the sensor's
-        *submitted,
-        *rendered,
-        *charged,
-        *submitted,
-        "magichour.credits_refunded:48|c",
-        "magichour.errors.JobFailed:1|c",
-    ]
+SUBMITTED = ["magichour.jobs.submitted:1|c", "magichour.credits_estimated:48|c"]
+CHARGED = ["magichour.credits_charged:48|c", "magichour.jobs.complete:1|c"]
+RENDERED = ["magichour.polls:1|c", "magichour.render_time.video:N|ms"]
 
 
-def total(heard: list[str], metric: str) -> int:
-    """The sum of a counter."""
-    return sum(int(line.partition(":")[2].partition("|")[0]) for line in heard if line.startswith(metric))
+def test_what_was_charged_is_counted_once_whatever_was_tried_again(runs: Heard) -> None:
+    rate_limited = ["magichour.polls:1|c", "magichour.rate_limited:1|c"]
+    again = ["magichour.errors.DownloadFailed:1|c", "magichour.polls:1|c"]
+    assert runs.metrics("sync") == [*SUBMITTED, *rate_limited, *RENDERED, *again, *CHARGED]
+    assert runs.metrics("same_job") == ["magichour.polls:1|c", "magichour.jobs.complete:1|c"]
+    assert runs.metrics("deferred") == [*SUBMITTED, *CHARGED]
+    assert runs.metrics("dear") == ["magichour.errors.CreditLimitExceeded:1|c"]
 
 
-def test_the_sum_of_what_was_charged_is_the_bill_whatever_was_retried(
-    airflow: Airflow, emulator: Emulator, dags: Path
-) -> None:
-    emulator.fault("create", name="fails", ends="error:timeout", times=1)
-    emulator.fault("create", name="canceled", ends="canceled")
-    emulator.fault("download", status=500, times=4)  # so that a task has a second try
-    before = emulator.credits
-    heard = heard_by_statsd(
-        airflow,
-        dags,
-        f"""
-        folder = {str(airflow.folder)!r} + "/"
-        made = TalkingPhotoOperator(task_id="made", output_path=folder, retries=1, **VIDEO)
-        fails = TalkingPhotoOperator(task_id="fails", name="fails", retries=1, **VIDEO)
-        again = TalkingPhotoSensor(task_id="again", job_id=fails.output["job_id"])
-        left = TalkingPhotoOperator(task_id="left", wait_for_completion=False, **VIDEO)
-        gone = TalkingPhotoOperator(task_id="gone", name="canceled", **VIDEO)
-        made >> fails >> again >> left >> gone
-        """,
-    )
-    assert total(heard, "magichour.credits_charged") == before - emulator.credits == 3 * 48
-    assert total(heard, "magichour.credits_estimated") == 5 * 48
-    assert total(heard, "magichour.credits_refunded") == 2 * 48
+def test_what_goes_wrong_is_counted_by_its_name(runs: Heard) -> None:
+    failed = ["magichour.credits_refunded:48|c", "magichour.errors.JobFailed:1|c"]
+    canceled = ["magichour.credits_refunded:48|c", "magichour.errors.JobCanceled:1|c"]
+    one_poll = ["magichour.polls:1|c"]
+    assert runs.metrics("refunded") == [*SUBMITTED, *one_poll, *failed, *SUBMITTED, *RENDERED, *CHARGED]
+    assert runs.metrics("canceled") == [*SUBMITTED, *one_poll, *canceled]
+
+
+def test_the_sum_of_what_was_charged_is_the_bill(runs: Heard) -> None:
+    estimated, refunded = runs.total("magichour.credits_estimated"), runs.total("magichour.credits_refunded")
+    assert runs.total("magichour.credits_charged") == runs.spent == estimated - refunded
+    assert refunded == 2 * 48
+
+
+def test_metrics_have_the_tags_of_their_task(runs: Heard) -> None:
+    by_trigger = re.compile(r"magichour\.(polls|render_time|errors)")  # dag.test() gives a trigger no task
+    tagged = [line for line in runs.statsd if ",dag_id=apart,task_id=" in line]
+    assert {line for line in runs.statsd if line not in tagged and not by_trigger.match(line)} == set()
+    assert len(tagged) > 30
 
 
 def test_a_refund_that_no_task_has_waited_for_is_counted_by_the_next_try(
@@ -227,29 +279,7 @@ def test_a_refund_that_no_task_has_waited_for_is_counted_by_the_next_try(
     assert heard["magichour.credits_refunded"] == heard["magichour.credits_charged"] == 48
 
 
-@both_modes
-def test_metrics_have_the_tags_of_their_task(
-    airflow: Airflow, emulator: Emulator, dags: Path, deferrable: bool
-) -> None:
-    heard = heard_by_statsd(
-        airflow,
-        dags,
-        f"""
-        TalkingPhotoOperator(task_id="video", deferrable={deferrable}, **VIDEO)
-        TalkingPhotoSensor(task_id="unknown", job_id="cm0", deferrable={deferrable}, timeout=0.01)
-        """,
-        tags=True,
-    )
-    by_trigger = re.compile(r"magichour\.(polls|render_time)")  # dag.test() does not tell a trigger its task
-    tagged = [line for line in heard if not (deferrable and by_trigger.match(line))]
-    assert len(tagged) > 4
-    for line in tagged:
-        assert re.match(r"magichour\.[\w.]+,dag_id=apart,task_id=(video|unknown):", line), line
-
-
 def test_every_metric_is_on_the_page() -> None:
-    from pathlib import Path
-
     import magichour_provider
 
     package = Path(magichour_provider.__file__).parent
@@ -361,95 +391,42 @@ def test_the_rendered_fields_show_what_was_sent(airflow: Airflow, emulator: Emul
 # --- OpenLineage ---
 
 
-def lineage(airflow: Airflow, dags: Path, tasks: str) -> dict[str, Any]:
-    """The event with which each task ended, by the task's id."""
-    if find_spec("airflow.providers.openlineage") is None:
-        pytest.skip("apache-airflow-providers-openlineage is not installed: requirements/dev.txt has it")
-    file = airflow.folder / "lineage.json"
-    transport = {"type": "file", "log_file_path": str(file), "append": True}
-    run_apart(airflow, dags, tasks, AIRFLOW__OPENLINEAGE__TRANSPORT=json.dumps(transport))
-    events = [json.loads(line) for line in file.read_text().splitlines()]
-    return {
-        event["job"]["name"].removeprefix("apart."): event
-        for event in events
-        if event["eventType"] in ("COMPLETE", "FAIL")
-    }
-
-
 def names(datasets: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(dataset["namespace"], dataset["name"]) for dataset in datasets]
 
 
-def test_openlineage_hears_where_files_come_from_and_go_and_no_signature(
-    airflow: Airflow, emulator: Emulator, dags: Path, s3: Buckets
-) -> None:
-    s3.put("people/ada.jpg", airflow.photo.read_bytes())
+def test_openlineage_hears_where_files_come_from_and_go_and_no_signature(runs: Heard) -> None:
+    voice, spoken, stored = (runs.ended(task_id) for task_id in ("voice", "spoken", "stored"))
+    said = ("https://magichour.ai", f"my-library?audioId={runs.job('voice')}")
+    assert names(voice["outputs"]) == [said]
+    assert names(spoken["inputs"]) == [("https://127.0.0.1:9", "photos/me.jpg"), said]
+    assert names(spoken["outputs"]) == []
+    assert "secret" not in json.dumps(spoken["inputs"])
 
-    events = lineage(
-        airflow,
-        dags,
-        """
-        voice = VoiceGeneratorOperator(task_id="voice", prompt="Good evening.", voice_name="Albert Einstein")
-        TalkingPhotoOperator(
-            task_id="spoken",
-            image_file_path="https://127.0.0.1:9/photos/me.jpg?X-Signature=secret",
-            audio_file_path=voice.output["audio_file_path"],
-            end_seconds=1,
-        )
-        VIDEO["image_file_path"] = "s3://store@media/people/ada.jpg"
-        TalkingPhotoOperator(
-            task_id="stored", output_path="s3://store@media/videos/", deferrable=True, **VIDEO
-        )
-        """,
-    )
-
-    (voice,) = [job for job in emulator.jobs() if job["job_type"] == "audio"]
-    videos = [job for job in emulator.jobs() if job["job_type"] == "video"]
-    said = ("https://magichour.ai", f"my-library?audioId={voice['id']}")
-    assert names(events["voice"]["outputs"]) == [said]
-    assert names(events["spoken"]["inputs"]) == [("https://127.0.0.1:9", "photos/me.jpg"), said]
-    assert names(events["spoken"]["outputs"]) == []
-    assert "secret" not in json.dumps(events["spoken"]["inputs"])
-
-    facet = events["stored"]["run"]["facets"]["externalQuery"]
-    assert facet["source"] == "magichour"
-    assert facet["externalQueryId"] in [job["id"] for job in videos]
-    assert names(events["stored"]["inputs"]) == [
-        ("s3://media", "people/ada.jpg"),
-        ("file", str(airflow.voice)),
-    ]
-    assert names(events["stored"]["outputs"]) == [("s3://media", f"videos/{facet['externalQueryId']}.mp4")]
+    photo, local = names(stored["inputs"])
+    assert photo == ("s3://media", "people/ada.jpg")
+    assert local[0] == "file"
+    assert local[1].endswith("/voice.wav")
+    assert names(stored["outputs"]) == [("s3://media", f"videos/{runs.job('stored')}.mp4")]
+    query = stored["run"]["facets"]["externalQuery"]
+    assert (query["source"], query["externalQueryId"]) == ("magichour", runs.job("stored"))
 
 
-def test_openlineage_hears_what_each_task_cost_also_of_one_that_failed(
-    airflow: Airflow, emulator: Emulator, dags: Path
-) -> None:
-    emulator.fault("create", name="failing", ends="error:no_source_face")
-    events = lineage(
-        airflow,
-        dags,
-        """
-        TalkingPhotoOperator(task_id="made", deferrable=True, **VIDEO)
-        TalkingPhotoOperator(task_id="failing", name="failing", **VIDEO)
-        TalkingPhotoOperator(task_id="dear", max_credits=1, **VIDEO)
-        """,
-    )
-
-    ids = {job["name"].partition(" ")[0]: job["id"] for job in emulator.jobs()}
+def test_openlineage_hears_what_each_task_cost_also_of_one_that_failed(runs: Heard) -> None:
     told = {
         task_id: {key: value for key, value in facet.items() if not key.startswith("_")}
-        for task_id, event in events.items()
-        if (facet := event["run"]["facets"].get("magichour_job"))
+        for task_id in ("deferred", "canceled", "dear")
+        if (facet := runs.ended(task_id)["run"]["facets"]["magichour_job"])
     }
     assert told == {
-        "made": {"job_id": ids["apart.made"], "charged": "yes", "credits": 48},
-        "failing": {
-            "job_id": ids["failing"],
+        "deferred": {"job_id": runs.job("deferred"), "charged": "yes", "credits": 48},
+        "canceled": {
+            "job_id": runs.job("canceled"),
             "charged": "refunded",
             "credits": 48,
-            "error": "JobFailed",
-            "error_code": "no_source_face",
+            "error": "JobCanceled",
         },
         "dear": {"charged": "no", "credits": 48, "error": "CreditLimitExceeded"},
     }
-    assert events["failing"]["run"]["facets"]["externalQuery"]["externalQueryId"] == ids["failing"]
+    query = runs.ended("canceled")["run"]["facets"]["externalQuery"]
+    assert query["externalQueryId"] == runs.job("canceled")
