@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.util
 import textwrap
 import wave
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import anyio.to_thread
 import pytest
 from fastapi import APIRouter, FastAPI
 from pydantic import TypeAdapter
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
     from airflow.triggers.base import TriggerEvent
     from sqlalchemy.orm import Session
+    from starlette.types import Receive, Scope, Send
 
 HEADER = """
 import datetime
@@ -42,12 +45,23 @@ from magichour_provider.sensors import JobSensor, TalkingPhotoSensor, VoiceGener
 """
 
 
-class OneVersion(FastAPI):
-    """
-    Airflow's API for tasks, without its middlewares for old tasks and for tokens that expire.
+in_a_thread = anyio.to_thread.run_sync
+is_inline = ContextVar("is_inline", default=False)
 
-    They take half of each request, and a test of a whole DAG is made of such requests.
+
+async def inline(function: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    return function(*args) if is_inline.get() else await in_a_thread(function, *args, **how)
+
+
+class LeanAPI(FastAPI):
     """
+    Airflow's API for tasks, without its middlewares for old tasks and for tokens that expire, and without
+    threads, since it has one task at a time. They take most of each request, of which a DAG makes dozens.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_inline.set(True)
+        await super().__call__(scope, receive, send)
 
     def add_middleware(self, *_: Any, **__: Any) -> None:
         """None is needed."""
@@ -63,7 +77,8 @@ def api_server() -> Any:
     from airflow.sdk.execution_time import task_runner
     from fastapi.dependencies import utils
 
-    with patch.object(app, "CadwynWithOpenAPICustomization", OneVersion):
+    patch.object(anyio.to_thread, "run_sync", inline).start()
+    with patch.object(app, "CadwynWithOpenAPICustomization", LeanAPI):
         server = app.InProcessExecutionAPI()
         _ = server.app
     # As this app overrides dependencies, FastAPI would inspect them all again at each request.
