@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from harness import both_modes
 
 from magichour_provider import exceptions as errors
@@ -21,45 +20,6 @@ if TYPE_CHECKING:
 
 ALWAYS: dict[str, Any] = {"times": None}
 PAID = "Paid 48 credits. A retry or a Clear of this task continues with job"
-
-
-@both_modes
-@pytest.mark.parametrize(
-    ("route", "fault", "error_cls", "ends", "last_line"),
-    [
-        ("create", {"status": 402}, errors.InsufficientCredits, True, "Not charged."),
-        ("create", {"status": 503}, errors.Unavailable, False, "Not charged, as Magic Hour says."),
-        ("create", {"status": 307}, errors.Unavailable, False, "Not charged."),
-        (
-            "create",
-            {"reset": "after"},
-            errors.SubmissionUncertain,
-            True,
-            "Whether it was charged is not known: about 48 credits are at stake.",
-        ),
-        ("create", {"ends": "error:no_source_face"}, errors.JobFailed, True, "Refunded 48 credits."),
-        ("create", {"ends": "error:unknown_error"}, errors.JobFailed, False, "Refunded 48 credits."),
-        ("download", {"status": 500}, errors.DownloadFailed, False, PAID),
-        ("get_video", {"status": 500}, errors.WaitTimeout, False, PAID),
-    ],
-    ids=lambda part: "-".join(map(str, part.values())) if isinstance(part, dict) else None,
-)
-def test_the_last_line_of_a_failed_task_says_whether_money_was_spent(
-    airflow: Airflow,
-    emulator: Emulator,
-    route: str,
-    fault: dict[str, Any],
-    error_cls: type[errors.MagicHourError],
-    ends: bool,
-    last_line: str,
-    deferrable: bool,
-) -> None:
-    emulator.fault(route, **fault, **ALWAYS)
-    run = airflow.video(output_path=f"{airflow.folder}/out/", deferrable=deferrable, timeout=2)
-    (error,) = run.raised()
-    assert isinstance(error, error_cls)
-    assert isinstance(error, AirflowFailException) == ends
-    assert str(error).splitlines()[-1].startswith(last_line)
 
 
 @both_modes

@@ -27,7 +27,12 @@ MP4, WAV = (STUBS / "stub.mp4").read_bytes(), (STUBS / "stub.wav").read_bytes()
 
 @dataclass(frozen=True)
 class Ending:
-    """What became of a task; ``errors`` are the causes of failed tries, ``videos`` the files on disk."""
+    """
+    What became of a task.
+
+    :ivar errors: of each try that failed, its error and what the last line says of money.
+    :ivar videos: the files on disk.
+    """
 
     state: str
     errors: tuple[str, ...] = ()
@@ -39,12 +44,19 @@ class Ending:
 FINE = Ending("success", charges=1, videos=1)
 
 
-def refused(error: str) -> Ending:
-    return Ending("failed", (error,))
+FREE = "Not charged"
+FREE_IF_BELIEVED = "Not charged, as Magic Hour says"
+PAID = "Paid 48 credits"
+REFUNDED = "Refunded 48 credits"
+UNKNOWN = "Whether it was charged is not known: about 48 credits are at stake"
 
 
-def mended(*errors: str) -> Ending:
-    return Ending("success", errors, charges=1, videos=1)
+def refused(error: str, money: str = FREE) -> Ending:
+    return Ending("failed", (f"{error}: {money}",))
+
+
+def mended(error: str, money: str = FREE) -> Ending:
+    return Ending("success", (f"{error}: {money}",), charges=1, videos=1)
 
 
 def row(row_id: str, ending: Ending, *, arguments: dict[str, Any] | None = None, **faults: Any) -> Any:
@@ -59,17 +71,23 @@ FOUR_OF_TWO: dict[str, Any] = {"times": 8}  # the photo and the voice go up side
 
 SUBMITTING = [
     row("a refusal", refused("InvalidRequest"), create={"status": 422} | ALWAYS),
+    row("too few credits", refused("InsufficientCredits"), create={"status": 402} | ALWAYS),
+    row("a redirect", mended("Unavailable"), create={"status": 307}),
     row("too many requests", FINE, create={"status": 429, "headers": {"Retry-After": "0.1"}}),
     row(
         "too many requests for hours",
         mended("RateLimited"),
         create={"status": 429, "headers": {"Retry-After": "7200"}},
     ),
-    row("503 in the vendor's words", mended("Unavailable"), create={"status": 503}),
-    row("a gateway's 503", refused("SubmissionUncertain"), create={"status": 503, "html": True} | ALWAYS),
+    row("503 in the vendor's words", mended("Unavailable", FREE_IF_BELIEVED), create={"status": 503}),
+    row(
+        "a gateway's 503",
+        refused("SubmissionUncertain", UNKNOWN),
+        create={"status": 503, "html": True} | ALWAYS,
+    ),
     row(
         "an answer lost after the charge",
-        Ending("failed", ("SubmissionUncertain",), charges=1),
+        Ending("failed", (f"SubmissionUncertain: {UNKNOWN}",), charges=1),
         create={"reset": "after"},
     ),
 ]
@@ -95,37 +113,51 @@ WAITING = [
         ],
     ),
     row("one poll at delivery", FINE, get_video={"status": 401, "skip": 1}),
-    row("polls at delivery for long", mended("DownloadFailed"), get_video={"status": 404, "skip": 1} | FOUR),
+    row(
+        "polls at delivery for long",
+        mended("DownloadFailed", PAID),
+        get_video={"status": 404, "skip": 1} | FOUR,
+    ),
+    row(
+        "polls that fail each time",
+        Ending("failed", (f"WaitTimeout: {PAID}",) * 2, charges=1),
+        arguments={"timeout": 0.5},
+        get_video={"status": 500} | ALWAYS,
+    ),
 ]
 ENDING = [
     row(
         "a permanent error",
-        Ending("failed", ("JobFailed",), charges=1, refunds=1),
+        Ending("failed", (f"JobFailed: {REFUNDED}",), charges=1, refunds=1),
         create={"ends": "error:no_source_face"} | ALWAYS,
     ),
     row(
         "a transient error is paid again",
-        Ending("success", ("JobFailed",), charges=2, refunds=1, videos=1),
+        Ending("success", (f"JobFailed: {REFUNDED}",), charges=2, refunds=1, videos=1),
         create={"ends": "error:unknown_error"},
     ),
     row(
         "a transient error each time",
-        Ending("failed", ("JobFailed", "JobFailed"), charges=2, refunds=2),
+        Ending("failed", (f"JobFailed: {REFUNDED}",) * 2, charges=2, refunds=2),
         create={"ends": "error:unknown_error"} | ALWAYS,
     ),
     row(
         "canceled",
-        Ending("failed", ("JobCanceled",), charges=1, refunds=1),
+        Ending("failed", (f"JobCanceled: {REFUNDED}",), charges=1, refunds=1),
         create={"ends": "canceled"} | ALWAYS,
     ),
-    row("deleted", Ending("failed", ("JobDeleted",), charges=1), create={"ends": "deleted"} | ALWAYS),
+    row(
+        "deleted",
+        Ending("failed", (f"JobDeleted: {PAID}",), charges=1),
+        create={"ends": "deleted"} | ALWAYS,
+    ),
 ]
 DOWNLOADING = [
     row("half a file", FINE, download={"cut": 100}),
-    row("half a file for long", mended("DownloadFailed"), download={"cut": 100} | FOUR),
+    row("half a file for long", mended("DownloadFailed", PAID), download={"cut": 100} | FOUR),
     row(
         "half a file each time",
-        Ending("failed", ("DownloadFailed", "DownloadFailed"), charges=1),
+        Ending("failed", (f"DownloadFailed: {PAID}",) * 2, charges=1),
         download={"cut": 100} | ALWAYS,
     ),
 ]
@@ -144,6 +176,7 @@ REFUSED_HERE = [
 
 # A voice takes the same way; its own are the routes, and what counts as a whole file.
 VOICES = [SUBMITTING[0], SUBMITTING[-1], WAITING[0], ENDING[0], ENDING[1], *DOWNLOADING[:2]]
+PRICES = {"video": "48", "voice": "2"}  # credits
 ROUTES_OF_VOICES = {"create": "create_voice", "get_video": "get_audio", "download": "download"}
 
 
@@ -202,8 +235,13 @@ def outcome(
     assert all(fault.hits for fault in set_up)
     return Ending(
         state=run.state(task),
-        errors=tuple(type(error).__name__ for error in run.raised(task)),
+        errors=tuple(in_short(error).replace(PRICES[task], PRICES["video"]) for error in run.raised(task)),
         charges=kinds.count("charge"),
         refunds=kinds.count("refund"),
         videos=len(on_disk),
     )
+
+
+def in_short(error: BaseException) -> str:
+    """Its type, and the first sentence of its last line."""
+    return f"{type(error).__name__}: {str(error).splitlines()[-1].partition('. ')[0].rstrip('.')}"

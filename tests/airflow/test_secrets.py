@@ -95,7 +95,7 @@ def test_nothing_escapes_whatever_goes_wrong(
         for call, rule in fault.items():
             emulator.fault(call, **rule, times=None)
         where = f"{airflow.folder}/out/"
-        said.append(told(airflow.video(deferrable=deferrable, output_path=where, retries=1, timeout=0.5)))
+        said.append(told(airflow.video(deferrable=deferrable, output_path=where, timeout=0.5)))
     rows = database()
     logs = logged(capfd, caplog)
     places = {"errors and events": "\n".join(said), "logs": logs, "database": "\n".join(rows)}

@@ -6,6 +6,7 @@ Death between the lines of the operator itself is in ``test_kills.py``; here it 
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -30,10 +31,17 @@ if TYPE_CHECKING:
 SECONDS = 240
 
 
+def migrated(folder: Path) -> Sqlite:
+    from airflow.configuration import conf
+
+    shutil.copy(conf.get("database", "sql_alchemy_conn").removeprefix("sqlite:///"), folder)
+    return Sqlite(folder)
+
+
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
+def stack(database: None, tmp_path: Path) -> Iterator[Stack]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
-        with impatient(tmp_path, Sqlite, progression="manual") as stack:
+        with impatient(tmp_path, migrated, progression="manual") as stack:
             stack.await_dag("chaos")
             yield stack
         assert stranger.poll() is None, "what else the tests have started is not the stack's to end"
