@@ -60,7 +60,7 @@ test-matrix: $(VENV)/dev-ready
 	$(BIN)/nox $(ARGS)
 
 test-oldest: $(VENV)/dev-ready
-	$(BIN)/nox --tags 3.0 --python 3.11 --error-on-missing-interpreters -- tests/airflow/test_any_version.py \
+	$(BIN)/nox --tags 3.0 --python 3.11 --error-on-missing-interpreters -- tests/airflow/test_old_versions.py \
 		tests/contract/test_hook.py tests/contract/test_client_submit.py tests/unit/test_arguments.py \
 		tests/unit/test_task_errors.py tests/unit/test_storage.py tests/unit/test_parse_cost.py \
 		tests/unit/test_provider_info.py tests/unit/test_journal.py

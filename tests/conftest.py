@@ -65,8 +65,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
 
 
 @pytest.fixture(scope="session")
-def database(pytestconfig: pytest.Config) -> None:
-    """Airflow's database, migrated. The first run with an Airflow makes it, and the later ones copy it."""
+def database(pytestconfig: pytest.Config) -> Path:
+    """
+    Airflow's database, migrated. The first run with an Airflow makes it, and the later ones copy it.
+
+    :returns: the file that is copied, in which no test writes.
+    """
     from airflow import __version__
     from airflow.utils.db import initdb
     from sqlalchemy import event
@@ -80,17 +84,18 @@ def database(pytestconfig: pytest.Config) -> None:
     made = pytestconfig.cache.mkdir("airflow") / f"{__version__}.db"
     if made.exists():
         shutil.copy(made, HOME / "airflow.db")
-        return
+        return made
     initdb()
     with closing(sqlite3.connect(HOME / "airflow.db")) as connection:
         connection.execute("vacuum into ?", (str(HOME / "copy.db"),))
     unfinished = made.with_suffix(f".{os.getpid()}")
     shutil.copy(HOME / "copy.db", unfinished)
     unfinished.replace(made)
+    return made
 
 
 @pytest.fixture(scope="session")
-def api_server(database: None) -> FastAPI:
+def api_server(database: Path) -> FastAPI:
     """Airflow's own app: its UI, its REST API, and the plugin from the entry point."""
     from airflow.api_fastapi.app import create_app
 

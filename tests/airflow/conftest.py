@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def dags(database: None) -> Path:
+def dags(database: Path) -> Path:
     """Airflow's DAGs folder, with a migrated database behind it."""
     from airflow.configuration import conf
 

@@ -31,17 +31,11 @@ if TYPE_CHECKING:
 SECONDS = 240
 
 
-def migrated(folder: Path) -> Sqlite:
-    from airflow.configuration import conf
-
-    shutil.copy(conf.get("database", "sql_alchemy_conn").removeprefix("sqlite:///"), folder)
-    return Sqlite(folder)
-
-
 @pytest.fixture
-def stack(database: None, tmp_path: Path) -> Iterator[Stack]:
+def stack(database: Path, tmp_path: Path) -> Iterator[Stack]:
+    shutil.copy(database, tmp_path / "airflow.db")  # to migrate an empty one takes many seconds
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
-        with impatient(tmp_path, migrated, progression="manual") as stack:
+        with impatient(tmp_path, Sqlite, progression="manual") as stack:
             stack.await_dag("chaos")
             yield stack
         assert stranger.poll() is None, "what else the tests have started is not the stack's to end"

@@ -164,7 +164,7 @@ class Heard:
 
 
 @pytest.fixture(scope="module")
-def runs(database: None, s3_server: Buckets, tmp_path_factory: pytest.TempPathFactory) -> Heard:
+def runs(database: Path, s3_server: Buckets, tmp_path_factory: pytest.TempPathFactory) -> Heard:
     """The DAG runs in a process of its own, since Airflow reads these settings when it is imported."""
     if find_spec("airflow.providers.openlineage") is None:
         pytest.skip("apache-airflow-providers-openlineage is not installed: requirements/dev.txt has it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,9 +26,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_dag_of_the_page_passes_its_test(tmp_path: Path, database: None) -> None:
-    from airflow.configuration import conf
-
+def test_the_dag_of_the_page_passes_its_test(tmp_path: Path, database: Path) -> None:
     files = [block for block in blocks("python") if re.match(r"# \S+\.py\n", block)]
     assert len(files) == 3
     for block in files:
@@ -36,7 +35,8 @@ def test_the_dag_of_the_page_passes_its_test(tmp_path: Path, database: None) -> 
         path.write_text(block, "utf-8")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
     # Migrated already, which takes longer than the rest.
-    environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = conf.get("database", "sql_alchemy_conn")
+    shutil.copy(database, tmp_path / "airflow.db")
+    environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{tmp_path}/airflow.db"
     plugin = ["-p", "no:magichour", "-p", "magichour_provider.emulator.pytest_plugin"]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *plugin, "--rootdir", str(tmp_path), str(tmp_path)],

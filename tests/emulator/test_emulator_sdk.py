@@ -51,7 +51,7 @@ def test_the_python_sdk_generates_a_playable_video(photo: Path, voice: Path, tmp
 async def test_the_async_python_sdk_generates_a_playable_video(
     photo: Path, voice: Path, tmp_path: Path
 ) -> None:
-    with Emulator() as emulator:
+    with Emulator(fps=6) as emulator:
         client = magic_hour.AsyncClient(token=emulator.api_key, base_url=emulator.url)
         done = await client.v1.ai_talking_photo.generate(
             assets={"image_file_path": str(photo), "audio_file_path": str(voice)},
@@ -64,7 +64,7 @@ async def test_the_async_python_sdk_generates_a_playable_video(
 
 
 def test_the_python_sdk_generates_a_voice(tmp_path: Path) -> None:
-    with Emulator() as emulator:
+    with Emulator(fps=6) as emulator:
         client = magic_hour.Client(token=emulator.api_key, base_url=emulator.url)
         done = client.v1.ai_voice_generator.generate(
             style={"prompt": "Hello, how are you?", "voice_name": "A$AP Rocky"},
@@ -117,7 +117,7 @@ def test_the_node_sdk_generates_a_playable_video(photo: Path, voice: Path, tmp_p
     ]
     if subprocess.run(install, capture_output=True, check=False, timeout=120).returncode:
         pytest.skip("the vendor's npm package cannot be installed here")
-    with Emulator() as emulator:
+    with Emulator(fps=6) as emulator:
         (tmp_path / "run.js").write_text(NODE)
         given = [tmp_path, emulator.url, emulator.api_key, photo, voice, tmp_path]
         ran = subprocess.run(

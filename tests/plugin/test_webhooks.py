@@ -60,7 +60,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def fresh(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has just been started, with an empty database."""
     from sqlalchemy import text
 
