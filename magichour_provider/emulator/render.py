@@ -389,13 +389,17 @@ def render_voice(spec: dict[str, Any]) -> dict[str, Any]:
         )
         if spoken.returncode == 0 and Path(spec["out"]).stat().st_size > 44:
             return {"engine": "espeak-ng"}
-    tones = babble(max(0.3, len(text) * 0.065), pitch=95.0 + seed[0] / 2)
-    with wave.open(str(spec["out"]), "wb") as out:
+    write_wav(spec["out"], babble(max(0.3, len(text) * 0.065), pitch=95.0 + seed[0] / 2))
+    return {"engine": "tones"}
+
+
+def write_wav(path: object, sound: Floats) -> None:
+    """Write samples of ``RATE``, at half of it."""
+    with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(RATE // 2)
-        out.writeframes((tones[::2] * 32_000).astype("<i2").tobytes())
-    return {"engine": "tones"}
+        out.writeframes((sound[::2] * 32_000).astype("<i2").tobytes())
 
 
 def babble(seconds: float, pitch: float) -> Floats:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-import wave
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +29,7 @@ from .render import (
     plain,
     render_voice,
     stand_in_photo,
+    write_wav,
 )
 
 if TYPE_CHECKING:
@@ -92,12 +92,7 @@ def render_sound(spec: dict[str, Any]) -> dict[str, Any]:
     """Write a WAV: the spoken text, or tones of the requested length."""
     if spec["spoken"] and spec["tool"] != "ai-music-generator":
         return render_voice(spec | {"text": spec["spoken"], "voice": spec["tool"]})
-    tones = babble(spec["end"], pitch=150.0)
-    with wave.open(str(spec["out"]), "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(RATE // 2)
-        out.writeframes((tones[::2] * 32_000).astype("<i2").tobytes())
+    write_wav(spec["out"], babble(spec["end"], pitch=150.0))
     return {"engine": "tones"}
 
 

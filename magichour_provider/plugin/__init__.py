@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 PREFIX, ROUTE = "/magichour", "magichour"
 OPERATORS = (
+    "MagicHourOperator",
     "TalkingPhotoOperator",
     "VoiceGeneratorOperator",
+    "ImageGeneratorOperator",
+    "AutoSubtitleOperator",
+    "JobSensor",
     "TalkingPhotoSensor",
     "VoiceGeneratorSensor",
 )
