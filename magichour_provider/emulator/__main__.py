@@ -74,11 +74,13 @@ def parser() -> argparse.ArgumentParser:
     start_options: list[argparse.Action] = []
     top.set_defaults(run=run, start_options=start_options)
 
-    def add(*names: str, **how: Any) -> None:
-        start_options.append(group.add_argument(*names, **how))
+    def add(name: str, **how: Any) -> None:
+        default = getattr(Settings, name[2:].replace("-", "_"), None)
+        of_setting = {} if default is None else {"default": default, "type": type(default)}
+        start_options.append(group.add_argument(name, **of_setting | how))
 
-    add("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
-    add("--port", type=int, default=8787, help="0 picks a free one (%(default)s)")
+    add("--host", help="the address to listen on (%(default)s)")
+    add("--port", default=8787, help="0 picks a free one (%(default)s)")
     add(
         "--progression",
         default=DEFAULT_PROGRESSION,
@@ -92,14 +94,14 @@ def parser() -> argparse.ArgumentParser:
         const="realistic",
         help="the same as --progression realistic: render times like the vendor's",
     )
-    add("--credits", type=int, default=100_000, help="credits at the start (%(default)s)")
-    add("--api-key", default="mhk_test_emulator", help="the only key that is accepted (%(default)s)")
-    add("--fps", type=float, default=30.0, help="frame rate of the videos (%(default)s)")
-    add("--workers", type=int, default=1, help="renders at a time (%(default)s)")
-    add("--max-jobs", type=int, default=2000, help="beyond it, old ended jobs are dropped (%(default)s)")
-    add("--max-disk-mb", type=int, default=2048, help="for uploads, and the same for results (%(default)s)")
+    add("--credits", help="credits at the start (%(default)s)")
+    add("--api-key", help="the only key that is accepted (%(default)s)")
+    add("--fps", help="frame rate of the videos (%(default)s)")
+    add("--workers", help="renders at a time (%(default)s)")
+    add("--max-jobs", help="beyond it, old ended jobs are dropped (%(default)s)")
+    add("--max-disk-mb", help="for uploads, and the same for results (%(default)s)")
     for name, choices in CHOICES.items():
-        add(f"--{name}", choices=choices, default=getattr(Settings, name), help="%(default)s")
+        add(f"--{name}", choices=choices, help="%(default)s")
     add("--webhook", metavar="URL", action="append", default=[], help="send events to this URL")
     add("--webhook-secret", default="whsec_emulator", help="signs the events (%(default)s)")
     add("--json", action="store_true", help="print one line of JSON instead of text")
