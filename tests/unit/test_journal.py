@@ -267,7 +267,8 @@ def job(name: str | None = "me [mh-1a2b3c4d]", created_at: str | None = "2026-11
     [
         ({}, job(), None),
         ({"conn_id": "mh"}, job(), None),
-        ({}, job(created_at="2026-11-01T12:22:00+00:00"), None),  # clocks differ by minutes
+        ({}, job(created_at="2026-11-01T12:20:00+00:00"), None),  # clocks differ by minutes
+        ({}, job(created_at="2026-11-01T12:19:59Z"), "before the paid call"),
         ({}, job(created_at=None), None),
         ({"conn_id": "other"}, job(), "connection other"),
         ({}, job(name="me"), "does not end in"),
@@ -278,7 +279,8 @@ def job(name: str | None = "me [mh-1a2b3c4d]", created_at: str | None = "2026-11
         ({"anyway": True}, job(created_at="2026-11-01T12:00:00Z"), "before the paid call"),
         ({}, job(created_at="2026-11-01T14:00:00+02:00"), "before the paid call"),
         ({}, job(created_at="2026-11-01T05:30:02"), None),  # nobody knows in which zone
-        ({}, job(created_at="2026-11-01T14:00:00Z"), "long after the paid call"),
+        ({}, job(created_at="2026-11-01T13:30:00Z"), None),
+        ({}, job(created_at="2026-11-01T13:30:01Z"), "long after the paid call"),
         ({}, job(name="other [mh-ffffffff]"), "does not end in"),
         ({"anyway": True}, job(name="other [mh-ffffffff]"), None),
         ({"source": "webhook"}, job(name=None), None),  # whose event was signed, and carried the name

@@ -181,3 +181,21 @@ def test_a_job_that_is_gone_says_how_it_can_have_gone(vendor: Job | errors.Reque
     with pytest.raises(errors.JobDeleted, match=rf"job-1.*{words}") as deleted:
         decided(SAME, vendor)
     assert (deleted.value.job_id, deleted.value.charged) == ("job-1", "yes")
+
+
+@pytest.mark.parametrize(
+    ("ended", "is_refunded"),
+    [(None, False), ("complete", False), ("deleted", False), ("error", True), ("canceled", True)],
+)
+def test_a_job_is_refunded_when_it_failed_or_was_canceled(ended: str | None, is_refunded: bool) -> None:
+    job = paid(ended=ended and {"status": ended, "at": datetime.fromtimestamp(NOW, UTC)})
+    assert job.is_refunded is is_refunded
+
+
+@pytest.mark.parametrize(("age", "is_lately"), [(0, True), (599.5, True), (600, False), (3600, False)])
+def test_a_job_may_be_unknown_to_the_api_for_ten_minutes(age: float, is_lately: bool) -> None:
+    assert paid(age=age).submitted_lately(NOW) == (NOW - age if is_lately else None)
+
+
+def test_a_job_that_a_person_has_written_was_not_submitted_lately() -> None:
+    assert ADOPTED.jobs[0].submitted_lately(NOW) is None
