@@ -9,7 +9,7 @@ import pytest
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.models import Job
-from magichour_provider.task.record import JUST_CREATED, Intent, PaidJob, Record, decide
+from magichour_provider.task.record import JUST_CREATED, Intent, PaidJob, Record, Report, decide
 
 HOST = "https://api.magichour.ai"
 THIS, OTHER = (
@@ -199,3 +199,17 @@ def test_a_job_may_be_unknown_to_the_api_for_ten_minutes(age: float, is_lately: 
 
 def test_a_job_that_a_person_has_written_was_not_submitted_lately() -> None:
     assert ADOPTED.jobs[0].submitted_lately(NOW) is None
+
+
+def test_a_dag_that_now_has_fewer_retries_was_not_cleared() -> None:
+    with pytest.raises(errors.JobMismatch):
+        decided(OTHER_ONLY, None, max_tries=RETRIES - 1)
+
+
+def test_two_reports_say_the_same_if_they_name_one_job_or_both_pay_again() -> None:
+    first, second = Report(job_id="job-1"), Report(job_id="job-2")
+    pays = Report(pay_again=True)
+    assert first.says_the_same_as(Report(job_id="job-1", source="webhook", conn_id="mh"))
+    assert pays.says_the_same_as(Report(pay_again=True, source="a person"))
+    for one, other in [(first, second), (second, first), (first, pays), (pays, first)]:
+        assert not one.says_the_same_as(other)
