@@ -23,6 +23,7 @@ from airflow.providers.common.compat.sdk import Asset, AssetAlias, Stats, get_cu
 from airflow.sdk.definitions.asset import AssetRef
 
 from magichour_provider.api import wire
+from magichour_provider.api.jobs import JOBS
 from magichour_provider.api.watching import Listener, submission_time
 from magichour_provider.exceptions import JobEnded, MagicHourError, RateLimited, RequestFailed
 
@@ -243,8 +244,8 @@ def lineage(
         )
     # A voice or an image is also in the vendor's library, from which the next task may take it.
     files = result.get("output_paths", [result.get("output_path")])
-    made = datasets(*files, result.get("audio_file_path"), result.get("image_file_path"))
-    return OperatorLineage(inputs=datasets(*inputs), outputs=made, run_facets=facets)
+    kept = [result.get(spec.result_field) for spec in JOBS.values() if spec.result_field]
+    return OperatorLineage(inputs=datasets(*inputs), outputs=datasets(*files, *kept), run_facets=facets)
 
 
 @cache

@@ -22,6 +22,11 @@ class JobSpec:
     :param extensions: of the files that such a job makes; the first is the usual one.
     :param integrity: checks that such a file has arrived whole.
     :param usual_render_seconds: with the time in the queue; used until this process has seen such jobs end.
+    :param element: of HTML, in which a browser plays or shows such a file.
+    :param drawing: what stands for such a file on a page until it is played: a symbol of ``page.html``.
+    :param result_field: the field of a task's result from which the next task takes the job; it has the job's
+        URL in the vendor's library.
+    :param is_sound: a file of it is measured, since the vendor's answer does not say how long it is.
     :param has_clip: the vendor's answer has the clip, the size in pixels and the frame rate.
     :param has_several_files: each of its downloads is a result; otherwise only the first of its type.
     """
@@ -32,6 +37,10 @@ class JobSpec:
     extensions: tuple[str, ...]
     integrity: type[IntegrityCheck]
     usual_render_seconds: float
+    element: Literal["video", "audio", "img"]
+    drawing: str
+    result_field: str | None = None
+    is_sound: bool = False
     has_clip: bool = False
     has_several_files: bool = False
 
@@ -45,6 +54,8 @@ JOBS: dict[JobType, JobSpec] = {
         integrity=Mp4Check,
         # Vendor, talking photos, queueing included, 30 days to 2026-07-20.
         usual_render_seconds=174.0,
+        element="video",
+        drawing="person",
         has_clip=True,
     ),
     "audio": JobSpec(
@@ -55,6 +66,10 @@ JOBS: dict[JobType, JobSpec] = {
         integrity=SoundCheck,
         # The vendor has no number for voices. With this guess, polls are 6 to 9 s apart, as it advises.
         usual_render_seconds=10.0,
+        element="audio",
+        drawing="wave",
+        result_field="audio_file_path",
+        is_sound=True,
     ),
     "image": JobSpec(
         noun="image",
@@ -65,6 +80,9 @@ JOBS: dict[JobType, JobSpec] = {
         integrity=ImageCheck,
         # A guess, since the vendor has no number for images.
         usual_render_seconds=15.0,
+        element="img",
+        drawing="picture",
+        result_field="image_file_path",
         has_several_files=True,
     ),
 }

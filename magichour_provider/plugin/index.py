@@ -65,8 +65,9 @@ class Index:
     """
     What this process knows of all journals and results. Safe to use from several threads.
 
-    :ivar rows: of the journals, newest first.
-    :ivar results: rows from the results of tasks, for jobs whose end is in no journal.
+    :ivar rows: of what tasks have paid for, by their journals, newest first.
+    :ivar results: rows from the results of tasks, and from the journals of sensors, for jobs whose end is not
+        in the journal of a task that paid.
     :ivar unreadable: journals that could not be read, by DAG.
     :ivar row_ids: the ids of the journals' rows in the task state store.
     :ivar by_short_id: the intents of all journals.
@@ -179,9 +180,13 @@ class Index:
             if not kept:
                 del self._of_task[task]
         journals = [kept for kept in self._journals.values() if kept.key == JOURNAL]
-        rows = sorted((row for rows in self._rows_of.values() for row in rows), key=newest_first)
+        every = sorted((row for rows in self._rows_of.values() for row in rows), key=newest_first)
+        rows = [row for row in every if not row.watched]
+        watched = [row for row in every if row.watched and row.open is None]
+        # The record of a sensor says more than its result.
+        results = {(row.task, row.job_id): row for row in [*self._result_of.values(), *watched]}
         ended = {row.job_id for row in rows if row.open is None and row.job_id}
-        self.results = [row for row in self._result_of.values() if row.job_id not in ended]
+        self.results = [row for row in results.values() if row.job_id not in ended]
         self.rows = rows
         self.row_ids = {kept.task: row_id for row_id, kept in self._journals.items() if kept.key == JOURNAL}
         self.unreadable = Counter(kept.task.dag_id for kept in journals if not isinstance(kept.value, dict))

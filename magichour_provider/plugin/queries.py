@@ -229,12 +229,12 @@ def _with_results(rows: list[JobRow], results: list[JobRow]) -> list[JobRow]:
         if known is None:
             best[result.job_id or ""] = result
         else:  # one task submitted it, and a sensor waited for it
-            first, second = sorted((known, result), key=lambda row: row.is_made)
+            first, second = sorted((known, result), key=lambda row: (row.watched, row.is_made))
             best[result.job_id or ""] = completed(first, second)
     merged = []
     for row in rows:
         end = best.pop(row.job_id or "", None)
-        is_news = end is not None and end.is_made and row.open is Open.END
+        is_news = end is not None and (end.is_made or end.watched) and row.open is Open.END
         merged.append(completed(row, end) if end is not None and is_news else row)
     return sorted([*merged, *best.values()], key=newest_first)
 

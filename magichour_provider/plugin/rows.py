@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from magichour_provider.api.jobs import JobType
+from magichour_provider.api.jobs import JOBS, JobType
 
 # States in which a task instance does not continue by itself. In any other state it does.
 SETTLED = ("success", "failed", "skipped", "upstream_failed", "removed", "up_for_retry", "awaiting_input")
@@ -99,6 +99,7 @@ class JobRow:
     :ivar credits: what it cost; an estimate unless ``is_final``.
     :ivar is_made: the vendor has its file.
     :ivar advice: what happened and what a person can do, in a sentence or two.
+    :ivar watched: the row is from the record of a sensor: another task has paid.
     :ivar sensor: the sensor's task instance that waited for it.
     :ivar label: the task instance's own name among its mapped siblings.
     """
@@ -123,6 +124,7 @@ class JobRow:
     output_path: str | None = None
     error: str | None = None
     advice: str | None = None
+    watched: bool = False
     sensor: TaskKey | None = None
     task_state: str | None = None
     label: str | None = None
@@ -171,7 +173,12 @@ def journal_rows(task: TaskKey, journal: Any, reported: Any, stamp: datetime) ->
 def _job_row(
     task: TaskKey, number: int, job: Mapping[str, Any], paths: Mapping[Any, Any], stamp: datetime
 ) -> JobRow:
-    row = replace(_row(task, job, stamp), number=number, job_id=text(job.get("job_id")))
+    row = replace(
+        _row(task, job, stamp),
+        number=number,
+        job_id=text(job.get("job_id")),
+        watched=job.get("watched") is True,
+    )
     end = job.get("ended")
     if not isinstance(end, dict):
         return replace(row, state=State.RENDERING, open=Open.END)
@@ -240,6 +247,7 @@ def completed(row: JobRow, result: JobRow) -> JobRow:
         conn_id=row.conn_id,
         host=row.host,
         job_type=row.job_type,
+        watched=False,
         sensor=None if result.task == row.task else result.task,
     )
 
@@ -332,13 +340,11 @@ def time_of(value: Any) -> datetime | None:
 
 
 def job_type_of(value: Any) -> JobType:
-    return value if value in get_args(JobType) else "video"
+    return next((name for name in JOBS if name == value), "video")
 
 
 def result_type(result: Mapping[str, Any]) -> JobType:
-    if "audio_file_path" in result:
-        return "audio"
-    return "image" if "image_file_path" in result else "video"
+    return next((name for name, spec in JOBS.items() if spec.result_field in result), "video")
 
 
 def _sizes(of: Mapping[str, Any]) -> dict[str, Any]:

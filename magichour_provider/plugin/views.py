@@ -22,6 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from magichour_provider.api import events, wire
 from magichour_provider.api.client import MagicHourClient
+from magichour_provider.api.jobs import JOBS
 from magichour_provider.connection import settings_from_connection
 from magichour_provider.exceptions import InvalidConnection, JobEnded, MagicHourError
 from magichour_provider.plugin import PREFIX, ROUTE, airflow_version, index, queries
@@ -343,4 +344,5 @@ templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+templates.globals["JOBS"] = JOBS
 templates.filters |= {"credits": _credits, "size": _size, "length_of": _length, "ago": _ago, "tone": _tone}

@@ -118,27 +118,25 @@ class Journal:
         job = self.record.job(job_id)
         return job is not None and job.output_path == output_path
 
-    def record_delivery(self, job_id: str, output_path: str) -> None:
+    def record_delivery(self, job: PaidJob, output_path: str) -> None:
         """
-        Write down that the file is about to be written there.
+        Write down that the file of a job is about to be written there.
 
         :raises JournalUnavailable: not recorded, so do not download: the next try would not know that the
             file is its own. This also stops a try that Airflow gave up, and that still runs beside the next.
         """
-        job = self.record.job(job_id) or PaidJob(job_id=job_id, watched=True)
         try:
             self._write(self.record.with_job(job.model_copy(update={"output_path": output_path})))
         except Exception as error:
             raise JournalUnavailable(
-                f"could not record that job {job_id} is about to be downloaded to {output_path} "
+                f"could not record that job {job.job_id} is about to be downloaded to {output_path} "
                 f"({_briefly(error)}), so it was not downloaded",
-                job_id=job_id,
+                job_id=job.job_id,
                 charged="yes",
             ) from error
 
-    def record_end(self, job_id: str, ending: Ending) -> None:
-        """Write down how the job ended. The write is not repeated, since nothing depends on it."""
-        job = self.record.job(job_id) or PaidJob(job_id=job_id, watched=True)
+    def record_end(self, job: PaidJob, ending: Ending) -> None:
+        """Write down how a job ended. The write is not repeated, since nothing depends on it."""
         self.record = self.record.with_job(job.model_copy(update={"ended": ending}))
         self._store.set(_dumped(self.record))
 

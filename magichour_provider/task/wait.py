@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from magichour_provider.hooks import MagicHourHook
     from magichour_provider.task.arguments import Check
     from magichour_provider.task.journal import Journal
+    from magichour_provider.task.record import PaidJob
 
 # Airflow's timeout of the deferral is this much later than our own deadline, if the triggerer is busy.
 GRACE = timedelta(minutes=2)
@@ -301,19 +302,19 @@ class JobMixin:
         return self._result
 
     def _described(self, job: Job, place: dict[str, Any]) -> dict[str, Any]:
+        described: dict[str, Any] = {}
+        if self.spec.result_field:
+            described[self.spec.result_field] = runtime.wire.library_url(job.job_id, self.job_type)
+        if self.spec.is_sound:
+            described["duration_seconds"] = self._measured(job, place)
         if self.spec.has_clip:
-            return {
+            described |= {
                 "duration_seconds": job.clip_seconds,
                 "width": _pixels(job.width),
                 "height": _pixels(job.height),
                 "fps": job.fps,
             }
-        if self.job_type == "image":
-            return {"image_file_path": runtime.wire.library_url(job.job_id, self.job_type)}
-        return {
-            "audio_file_path": runtime.wire.library_url(job.job_id, self.job_type),
-            "duration_seconds": self._measured(job, place),
-        }
+        return described
 
     def _measured(self, job: Job, place: dict[str, Any]) -> float | None:
         """The API does not say how long a voice is. If it cannot be measured, it is delivered without it."""
@@ -338,15 +339,25 @@ class JobMixin:
         """For people, for the pages in Airflow's UI and for metrics. Nothing else depends on it."""
         with runtime.telemetry.best_effort("How the job ended was not recorded"):
             journal = journal or runtime.Journal.of(context)
-            job = journal.record.job(job_id)
-            journal.record_end(job_id, runtime.Ending(at=datetime.now(UTC), **ending))
-            if job is None or job.watched or job.ended is not None:
+            job = self._recorded(journal, job_id)
+            journal.record_end(job, runtime.Ending(at=datetime.now(UTC), **ending))
+            if job.watched or job.ended is not None:
                 return  # another task has paid, or it is counted already
             if ending["status"] in ("error", "canceled"):
                 runtime.telemetry.refunded(job.credits_charged)
             else:
                 final = ending.get("credits_charged")
                 runtime.telemetry.charged(job.credits_charged if final is None else final)
+
+    def _recorded(self, journal: Journal, job_id: str) -> PaidJob:
+        """The job as the record has it. One that it does not have is another task's, and is only watched."""
+        return journal.record.job(job_id) or runtime.PaidJob(
+            job_id=job_id,
+            watched=True,
+            job_type=self.job_type,
+            conn_id=self.magichour_conn_id,
+            host=self.hook.settings.base_url,
+        )
 
     def _show_what_was_sent(self, job: Job) -> None:
         """Put it into the fields that the UI shows as rendered: there a person sees what was really sent."""
@@ -396,7 +407,7 @@ class JobMixin:
         if journal.is_own_delivery(job_id, target.uri):
             return runtime.Target(target.uri, replace=True)
         target.check()
-        journal.record_delivery(job_id, target.uri)
+        journal.record_delivery(self._recorded(journal, job_id), target.uri)
         return target
 
     # --- a wait that ends before the job ---

@@ -14,6 +14,8 @@ from magichour_provider.task.record import Record
 from magichour_provider.task.stores import TaskStateStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness import Airflow
 
     from magichour_provider.emulator import Emulator
@@ -144,6 +146,17 @@ def test_the_record_ends_with_what_was_delivered_and_what_it_cost(
     assert (paid.ended.status, paid.ended.credits_charged) == ("complete", 48)
     assert paid.ended.output_path == f"{airflow.folder}/out/{job['id']}.mp4"
     assert paid.ended.size_bytes
+
+
+@both_modes
+def test_a_sensor_records_a_job_of_another_task_with_what_is_needed_to_play_it(
+    airflow: Airflow, emulator: Emulator, submit: Callable[[], str], written: list[Any], deferrable: bool
+) -> None:
+    airflow.sense(job_id := submit(), deferrable=deferrable)
+    (job,) = Record.of(written[-1]).jobs
+    assert (job.job_id, job.watched, job.job_type) == (job_id, True, "video")
+    assert (job.conn_id, job.host) == ("magichour_default", emulator.url)
+    assert job.ended is not None
 
 
 @both_modes

@@ -194,6 +194,38 @@ def test_a_sensor_shows_the_job_that_another_task_submitted(client: Client, fres
         assert seen in text
 
 
+def test_a_job_that_a_sensor_watched_is_shown_and_counted_once(client: Client) -> None:
+    journal(task("greetings", "submit"), job("cm-one", credits_charged=221))
+    wait = task("greetings", "wait")
+    end = ended(credits_charged=200, output_path="s3://greetings/one.mp4")
+    journal(wait, {"job_id": "cm-one", "watched": True, "ended": end})
+    result(wait, job_id="cm-one", output_path="s3://greetings/one.mp4", credits_charged=200)
+    for page in ("/magichour/", address(wait)):
+        text = client().get(page).text
+        assert text.count('id="job-cm-one"') == 1
+        assert "s3://greetings/one.mp4" in text
+        assert "421" not in text
+        assert "221" not in text
+        assert "/submit/-1/play/0" in text, "with the connection of the task that paid"
+
+
+def test_a_job_whose_failure_only_a_sensor_saw_is_shown_as_refunded(client: Client) -> None:
+    journal(task("greetings", "submit"), job("cm-one"))
+    wait = task("greetings", "wait", state="failed")
+    journal(wait, {"job_id": "cm-one", "watched": True, "ended": ended("error", error_code="no_source_face")})
+    text = client().get("/magichour/").text
+    assert text.count('id="job-cm-one"') == 1
+    assert "Failed, refunded" in text
+    assert "no_source_face" in text
+
+
+def test_a_voice_that_a_sensor_watched_is_shown_as_one(client: Client) -> None:
+    wait = task("greetings", "wait")
+    watched = {"job_id": "cm-voice", "watched": True, "job_type": "audio", "conn_id": "studio"}
+    journal(wait, watched | {"ended": ended()})
+    assert 'data-element="audio"' in client().get("/magichour/").text
+
+
 def test_a_sensor_of_a_job_from_elsewhere_has_a_row_of_its_own(client: Client) -> None:
     result(task("greetings", "wait"), job_id="cm-elsewhere")
     assert 'id="job-cm-elsewhere"' in client().get("/magichour/").text
@@ -391,7 +423,7 @@ def test_an_image_is_counted_as_one_and_a_click_leads_to_the_first(
     journal(task("greetings"), made)
     page = client().get("/magichour/").text
     assert 'aria-label="Show video"' in page
-    assert 'data-media="image"' in page
+    assert 'data-element="img"' in page
     assert "<dt>Image</dt><dd>1</dd>" in page
     assert "Play " not in page
     answer = play(client())

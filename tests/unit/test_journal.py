@@ -196,7 +196,7 @@ def test_where_a_file_is_being_written_is_known_to_the_next_try() -> None:
     shelf = Shelf()
     journal = opened(shelf)
     journal.record_job(JOB)
-    journal.record_delivery("job-1", "/out/me.mp4")
+    journal.record_delivery(JOB, "/out/me.mp4")
     later = opened(shelf)
     assert later.is_own_delivery("job-1", "/out/me.mp4")
     assert not later.is_own_delivery("job-1", "/out/you.mp4")
@@ -210,13 +210,13 @@ def test_a_file_is_not_written_to_where_the_next_try_would_not_know_it() -> None
     journal.record_job(JOB)
     shelf.fails = [AWAY]
     with pytest.raises(errors.JournalUnavailable, match=r"job-1.*store is away") as unwritten:
-        journal.record_delivery("job-1", "/out/me.mp4")
+        journal.record_delivery(JOB, "/out/me.mp4")
     assert (unwritten.value.retryable, unwritten.value.charged) == (True, "yes")
 
 
 def test_a_sensor_watches_a_job_that_it_has_not_paid_for() -> None:
     shelf = Shelf()
-    opened(shelf).record_delivery("job-9", "/out/me.mp4")
+    opened(shelf).record_delivery(PaidJob(job_id="job-9", watched=True), "/out/me.mp4")
     later = opened(shelf)
     assert later.is_own_delivery("job-9", "/out/me.mp4")
     assert [job.watched for job in later.record.jobs] == [True]
@@ -227,7 +227,7 @@ def test_how_a_job_ended_is_in_the_record() -> None:
     journal = opened(shelf)
     journal.record_job(JOB)
     ending = Ending(status="complete", at=INTENT.at, credits_charged=48, size_bytes=293_000)
-    journal.record_end("job-1", ending)
+    journal.record_end(JOB, ending)
     assert opened(shelf).record.jobs == (JOB.model_copy(update={"ended": ending}),)
 
 

@@ -9,14 +9,12 @@ const news = document.getElementById("news");
 // --- Play: only the media element itself requests the address, once. --------------------------------
 
 function play(link) {
-  const kind = link.dataset.media;
-  const media = document.createElement(kind === "audio" ? "audio" : kind === "image" ? "img" : "video");
+  const media = document.createElement(link.dataset.element);
   media.className = "media";
   media.setAttribute("aria-label", link.getAttribute("aria-label").replace(/^(Play|Show) /, ""));
-  if (kind !== "image") {
-    media.controls = true;
-    media.autoplay = true;
-  }
+  // An image ignores these.
+  media.controls = true;
+  media.autoplay = true;
   media.playsInline = true;
   const stage = link.closest(".stage");
   stage.classList.add("busy");
