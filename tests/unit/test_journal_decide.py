@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -192,7 +193,10 @@ def test_a_job_is_refunded_when_it_failed_or_was_canceled(ended: str | None, is_
     assert job.is_refunded is is_refunded
 
 
-@pytest.mark.parametrize(("age", "is_lately"), [(0, True), (599.5, True), (600, False), (3600, False)])
+@pytest.mark.parametrize(
+    ("age", "is_lately"),
+    [(-1, True), (0, True), (599.5, True), (600, False), (3600, False)],  # -1: the vendor's clock is ahead
+)
 def test_a_job_may_be_unknown_to_the_api_for_ten_minutes(age: float, is_lately: bool) -> None:
     assert paid(age=age).submitted_lately(NOW) == (NOW - age if is_lately else None)
 
@@ -213,3 +217,47 @@ def test_two_reports_say_the_same_if_they_name_one_job_or_both_pay_again() -> No
     assert pays.says_the_same_as(Report(pay_again=True, source="a person"))
     for one, other in [(first, second), (second, first), (first, pays), (pays, first)]:
         assert not one.says_the_same_as(other)
+
+
+def reread(record: Record) -> Record:
+    """As the next try reads it."""
+    return Record.of(record.model_dump_json())
+
+
+def test_a_job_or_an_intent_that_is_written_again_replaces_itself() -> None:
+    record = reread(Record(intents=(OPEN,), jobs=(paid("job-1"), paid("job-2"))))
+    again = record.with_job(paid("job-1", output_path="/out/"))
+    assert [job.job_id for job in again.jobs] == ["job-2", "job-1"]
+    settled = record.settled("1a2b3c4d", "job", "job-1")
+    assert [(intent.outcome, intent.job_id) for intent in settled.intents] == [("job", "job-1")]
+
+
+@pytest.mark.parametrize("job_id", ["job-0", "job-11", "job-3"])
+def test_a_job_is_found_by_its_own_id_only(job_id: str) -> None:
+    record = reread(Record(jobs=(paid("job-1"), paid("job-2"))))
+    assert record.job(job_id) is None
+    assert record.job("job-2") == record.jobs[1]
+
+
+@pytest.mark.parametrize("job_id", ["job-1", "job-2", "job-3"])
+def test_an_adopted_intent_changes_only_for_another_job(job_id: str) -> None:
+    record = reread(Record(intents=(OPEN,)).settled("1a2b3c4d", "adopted", "job-2"))
+    (intent,) = record.settled("1a2b3c4d", "job", job_id).intents
+    assert (intent.outcome, intent.job_id) == (("adopted", "job-2") if job_id == "job-2" else ("job", job_id))
+
+
+@pytest.mark.parametrize("host", ["https://zz.example", "http://aa.example"])
+def test_a_job_of_another_host_is_not_resumed(host: str) -> None:
+    with pytest.raises(errors.JobMismatch, match=host):
+        decided(SAME, said("complete"), host=host)
+
+
+@pytest.mark.parametrize("conn_id", ["aa", "zz"])
+def test_a_report_of_another_connection_is_not_believed(conn_id: str) -> None:
+    mine = OPEN.model_copy(update={"conn_id": "mh"})
+    job = Job.model_validate({"id": "job-1", "status": "queued", "name": f"me {OPEN.mark}"})
+    (same, other) = Report.all_of(
+        json.loads(json.dumps({"x": [{"job_id": "job-1", "conn_id": one} for one in ("mh", conn_id)]})), "x"
+    )
+    assert same.why_not(mine, job) is None
+    assert "was reported for the connection" in str(other.why_not(mine, job))
