@@ -55,4 +55,5 @@ def tests(session: nox.Session, airflow: str) -> None:
     session.install("-r", str(pins(airflow)))
     session.install("--no-deps", "-e", ".")
     parallel = ("--numprocesses", "logical", "--dist", "loadgroup")
-    session.run("python", "-m", "pytest", "-q", *parallel, *(session.posargs or TESTS))
+    pages = () if airflow == "3.0" else ("tests/plugin",)
+    session.run("python", "-m", "pytest", "-q", *parallel, *(session.posargs or (*TESTS, *pages)))

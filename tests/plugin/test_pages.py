@@ -30,6 +30,7 @@ from seeding import (
 
 from magichour_provider.api import events
 from magichour_provider.links import watch_url
+from magichour_provider.plugin import airflow_version
 from magichour_provider.plugin.index import JOURNAL, WATCH
 from magichour_provider.plugin.queries import PAGE_SIZE
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from magichour_provider.emulator import Emulator
 
 Client = Callable[..., "TestClient"]
+with_teams = pytest.mark.skipif(airflow_version() < (3, 2), reason="teams are of Airflow 3.2")
 
 
 # --- What is shown -----------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def test_the_watch_button_leads_to_the_task_inside_airflow(client: Client) -> No
 @pytest.mark.parametrize("path", ["//evil.example/", "/evil.example/", "\\evil.example"])
 def test_the_watch_button_leads_nowhere_else(client: Client, path: str) -> None:
     location = client().get(f"/magichour/watch/{path}").headers["location"]
-    assert location.startswith("/plugin/magichour/magichour/")
+    assert location.removeprefix("/plugin/magichour").startswith("/magichour/")  # the frame is of Airflow 3.3
 
 
 @pytest.mark.parametrize(
@@ -145,6 +147,7 @@ def test_the_watch_button_leads_nowhere_else(client: Client, path: str) -> None:
     [("failed", "stopped before it made a paid call"), ("running", "has not made a paid call yet")],
 )
 def test_a_task_that_paid_for_nothing_says_so(client: Client, state: str, seen: str) -> None:
+    pytest.importorskip("airflow.state", reason="below Airflow 3.3 the page knows finished jobs only")
     key = task("greetings", state=state)
     text = client().get(address(key)).text
     assert "Nothing was charged" in text
@@ -342,6 +345,7 @@ def test_a_dag_that_a_user_may_not_read_is_not_seen(
     assert ("cm-ours" in answer.text) == (path == "/magichour/")
 
 
+@with_teams
 def test_a_team_does_not_see_the_jobs_of_another_team(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,6 +500,7 @@ def test_a_result_is_played_with_the_connection_of_its_task(client: Client, emul
     assert play(client()).status_code == 307
 
 
+@with_teams
 def test_a_teams_job_is_asked_for_with_the_teams_connection(
     client: Client, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
