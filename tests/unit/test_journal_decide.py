@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.models import Job
-from magichour_provider.task.record import JUST_CREATED, Intent, PaidJob, Record, Report, decide
+from magichour_provider.task.record import JUST_CREATED, KEPT, Intent, PaidJob, Record, Report, decide
 
 HOST = "https://api.magichour.ai"
 THIS, OTHER = (
@@ -261,3 +261,26 @@ def test_a_report_of_another_connection_is_not_believed(conn_id: str) -> None:
     )
     assert same.why_not(mine, job) is None
     assert "was reported for the connection" in str(other.why_not(mine, job))
+
+
+def test_the_same_host_is_the_same_also_when_it_was_read_from_json() -> None:
+    assert decided(reread(SAME), said("complete")) == SAME.jobs[0]
+
+
+def test_a_webhooks_report_without_a_name_is_believed_also_when_it_was_read_from_json() -> None:
+    reported = json.loads('{"1a2b3c4d": [{"job_id": "job-1", "source": "webhook"}]}')
+    (report,) = Report.all_of(reported, OPEN.short_id)
+    assert report.why_not(OPEN, said("queued")) is None
+
+
+@pytest.mark.parametrize("outcome", ["job", "no_job", "refused", "paid_again", "adopted"])
+def test_of_calls_that_are_settled_the_latest_are_kept_whatever_became_of_them(outcome: str) -> None:
+    record = Record(intents=(OPEN,))
+    for number in range(2 * KEPT):
+        at = OPEN.at + timedelta(minutes=number + 1)
+        settled = OPEN.model_copy(update={"short_id": f"{number:08x}", "at": at, "outcome": outcome})
+        record = record.with_intent(settled)
+    assert record.lost == OPEN, "what is open is never forgotten"
+    assert [intent.short_id for intent in record.intents[1:]] == [
+        f"{number:08x}" for number in range(KEPT, 2 * KEPT)
+    ]
