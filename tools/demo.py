@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -192,7 +191,12 @@ def _run_example(module: str, params: dict[str, Any]) -> None:
         _migrate()
     sys.path.insert(0, str(EXAMPLES))
     dag = importlib.import_module(module).dag
-    _inspect_once()
+    # Here, because they import Airflow.
+    from airflow.sdk.execution_time import supervisor
+
+    from tools.lean_api import lean_api_server
+
+    supervisor.in_process_api_server = lean_api_server
     _approve_at_once()
 
     run = dag.test(run_conf={name: value for name, value in params.items() if name in dag.params})
@@ -221,27 +225,6 @@ def _video_of(values: Iterable[Any]) -> dict[str, Any] | None:
     """What the tasks of a run have returned: the result that names a file."""
     results = (json.loads(value) if isinstance(value, str) else value for value in values)
     return next((one for one in results if isinstance(one, dict) and "output_path" in one), None)
-
-
-def _inspect_once() -> None:
-    """
-    ``dag.test()`` makes an API server in this process for each task and resumption, and FastAPI inspects
-    the dependencies of each route again at each request: seconds, for what is always the same.
-    """
-    from airflow.sdk.execution_time import supervisor
-    from fastapi.dependencies import utils
-
-    inspect: Any = utils.get_dependant
-    known: dict[str, Any] = {}
-
-    def once(**given: Any) -> Any:
-        key = repr(sorted(given.items(), key=lambda item: item[0]))
-        if key not in known:
-            known[key] = inspect(**given)
-        return known[key]
-
-    utils.get_dependant = once
-    supervisor.in_process_api_server = cache(supervisor.in_process_api_server)
 
 
 def _migrate() -> None:

@@ -9,27 +9,20 @@ from __future__ import annotations
 import importlib.util
 import textwrap
 import wave
-from contextvars import ContextVar
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
-import anyio.to_thread
 import pytest
-from fastapi import APIRouter, FastAPI
-from pydantic import TypeAdapter
+
+from tools.lean_api import lean_api_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from airflow.sdk import DAG
     from airflow.triggers.base import TriggerEvent
     from sqlalchemy.orm import Session
-    from starlette.types import Receive, Scope, Send
 
 HEADER = """
 import datetime
@@ -43,64 +36,6 @@ from magichour_provider.operators import (
 )
 from magichour_provider.sensors import JobSensor, TalkingPhotoSensor, VoiceGeneratorSensor
 """
-
-
-in_a_thread = anyio.to_thread.run_sync
-is_inline = ContextVar("is_inline", default=False)
-
-
-async def inline(function: Callable[..., Any], *args: Any, **how: Any) -> Any:
-    return function(*args) if is_inline.get() else await in_a_thread(function, *args, **how)
-
-
-class LeanAPI(FastAPI):
-    """
-    Airflow's API for tasks, without its middlewares for old tasks and for tokens that expire, and without
-    threads, since it has one task at a time. They take most of each request, of which a DAG makes dozens.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_inline.set(True)
-        await super().__call__(scope, receive, send)
-
-    def add_middleware(self, *_: Any, **__: Any) -> None:
-        """None is needed."""
-
-    def generate_and_include_versioned_routers(self, router: APIRouter) -> None:
-        self.include_router(router)
-
-
-@cache
-def api_server() -> Any:
-    """One for all tasks, as in a real Airflow: ``dag.test()`` takes seconds to make one for each."""
-    from airflow.api_fastapi.execution_api import app
-    from airflow.sdk.execution_time import task_runner
-    from fastapi.dependencies import utils
-
-    patch.object(anyio.to_thread, "run_sync", inline).start()
-    with patch.object(app, "CadwynWithOpenAPICustomization", LeanAPI):
-        server = app.InProcessExecutionAPI()
-        _ = server.app
-    # As this app overrides dependencies, FastAPI would inspect them all again at each request.
-    utils.get_dependant = remembered(utils.get_dependant)
-    # Airflow makes one for each field of each try.
-    patch.object(task_runner, "TypeAdapter", cache(TypeAdapter), create=True).start()
-    return server
-
-
-def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Calls it once for the same keyword arguments, which may be lists."""
-    results: dict[Any, Any] = {}
-
-    def call(**given: Any) -> Any:
-        key = tuple(
-            (name, tuple(value) if isinstance(value, list) else value) for name, value in given.items()
-        )
-        if key not in results:
-            results[key] = function(**given)
-        return results[key]
-
-    return call
 
 
 PHOTO = b"\xff\xd8\xff a photo"  # begins like a JPEG, which is all that is checked
@@ -197,7 +132,7 @@ class Run:
             return event
 
         with self._monkeypatch.context() as patched:
-            patched.setattr(supervisor, "in_process_api_server", api_server)
+            patched.setattr(supervisor, "in_process_api_server", lean_api_server)
             patched.setattr(supervisor, "run_task_in_process", noting_step)
             patched.setattr(module, "_run_inline_trigger", noting_event)
             run: DagRun = self.dag.test(run_conf=self._params)

@@ -66,8 +66,8 @@ def refuse(*args, **kwargs):
     raise client.ServerResponseError("down", request=request, response=answer)
 
 if __name__ == "__main__":
-    from harness import api_server
-    supervisor.in_process_api_server = api_server
+    from tools.lean_api import lean_api_server
+    supervisor.in_process_api_server = lean_api_server
     for dag, broken in [
         (takes_up_sync, None),
         (takes_up_deferrable, None),
@@ -109,7 +109,7 @@ def runs(dags: Path, emulator: Emulator, tmp_path_factory: pytest.TempPathFactor
     environment = os.environ | {
         "AIRFLOW__CORE__DAGS_FOLDER": str(own_dags),
         "AIRFLOW_CONN_MAGICHOUR_DEFAULT": emulator.connection_json,
-        "PYTHONPATH": str(Path(__file__).parent),  # for harness.py
+        "PYTHONPATH": str(Path(__file__).parents[2]),  # for tools/
     }
     done = subprocess.run(
         [sys.executable, file],

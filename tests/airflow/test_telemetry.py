@@ -185,8 +185,8 @@ def runs(database: Path, s3_server: Buckets, tmp_path_factory: pytest.TempPathFa
         f"{DAG_OF_EACH_KIND}\n"
         "if __name__ == '__main__':\n"
         "    from airflow.sdk.execution_time import supervisor\n"
-        "    from harness import api_server\n"
-        "    supervisor.in_process_api_server = api_server\n"
+        "    from tools.lean_api import lean_api_server\n"
+        "    supervisor.in_process_api_server = lean_api_server\n"
         "    dag.test()\n"
     )
     with (
@@ -209,7 +209,7 @@ def runs(database: Path, s3_server: Buckets, tmp_path_factory: pytest.TempPathFa
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
             "AIRFLOW_CONN_MAGICHOUR_DEFAULT": emulator.connection_json,
             "AIRFLOW_CONN_STORE": s3_server.connection(),
-            "PYTHONPATH": str(Path(__file__).parent),  # for harness.py
+            "PYTHONPATH": str(Path(__file__).parents[2]),  # for tools/
         }
         subprocess.run([sys.executable, file], env=os.environ | environment, check=True, capture_output=True)
         statsd.setblocking(False)

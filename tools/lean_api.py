@@ -1,0 +1,78 @@
+"""Airflow's API for tasks in this process, as ``dag.test()`` uses it, at a fraction of the time."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import anyio.to_thread
+from fastapi import APIRouter, FastAPI
+from pydantic import TypeAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import Receive, Scope, Send
+
+in_a_thread = anyio.to_thread.run_sync
+is_inline = ContextVar("is_inline", default=False)
+
+
+async def inline(function: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    return function(*args) if is_inline.get() else await in_a_thread(function, *args, **how)
+
+
+class LeanAPI(FastAPI):
+    """
+    Airflow's API for tasks, without its middlewares for old tasks and for tokens that expire, and without
+    threads, since it has one task at a time. They take most of each request, of which a DAG makes dozens.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_inline.set(True)
+        await super().__call__(scope, receive, send)
+
+    def add_middleware(self, *_: Any, **__: Any) -> None:
+        """None is needed."""
+
+    def generate_and_include_versioned_routers(self, router: APIRouter) -> None:
+        self.include_router(router)
+
+
+@cache
+def lean_api_server() -> Any:
+    """
+    One for all tasks, as in a real Airflow: ``dag.test()`` takes seconds to make one for each.
+
+    To be used as ``airflow.sdk.execution_time.supervisor.in_process_api_server``.
+    """
+    from airflow.api_fastapi.execution_api import app
+    from airflow.sdk.execution_time import task_runner
+    from fastapi.dependencies import utils
+
+    patch.object(anyio.to_thread, "run_sync", inline).start()
+    with patch.object(app, "CadwynWithOpenAPICustomization", LeanAPI):
+        server = app.InProcessExecutionAPI()
+        _ = server.app
+    # As this app overrides dependencies, FastAPI would inspect them all again at each request.
+    utils.get_dependant = remembered(utils.get_dependant)
+    # Airflow makes one for each field of each try.
+    patch.object(task_runner, "TypeAdapter", cache(TypeAdapter), create=True).start()
+    return server
+
+
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls it once for the same keyword arguments, which may be lists."""
+    results: dict[Any, Any] = {}
+
+    def call(**given: Any) -> Any:
+        key = tuple(
+            (name, tuple(value) if isinstance(value, list) else value) for name, value in given.items()
+        )
+        if key not in results:
+            results[key] = function(**given)
+        return results[key]
+
+    return call
