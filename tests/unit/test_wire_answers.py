@@ -256,7 +256,7 @@ NAMED = {
     429: errors.RateLimited,
 }
 NO_JOB = (301, 302, 307, 308, 425, 521, 522, 523, 525, 526, 530)
-UNNAMED = (303, 408, 409, 418, 499, 500, 501, 504, 520, 524, 529, 599)
+UNNAMED = (199, 300, 303, 408, 409, 418, 499, 500, 501, 504, 520, 524, 529, 599)
 
 
 @pytest.mark.parametrize("body", [VENDOR, HTML, b""], ids=["vendor", "html", "empty"])
@@ -267,7 +267,9 @@ def test_a_refusal_made_no_job_whoever_says_it(
 ) -> None:
     error = refused(call, status, body)
     assert type(error) is kind
+    assert isinstance(error, errors.RequestFailed)
     assert (error.charged, error.retryable) == ("no", status == 429)
+    assert (error.by_vendor, error.by_page, error.on_vendors_word) == (body is VENDOR, body is HTML, False)
 
 
 @pytest.mark.parametrize("body", [VENDOR, HTML, b""], ids=["vendor", "html", "empty"])
@@ -448,7 +450,38 @@ def test_an_id_that_is_a_number_is_text(call: wire.Call[Any], body: dict[str, An
 
 
 def test_an_id_in_an_unknown_envelope_is_shown_to_a_person() -> None:
-    assert "data.id='job-9'" in str(refused(PAID, 200, b'{"data": {"id": "job-9"}}'))
+    body = b'{"data": {"note": "hello", "project_id": "", "job_id": [], "id": "job-9"}}'
+    assert "names an id (data.id='job-9')" in str(refused(PAID, 200, body))
+
+
+@pytest.mark.parametrize("status", [201, 202, 299])
+def test_every_success_with_an_id_is_a_job(status: int) -> None:
+    assert answered(PAID, status, {"id": "job-1"}).job_id == "job-1"
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "check the API key"),
+        (402, "buy credits"),
+        (403, "plan"),
+        (404, "check the job id"),
+        (407, "proxy"),
+    ],
+)
+def test_an_error_says_what_to_do_unless_something_between_has_answered(status: int, advice: str) -> None:
+    assert advice in str(refused(PAID, status, VENDOR))
+    page = str(refused(PAID, status, HTML))
+    assert advice not in page
+    assert "something between us and Magic Hour" in page
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_only_of_a_paid_call_is_it_the_vendors_word_that_counts(status: int) -> None:
+    of_paid, of_free = refused(PAID, status, VENDOR), refused(FREE, status, VENDOR)
+    assert isinstance(of_paid, errors.RequestFailed)
+    assert isinstance(of_free, errors.RequestFailed)
+    assert (of_paid.on_vendors_word, of_free.on_vendors_word) == (True, False)
 
 
 URL = {"url": "https://x.example/v.mp4"}
@@ -484,6 +517,15 @@ def test_the_vendors_words_are_cleaned_before_they_are_shown(said: str, shown: s
     assert shown in str(refused(FREE, 422, json.dumps({"message": said}).encode()))
     job = answered(FREE, 200, JOB | {"status": "error", "error": {"code": said, "message": said}})
     assert (job.error.code, job.error.message) == (shown, shown)
+
+
+@pytest.mark.parametrize("secret", ["s3cr3t", "S3CR3T", "zz"])
+def test_a_secret_is_redacted_where_no_escape_is(secret: str) -> None:
+    body = json.dumps({"message": f"the key {secret} is wrong"}).encode()
+    with pytest.raises(errors.InvalidRequest) as error:
+        FREE.answer(422, {}, body, lambda text: text.replace(secret, "mm"))
+    assert secret not in str(error.value)
+    assert "the key mm is wrong" in str(error.value)
 
 
 def test_a_secret_is_redacted_after_the_escapes_of_json_are_decoded() -> None:
