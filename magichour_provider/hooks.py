@@ -233,10 +233,10 @@ class MagicHourHook(BaseHook):
 
         In a folder, the URLs of the downloads show how many files there are, and of which type.
         """
-        if job_type == "video" or not place.is_folder:
-            return [place.for_job(job_id)]
-        job, first = self.client.completed(job_id, job_type)
         spec = job_spec(job_type)
+        if not place.is_folder or (len(spec.extensions) == 1 and not spec.has_several_files):
+            return [place.for_job(job_id, spec.extensions[0])]
+        job, first = self.client.completed(job_id, job_type)
         downloads = flows.downloads_in_order(job, job_type) if spec.has_several_files else [first]
         names = [job_id] if len(downloads) == 1 else [f"{job_id}-{n}" for n in range(1, len(downloads) + 1)]
         extensions = [_extension_of(download.url) for download in downloads]

@@ -44,7 +44,7 @@ class LeanAPI(FastAPI):
 @cache
 def lean_api_server() -> Any:
     """
-    One for all tasks, as in a real Airflow: ``dag.test()`` takes seconds to make one for each.
+    One for all tasks, as in a real Airflow: below 3.3, ``dag.test()`` makes one for each, in seconds.
 
     To be used as ``airflow.sdk.execution_time.supervisor.in_process_api_server``.
     """

@@ -66,12 +66,12 @@ class Index:
     What this process knows of all journals and results. Safe to use from several threads.
 
     :ivar rows: of what tasks have paid for, by their journals, newest first.
-    :ivar results: rows from the results of tasks, and from the journals of sensors, for jobs whose end is not
-        in the journal of a task that paid.
+    :ivar results: rows from the journals of sensors, and from the results of tasks whose own journal does not
+        have the end.
     :ivar unreadable: journals that could not be read, by DAG.
     :ivar row_ids: the ids of the journals' rows in the task state store.
     :ivar by_short_id: the intents of all journals.
-    :ivar by_job_id: the jobs of all journals.
+    :ivar by_job_id: the jobs that tasks have paid for.
     """
 
     def __init__(self) -> None:
@@ -181,12 +181,13 @@ class Index:
                 del self._of_task[task]
         journals = [kept for kept in self._journals.values() if kept.key == JOURNAL]
         every = sorted((row for rows in self._rows_of.values() for row in rows), key=newest_first)
-        rows = [row for row in every if not row.watched]
-        watched = [row for row in every if row.watched and row.open is None]
-        # The record of a sensor says more than its result.
-        results = {(row.task, row.job_id): row for row in [*self._result_of.values(), *watched]}
-        ended = {row.job_id for row in rows if row.open is None and row.job_id}
-        self.results = [row for row in results.values() if row.job_id not in ended]
+        rows = [row for row in every if not row.is_result]
+        ended = {(row.task, row.job_id) for row in rows if row.open is None}
+        results = (row for row in self._result_of.values() if (row.task, row.job_id) not in ended)
+        # The record of a sensor, as soon as it has an end, says more than its result.
+        of_sensors = [row for row in every if row.is_result and row.open is None]
+        begun = [row for row in every if row.is_result and row.open is not None]
+        self.results = list({(row.task, row.job_id): row for row in [*begun, *results, *of_sensors]}.values())
         self.rows = rows
         self.row_ids = {kept.task: row_id for row_id, kept in self._journals.items() if kept.key == JOURNAL}
         self.unreadable = Counter(kept.task.dag_id for kept in journals if not isinstance(kept.value, dict))

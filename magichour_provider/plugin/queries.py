@@ -69,7 +69,7 @@ class Filters:
     def match(self, row: JobRow) -> bool:
         """Does a row match? Without the state, which is not known yet."""
         return (
-            (self._is_of(row.task) or (row.sensor is not None and self._is_of(row.sensor)))
+            any(map(self._is_of, (row.task, *row.sensors)))
             and (self.since is None or row.at.date() >= self.since)
             and (self.until is None or row.at.date() <= self.until)
         )
@@ -222,21 +222,32 @@ def read_page(session: Session, permitted: Collection[str], filters: Filters, nu
 
 
 def _with_results(rows: list[JobRow], results: list[JobRow]) -> list[JobRow]:
-    """Add the results. If a journal has the job, the result completes its row; otherwise it is a new row."""
-    best: dict[str, JobRow] = {}
+    """Add what other tasks have seen of a job: to the row of the task that paid, or as a row of its own."""
+    seen: dict[str | None, list[JobRow]] = {}
     for result in results:
-        known = best.get(result.job_id or "")
-        if known is None:
-            best[result.job_id or ""] = result
-        else:  # one task submitted it, and a sensor waited for it
-            first, second = sorted((known, result), key=lambda row: (row.watched, row.is_made))
-            best[result.job_id or ""] = completed(first, second)
+        seen.setdefault(result.job_id, []).append(result)
     merged = []
     for row in rows:
-        end = best.pop(row.job_id or "", None)
-        is_news = end is not None and (end.is_made or end.watched) and row.open is Open.END
-        merged.append(completed(row, end) if end is not None and is_news else row)
-    return sorted([*merged, *best.values()], key=newest_first)
+        # A job that was only reported is not this task's yet, and a file of it would not be seen.
+        is_reported = row.open is Open.ANSWER or row.state is State.NEEDS_YOU
+        merged.append(row if is_reported else _with_end(row, seen.pop(row.job_id, [])))
+    for of_job in seen.values():
+        first = min(of_job, key=_is_ended)
+        merged.append(_with_end(first, of_job))
+    return sorted(merged, key=newest_first)
+
+
+def _with_end(row: JobRow, results: list[JobRow]) -> JobRow:
+    """The row, with the end that one of the results has, if it has none itself."""
+    ends = [result for result in results if _is_ended(result)]
+    if ends and not _is_ended(row):
+        row = completed(row, max(ends, key=lambda end: (end.is_made, end.at)))
+    sensors = tuple(result.task for result in results if result.task != row.task)
+    return replace(row, sensors=sensors) if sensors else row
+
+
+def _is_ended(row: JobRow) -> bool:
+    return row.open in (None, Open.DELIVERY) and row.state is not State.SUBMITTED
 
 
 def _without_jobs(session: Session, task: TaskKey, known: list[JobRow]) -> tuple[str | None, list[JobRow]]:
@@ -247,7 +258,7 @@ def _without_jobs(session: Session, task: TaskKey, known: list[JobRow]) -> tuple
         return None, []
     *_, state, started = found
     job_id = text(rendered_fields(session, task).get("job_id"))
-    rows = [replace(row, sensor=task) for row in known if job_id and row.job_id == job_id]
+    rows = [replace(row, sensors=(task,)) for row in known if job_id and row.job_id == job_id]
     if job_id and not rows:
         at = started or datetime.now(UTC)
         rows = [JobRow(task, at, State.RENDERING, open=Open.END, job_id=job_id)]

@@ -99,8 +99,8 @@ class JobRow:
     :ivar credits: what it cost; an estimate unless ``is_final``.
     :ivar is_made: the vendor has its file.
     :ivar advice: what happened and what a person can do, in a sentence or two.
-    :ivar watched: the row is from the record of a sensor: another task has paid.
-    :ivar sensor: the sensor's task instance that waited for it.
+    :ivar is_result: the row is what a task returned, or a sensor's record: another task may have paid.
+    :ivar sensors: the task instances that waited for it and did not pay.
     :ivar label: the task instance's own name among its mapped siblings.
     """
 
@@ -124,8 +124,8 @@ class JobRow:
     output_path: str | None = None
     error: str | None = None
     advice: str | None = None
-    watched: bool = False
-    sensor: TaskKey | None = None
+    is_result: bool = False
+    sensors: tuple[TaskKey, ...] = ()
     task_state: str | None = None
     label: str | None = None
 
@@ -177,7 +177,7 @@ def _job_row(
         _row(task, job, stamp),
         number=number,
         job_id=text(job.get("job_id")),
-        watched=job.get("watched") is True,
+        is_result=job.get("watched") is True,
     )
     end = job.get("ended")
     if not isinstance(end, dict):
@@ -231,15 +231,16 @@ def result_row(task: TaskKey, result: Any, stamp: datetime) -> JobRow | None:
         credits=number_of(result.get("credits_charged")),
         is_final=is_complete,
         is_made=is_complete,
+        is_result=True,
         output_path=text(result.get("output_path")),
         **_sizes(result),
     )
 
 
-def completed(row: JobRow, result: JobRow) -> JobRow:
-    """The row of a job, completed with the result of another task that waited for it."""
+def completed(row: JobRow, end: JobRow) -> JobRow:
+    """The row of a job, completed with its end, which another task has seen."""
     return replace(
-        result,
+        end,
         task=row.task,
         at=row.at,
         number=row.number,
@@ -247,8 +248,7 @@ def completed(row: JobRow, result: JobRow) -> JobRow:
         conn_id=row.conn_id,
         host=row.host,
         job_type=row.job_type,
-        watched=False,
-        sensor=None if result.task == row.task else result.task,
+        credits=row.credits if end.credits is None else end.credits,
     )
 
 

@@ -14,8 +14,6 @@ from magichour_provider.task.record import Record
 from magichour_provider.task.stores import TaskStateStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from harness import Airflow
 
     from magichour_provider.emulator import Emulator
@@ -150,11 +148,13 @@ def test_the_record_ends_with_what_was_delivered_and_what_it_cost(
 
 @both_modes
 def test_a_sensor_records_a_job_of_another_task_with_what_is_needed_to_play_it(
-    airflow: Airflow, emulator: Emulator, submit: Callable[[], str], written: list[Any], deferrable: bool
+    airflow: Airflow, emulator: Emulator, written: list[Any], deferrable: bool
 ) -> None:
-    airflow.sense(job_id := submit(), deferrable=deferrable)
+    job_id = airflow.speak(wait_for_completion=False).result("voice")["job_id"]
+    sensor = "VoiceGeneratorSensor(task_id='watch', job_id=JOB_ID, deferrable=DEFERRABLE)"
+    airflow.run(sensor, JOB_ID=job_id, DEFERRABLE=deferrable)
     (job,) = Record.of(written[-1]).jobs
-    assert (job.job_id, job.watched, job.job_type) == (job_id, True, "video")
+    assert (job.job_id, job.watched, job.job_type) == (job_id, True, "audio")
     assert (job.conn_id, job.host) == ("magichour_default", emulator.url)
     assert job.ended is not None
 

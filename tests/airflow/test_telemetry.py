@@ -215,6 +215,7 @@ def runs(database: Path, s3_server: Buckets, tmp_path_factory: pytest.TempPathFa
         statsd.setblocking(False)
         heard = [line.removeprefix("airflow.") for line in _everything(statsd) if "magichour" in line]
         events = [json.loads(line) for line in lineage.read_text().splitlines()]
+        s3_server.reset()
         return Heard(heard, events, emulator.jobs(), before - emulator.credits)
 
 
@@ -255,9 +256,11 @@ def test_the_sum_of_what_was_charged_is_the_bill(runs: Heard) -> None:
 
 
 def test_metrics_have_the_tags_of_their_task(runs: Heard) -> None:
-    by_trigger = re.compile(r"magichour\.(polls|render_time|errors)")  # dag.test() gives a trigger no task
+    by_trigger = re.compile(r"magichour\.(polls|render_time)")  # dag.test() gives a trigger no task
     tagged = [line for line in runs.statsd if ",dag_id=apart,task_id=" in line]
     assert {line for line in runs.statsd if line not in tagged and not by_trigger.match(line)} == set()
+    for task_id in ("unknown", "unknown_too"):
+        assert any(line.startswith("magichour.errors.") for line in runs.metrics(task_id)), task_id
     assert len(tagged) > 30
 
 

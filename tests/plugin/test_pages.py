@@ -33,6 +33,7 @@ from magichour_provider.links import watch_url
 from magichour_provider.plugin import airflow_version
 from magichour_provider.plugin.index import JOURNAL, WATCH
 from magichour_provider.plugin.queries import PAGE_SIZE
+from magichour_provider.plugin.rows import TaskKey
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -197,35 +198,71 @@ def test_a_sensor_shows_the_job_that_another_task_submitted(client: Client, fres
         assert seen in text
 
 
+def submitted(job_id: str, task_id: str = "submit") -> TaskKey:
+    """A task that has paid, and did not wait for the end."""
+    key = journal(task("greetings", task_id), job(job_id))
+    return result(key, job_id=job_id, status="queued", credits_charged=221, duration_seconds=None)
+
+
+def watched(job_id: str, **more: Any) -> dict[str, Any]:
+    """The job in the record of a sensor."""
+    return {"job_id": job_id, "watched": True, "conn_id": "magichour_default", "job_type": "video", **more}
+
+
 def test_a_job_that_a_sensor_watched_is_shown_and_counted_once(client: Client) -> None:
-    journal(task("greetings", "submit"), job("cm-one", credits_charged=221))
-    wait = task("greetings", "wait")
-    end = ended(credits_charged=200, output_path="s3://greetings/one.mp4")
-    journal(wait, {"job_id": "cm-one", "watched": True, "ended": end})
-    result(wait, job_id="cm-one", output_path="s3://greetings/one.mp4", credits_charged=200)
-    for page in ("/magichour/", address(wait)):
+    submitted("cm-one")
+    path = "s3://greetings/one.mp4"
+    for name in ("wait", "wait_too"):
+        wait = task("greetings", name)
+        journal(wait, watched("cm-one", ended=ended(credits_charged=200, output_path=path)))
+        result(wait, job_id="cm-one", output_path=path, credits_charged=200)
+    for page in ("/magichour/", address(wait), "/magichour/?task_id=wait"):
         text = client().get(page).text
         assert text.count('id="job-cm-one"') == 1
-        assert "s3://greetings/one.mp4" in text
-        assert "421" not in text
-        assert "221" not in text
+        assert path in text
+        assert "200 credits" in text
+        assert "221 credits" not in text
         assert "/submit/-1/play/0" in text, "with the connection of the task that paid"
 
 
-def test_a_job_whose_failure_only_a_sensor_saw_is_shown_as_refunded(client: Client) -> None:
-    journal(task("greetings", "submit"), job("cm-one"))
-    wait = task("greetings", "wait", state="failed")
-    journal(wait, {"job_id": "cm-one", "watched": True, "ended": ended("error", error_code="no_source_face")})
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [("error", "Failed, refunded"), ("canceled", "Canceled, refunded"), ("deleted", "221 credits")],
+)
+def test_a_job_of_which_only_sensors_saw_that_it_made_nothing(
+    client: Client, status: str, shown: str
+) -> None:
+    submitted("cm-one")
+    for name in ("wait", "wait_too"):
+        wait = task("greetings", name, state="failed")
+        journal(wait, watched("cm-one", ended=ended(status, credits_charged=None, error_code="no_face")))
     text = client().get("/magichour/").text
     assert text.count('id="job-cm-one"') == 1
-    assert "Failed, refunded" in text
-    assert "no_source_face" in text
+    assert shown in text
+    assert "no_face" in text
+    assert "The task did not wait for it" not in text
+
+
+def test_a_job_from_elsewhere_that_a_sensor_could_not_deliver_needs_a_person(client: Client) -> None:
+    journal(
+        task("greetings", "wait", state="failed"), watched("cm-one", output_path="s3://greetings/one.mp4")
+    )
+    assert "1 job needs you" in client().get("/magichour/").text
+
+
+def test_what_a_sensor_fetched_is_shown_beside_a_paid_call_whose_answer_is_lost(client: Client) -> None:
+    lost = intent("open")
+    payer = journal(task("greetings", state="failed"), intents=[lost])
+    reported(payer, lost["short_id"], "cm-one")
+    end = ended(output_path="s3://greetings/one.mp4")
+    journal(task("greetings", "wait"), watched("cm-one", ended=end))
+    text = client().get("/magichour/").text
+    assert "1 job needs you" in text
+    assert "s3://greetings/one.mp4" in text
 
 
 def test_a_voice_that_a_sensor_watched_is_shown_as_one(client: Client) -> None:
-    wait = task("greetings", "wait")
-    watched = {"job_id": "cm-voice", "watched": True, "job_type": "audio", "conn_id": "studio"}
-    journal(wait, watched | {"ended": ended()})
+    journal(task("greetings", "wait"), watched("cm-voice", job_type="audio", ended=ended()))
     assert 'data-element="audio"' in client().get("/magichour/").text
 
 
@@ -372,6 +409,7 @@ def test_a_sensors_page_shows_nothing_of_a_dag_that_may_not_be_read(client: Clie
     journal(task("theirs"), job("cm-one", ended=ended(output_path="s3://theirs/secret.mp4")))
     result(task("ours", "wait"), job_id="cm-one", output_path="s3://ours/one.mp4")
     text = client().get("/magichour/dags/ours/runs/run1/tasks/wait/-1/").text
+    assert "s3://ours/one.mp4" in text
     assert "s3://theirs" not in text
 
 

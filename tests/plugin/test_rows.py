@@ -192,7 +192,7 @@ def test_a_sensors_result_completes_the_job_that_another_task_submitted() -> Non
     assert result
     done = completed(row, result)
     assert (done.state, done.credits, done.output_path) == (State.COMPLETE, 200, "s3://a.mp4")
-    assert (done.task, done.sensor, done.conn_id) == (TASK, sensor, "magichour_default")
+    assert (done.task, done.conn_id) == (TASK, "magichour_default")
 
 
 @pytest.mark.parametrize("result", [None, 3, {}, {"job_id": None}, {"job_id": 3}])

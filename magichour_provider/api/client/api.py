@@ -120,7 +120,7 @@ class Settings:
             "proxy": self.proxy,
             "timeout": httpx.Timeout(self.timeout, connect=min(10.0, self.timeout), pool=None),
             "follow_redirects": True,
-            # None is used again: a task makes two uploads side by side, and a download minutes later.
+            # So none stays open unused: uploads run side by side, and the download is minutes later.
             "limits": httpx.Limits(max_keepalive_connections=0),
         }
 
