@@ -229,8 +229,9 @@ class Place:
         """The name of a hidden file beside this one. It is short, even if the file's own name is long."""
         return f".mh-{digest(PurePosixPath(self.path).name, 12)}.{end}"
 
-    def temporary_name(self) -> str:
-        return self.hidden_name(f"{uuid.uuid4().hex[:8]}.part")
+    def temporary_name(self, part: str | None = None) -> str:
+        """A new name for the file while it is written; with ``part="*"`` the pattern of all such names."""
+        return self.hidden_name(f"{part or uuid.uuid4().hex[:8]}.part")
 
     def stat(self) -> dict[str, Any] | None:
         """What is there, or None. Not ``fs.exists()``: it says "not there" at every failure of a store."""

@@ -292,7 +292,7 @@ class _TempFileWriter:
         place.fs.makedirs(str(place.folder), exist_ok=True)
         if place.is_local:
             # Delete the part of an earlier try that was killed.
-            for left in Path(place.folder).glob(place.hidden_name("*.part")):
+            for left in Path(place.folder).glob(place.temporary_name("*")):
                 left.unlink(missing_ok=True)
             # With a buffer: a system call for each piece from a socket makes a download a tenth slower.
             self.file: Any = Path(self._temporary).open("wb", buffering=CHUNK_BYTES)  # noqa: SIM115
