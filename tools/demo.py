@@ -416,6 +416,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--in-airflow"]:
         _run_example(sys.argv[2], json.loads(sys.argv[3]))
         sys.stdout.flush()
-        os._exit(0)  # to take all of Airflow apart takes a second
+        os._exit(0)  # to take all of Airflow apart takes seconds
     else:
         sys.exit(main())

@@ -228,7 +228,7 @@ def _with_results(rows: list[JobRow], results: list[JobRow]) -> list[JobRow]:
         seen.setdefault(result.job_id, []).append(result)
     merged = []
     for row in rows:
-        # A job that was only reported is not this task's yet, and a file of it would not be seen.
+        # The row of a job that was only reported shows no file. What a sensor fetched is a row beside it.
         is_reported = row.open is Open.ANSWER or row.state is State.NEEDS_YOU
         merged.append(row if is_reported else _with_end(row, seen.pop(row.job_id, [])))
     for of_job in seen.values():

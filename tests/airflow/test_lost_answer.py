@@ -448,21 +448,26 @@ def test_a_report_is_not_waited_for_when_that_is_off(
 # --- evidence of a job weighs more than permission to pay ---
 
 
+def while_the_second_try_uploads(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Act when the second try has uploaded its files, and has not paid yet."""
+    upload = MagicHourClient.upload
+    tries: list[int] = []
+
+    def then_act(*args: Any, **kwargs: Any) -> Any:
+        paths = upload(*args, **kwargs)
+        tries.append(1)
+        if len(tries) == 2:
+            act()
+        return paths
+
+    monkeypatch.setattr(MagicHourClient, "upload", then_act)
+
+
 def test_a_report_that_comes_while_files_are_uploaded_is_read_before_the_paid_call(
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulator.fault("create", status=503, effect=True)
-    upload = MagicHourClient.upload
-    tries: list[int] = []
-
-    def then_report(*args: Any, **kwargs: Any) -> Any:
-        paths = upload(*args, **kwargs)
-        tries.append(1)
-        if len(tries) == 2:
-            reported_latest(emulator.jobs()[0]["id"])
-        return paths
-
-    monkeypatch.setattr(MagicHourClient, "upload", then_report)
+    while_the_second_try_uploads(monkeypatch, lambda: reported_latest(emulator.jobs()[0]["id"]))
     run = airflow.video(retries=1)
     assert run.state() == "success", run.errors()
     assert emulator.charges() == 1
@@ -493,18 +498,12 @@ def test_a_refused_call_that_is_contradicted_while_files_are_uploaded_is_not_pai
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulator.fault("create", status=503, effect=True)
-    upload = MagicHourClient.upload
-    tries: list[int] = []
 
-    def then_report(*args: Any, **kwargs: Any) -> Any:
-        paths = upload(*args, **kwargs)
-        tries.append(1)
-        if len(tries) == 2:
-            emulator.fault("get_video", status=403, times=None)
-            reported_latest(emulator.jobs()[0]["id"])
-        return paths
+    def contradict() -> None:
+        emulator.fault("get_video", status=403, times=None)
+        reported_latest(emulator.jobs()[0]["id"])
 
-    monkeypatch.setattr(MagicHourClient, "upload", then_report)
+    while_the_second_try_uploads(monkeypatch, contradict)
     run = airflow.video(retries=1)
     assert run.errors()[-1].startswith("AirflowFailException: SubmissionUncertain")
     assert emulator.charges() == 1
