@@ -22,6 +22,7 @@ from airflow.utils.state import TaskInstanceState
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from sqlalchemy import select
+from sqlalchemy.orm import lazyload
 
 from magichour_provider.plugin import index
 from magichour_provider.plugin.index import JOURNAL, REPORTED
@@ -145,7 +146,8 @@ def _locked(session: Session, task: TaskKey) -> TaskInstance | None:
     :raises Busy: another process has locked it.
     """
     ti = TaskInstance
-    query = select(ti).where(
+    query = select(ti).options(lazyload(ti.dag_run))  # nobody here asks for the run
+    query = query.where(
         ti.dag_id == task.dag_id,
         ti.run_id == task.run_id,
         ti.task_id == task.task_id,
@@ -163,7 +165,9 @@ def _wake(session: Session, ti: TaskInstance, event: Event) -> bool:
     if session.scalar(select(Trigger.classpath).where(Trigger.id == ti.trigger_id)) != TRIGGER:
         return False
     hint = TriggerEvent({"job_id": event.job_id, "status": event.status, "source": "webhook"})
-    Trigger.submit_event(ti.trigger_id, hint, session=session)
+    # The part of ``Trigger.submit_event`` that resumes a task. The rest of it is four queries, for the task
+    # instance that is here already, and for assets and callbacks, which a deferred task's trigger never has.
+    handle_event_submit(hint, task_instance=ti, session=session)
     return True
 
 
