@@ -1,6 +1,6 @@
 """
-How soon an event of a webhook wakes its task, and what it costs: two api-server workers, PostgreSQL, and
-10,000 task instances that wait; no scheduler, so what is woken stays *scheduled* and can be counted.
+How soon an event of a webhook wakes its task, and what it costs: two workers of the API server, PostgreSQL,
+and 10,000 task instances that wait; no scheduler, so what is woken stays *scheduled* and can be counted.
 
 An event counts as done when it is answered: by then its task is scheduled, and the database has it.
 """
@@ -106,10 +106,10 @@ def measure(stack: Stack, number: int) -> list[Table]:
     return [
         Table(
             f"{WAITING:,} tasks wait, {A_SECOND} ends a second, in milliseconds",
-            ["", "median", "95 %", "api-server CPU"],
+            ["", "median", "95 %", "API server CPU"],
             rows,
             [
-                f"{number} of each, all tasks woken; two api-server workers",
+                f"{number} of each, all tasks woken; two workers of the API server",
                 f"the first event of a process, which reads all journals: {1000 * max(first):,.0f} ms",
             ],
         ),

@@ -2,7 +2,7 @@
 The plugin: the pages about the videos in Airflow's UI, and the endpoint of the webhooks.
 
 Every component of Airflow imports plugins, the processes of tasks too. So this module imports only Airflow's
-own base class. The api-server imports the app at the first request.
+own base class. The API server imports the app at the first request.
 """
 
 from __future__ import annotations

@@ -49,5 +49,5 @@ def _error_page(request: Request, error: Exception) -> Response:
         status = HTTPStatus(error.status_code)
     elif isinstance(error, RequestValidationError):
         status = HTTPStatus.NOT_FOUND
-    message = ERRORS.get(status, "Airflow could not make this page. The log of its api-server says why.")
+    message = ERRORS.get(status, "Airflow could not make this page. The log of its API server says why.")
     return views.render(request, "error.html", status=status, message=message)

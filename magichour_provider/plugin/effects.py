@@ -140,7 +140,7 @@ def _locked(session: Session, task: TaskKey) -> TaskInstance | None:
     """
     The task instance, locked until the session ends.
 
-    ``Trigger.submit_event`` takes no lock. Without one, two api-servers, or the trigger at the same moment,
+    ``Trigger.submit_event`` takes no lock. Without one, two API servers, or the trigger at the same moment,
     could reset a task that is already running.
 
     :raises Busy: another process has locked it.

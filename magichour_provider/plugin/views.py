@@ -177,8 +177,8 @@ def _signed_url(job: Playable, dag_id: str) -> str:
     except AirflowNotFoundException:
         raise _CannotPlay(
             HTTPStatus.FAILED_DEPENDENCY,
-            f"This api-server cannot read the connection {job.conn_id!r}: it was deleted, or only workers "
-            "can read it. Give the api-server the same secrets backend to play videos here.",
+            f"This API server cannot read the connection {job.conn_id!r}: it was deleted, or only workers "
+            "can read it. Give the API server the same secrets backend to play videos here.",
         ) from None
     except InvalidConnection as error:
         raise _CannotPlay(HTTPStatus.FAILED_DEPENDENCY, str(error)) from None

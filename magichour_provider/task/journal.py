@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import tenacity
-from airflow.providers.common.compat.sdk import conf
 
 from magichour_provider.api.wire import LIBRARY_URL
 from magichour_provider.exceptions import JournalUnavailable, MagicHourError, SubmissionUncertain
@@ -53,14 +52,7 @@ class Journal:
     def of(cls, context: Any, *, patience: float = LONGEST_PATIENCE) -> Self:
         """The journal of the task instance that is running."""
         ti = context["ti"]
-        if "task_state_store" in context:
-            if conf.getboolean("state_store", "clear_on_success", fallback=False):
-                log.warning(
-                    "[state_store] clear_on_success is on: a task cleared after its success pays again"
-                )
-            store: Store = TaskStateStore(context)
-        else:
-            store = VariableStore(context)
+        store: Store = (TaskStateStore if "task_state_store" in context else VariableStore)(context)
         return cls(store, try_number=ti.try_number, max_tries=ti.max_tries, patience=patience)
 
     def reports(self, intent: Intent) -> list[Report]:

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from airflow.providers.common.compat.sdk import conf
+
 from magichour_provider.task.record import KEY
+
+log = logging.getLogger(__name__)
 
 REPORTED_KEY = "magichour_reported"
 
@@ -33,6 +38,8 @@ class TaskStateStore:
     """Airflow 3.3 and newer."""
 
     def __init__(self, context: Any) -> None:
+        if conf.getboolean("state_store", "clear_on_success", fallback=False):
+            log.warning("[state_store] clear_on_success is on: a task cleared after its success pays again")
         self._store = context["task_state_store"]
         self._ti = context["ti"]
         self._before = VariableStore(context)
