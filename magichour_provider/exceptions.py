@@ -38,6 +38,7 @@ work later?), ``charged`` (was money spent?) and ``credits`` (how many, or how m
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any, Literal, Self
 
 Charged = Literal["no", "refunded", "yes", "unknown"]
@@ -238,7 +239,26 @@ class StorageFailed(TransferFailed):
 LONGEST_VALUE = 200  # characters of a value in a message
 
 
+# From "://" on, so that each character of a long text is looked at once: user, host and path, query.
+_ADDRESS = re.compile(r"://([^\s/?#\"'<>]*@)?([^\s?#\"'<>]*)([?#][^\s\"'<>]+)?")
+_SIGNATURE = re.compile(r"([?&](?:[\w-]*(?:signature|credential|token)|sig)=)[^&]*", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """Text without the users, passwords and signatures that people write into addresses."""
+    return _ADDRESS.sub(_masked_address, text)
+
+
+def _masked_address(found: re.Match[str]) -> str:
+    user, rest, query = found.groups("")
+    is_http = found.string[max(0, found.start() - 5) : found.start()].lower().endswith(("http", "https"))
+    if is_http or ":" in user:  # s3://connection@bucket has no secret
+        user = user and "***@"
+    query = query and "?…" if is_http else _SIGNATURE.sub(r"\1***", query)
+    return f"://{user}{rest}{query}"
+
+
 def shortened(value: object) -> str:
-    """A value for a message. Long ones are cut, such as a photo in a ``data:`` URI."""
-    text = repr(value)
+    """A value for a message, masked. Long ones are cut, such as a photo in a ``data:`` URI."""
+    text = masked(repr(value))
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text)} characters)"

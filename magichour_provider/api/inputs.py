@@ -364,7 +364,8 @@ def is_remote(asset: str) -> bool:
 
 def unsigned(asset: str) -> str:
     """The part that stays when the signature of a URL changes. The query of a library URL is the asset."""
-    return _without_query(asset) if _is_url(asset) and not _is_library_url(asset) else asset
+    is_signed = _is_url(asset) and not _is_library_url(asset)
+    return re.split("[?#]", asset, maxsplit=1)[0] if is_signed else asset
 
 
 def extension_of(path: str) -> str:
@@ -390,10 +391,6 @@ def library_audio(asset: str) -> str | None:
     return parse_qs(urlsplit(asset).query).get("audioId", [None])[0]
 
 
-def _without_query(asset: str) -> str:
-    return re.split("[?#]", asset, maxsplit=1)[0] if _is_url(asset) else asset
-
-
 def check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
     """
     :raises InvalidInput: it is none, or of another media type; nothing was sent.
@@ -405,11 +402,11 @@ def check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
     try:
         known = extension_of(asset) in EXTENSIONS[media_type] or (_is_url(asset) and _is_library_url(asset))
     except ValueError as problem:
-        raise InvalidInput.of(field, _without_query(asset), f"is not a URL ({problem})") from None
+        raise InvalidInput.of(field, asset, f"is not a URL ({problem})") from None
     if not known and not asset.startswith(VENDOR_PATHS):
         raise InvalidInput.of(
             field,
-            _without_query(asset),
+            asset,
             f"is not a known {media_type} file; use one that ends in .{', .'.join(EXTENSIONS[media_type])}",
         )
 
@@ -452,4 +449,4 @@ def _as_invalid_input(
     text = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
     remedy = _REMEDIES.get(first["type"], text).format(**first.get("ctx", {}))
     value = values.get(field)
-    return InvalidInput.of(field, _without_query(value) if isinstance(value, str) else value, remedy)
+    return InvalidInput.of(field, value, remedy)

@@ -50,17 +50,16 @@ ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]+"
 )
-_URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]+")
 
 
 def clean(text: str, redact: Redact = str) -> str:
     """
-    Text from outside for a log: one line of limited length, without control characters and URL queries.
+    Text from outside for a log: one line of limited length, without control characters and secrets in URLs.
 
     :param redact: takes secrets out. It runs after control characters are gone and before the text is cut.
     """
     text = redact(_UNPRINTABLE.sub(" ", ESCAPE_SEQUENCE.sub("", text)).strip())
-    text = _URL_QUERY.sub(r"\1?…", text)
+    text = errors.masked(text)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 

@@ -9,6 +9,8 @@ from magichour_provider.api.models import UNREADABLE, Job
 from magichour_provider.api.polling import MAX_RETRY_AFTER
 from magichour_provider.exceptions import RequestFailed, WaitTimeout
 
+JUST_CREATED = 600.0  # seconds in which the API may not know a job yet that it has just made
+
 
 class Listener:
     """Receives what a wait sees. This base class ignores it."""
@@ -54,7 +56,6 @@ class JobWatcher:
     REFUSALS = 3  # so many refused polls in a row end the wait,
     REFUSED_FOR = 60.0  # if there are so many seconds from the first to the last
     LONGEST_PAUSE = 30.0  # seconds, between polls that count towards an end
-    MAY_BE_UNKNOWN = 600.0  # seconds, for a job that was just submitted
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class JobWatcher:
         if self.problem is None or not self._is_refused():
             return None
         age = math.inf if self._submitted_at is None else now - self._submitted_at
-        if self.problem.status_code == 404 and age < self.MAY_BE_UNKNOWN:
+        if self.problem.status_code == 404 and age < JUST_CREATED:
             return None
         seconds = now - self._failures_since
         polls = f"{self._failures} polls in {seconds:.0f} s" if self._failures > 1 else "the last poll"

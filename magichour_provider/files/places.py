@@ -55,8 +55,6 @@ _BROKEN_URI = re.compile(
 )
 _WINDOWS_PATH = re.compile(r"/[a-z]:[/\\]", re.IGNORECASE)
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-_PASSWORD = re.compile(r"(?<=://)[^/@]*:[^/@]*(?=@)")
-_SIGNATURE = re.compile(r"(?<=[?&])([\w-]*(?:signature|credential|token)|sig)=[^&]*", re.IGNORECASE)
 
 # Errors that a retry meets again. Object stores raise some of them without an errno.
 _BAD_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ValueError)
@@ -107,21 +105,11 @@ def _is_local(uri: str) -> bool:
     return not found or found["scheme"].lower() in LOCAL_SCHEMES
 
 
-def _masked(uri: str) -> str:
-    """A URI without the passwords and signatures that people write into it."""
-    return _SIGNATURE.sub(r"\1=***", _PASSWORD.sub("***", uri))
-
-
-def _unusable(field: str, uri: str, remedy: str) -> InvalidInput:
-    """The error for a path that is written in a wrong way."""
-    return InvalidInput.of(field, _masked(uri), remedy)
-
-
 def error_at(error_cls: type[ErrorT], field: str, uri: str, text: str) -> ErrorT:
     """The error for a path. For a local path it names the machine, since others may have another disk."""
     if _is_local(uri):
         text += f" (on host {socket.gethostname()!r}; a local path must be on a disk that all workers share)"
-    return error_cls(f"{field}={shortened(_masked(uri))}: {text}")
+    return error_cls(f"{field}={shortened(uri)}: {text}")
 
 
 @contextmanager
@@ -135,7 +123,7 @@ def translate_errors(field: str, uri: str) -> Iterator[None]:
         remedy = (
             f"{clean(str(error))}; the part before the @ is an Airflow connection id: create that connection"
         )
-        raise _unusable(field, uri, remedy) from error
+        raise InvalidInput.of(field, uri, remedy) from error
     except Exception as error:
         text = clean(getattr(error, "strerror", None) or str(error))
         if _is_refusal(error):
@@ -177,22 +165,24 @@ class Place:
         :raises InvalidInput: the path is written in a wrong way, or Airflow cannot open this kind of storage.
         """
         if _CONTROL_CHARACTER.search(uri):
-            raise _unusable(field, uri, "has a line break or another control character in it; remove it")
+            raise InvalidInput.of(
+                field, uri, "has a line break or another control character in it; remove it"
+            )
         found = _URI.match(uri)
         if not found:
             if _BROKEN_URI.match(uri):
                 remedy = "is neither a URI (s3://bucket/me.mp4) nor a local path; write it as text"
-                raise _unusable(field, uri, remedy)
+                raise InvalidInput.of(field, uri, remedy)
             fs = attach("file").fs
             return cls(field, uri, fs, fs._strip_protocol(uri))
         scheme, conn_id, rest = found["scheme"].lower(), found["conn_id"], found["rest"]
         if conn_id and ":" in conn_id:
             remedy = f"has a password in it; keep it in a connection, and write {scheme}://conn_id@bucket/"
-            raise _unusable(field, uri, remedy)
+            raise InvalidInput.of(field, uri, remedy)
         if scheme in LOCAL_SCHEMES and (not rest.startswith("/") or _WINDOWS_PATH.match(rest)):
-            raise _unusable(field, uri, "is not a local file's URI; write it like file:///data/me.mp4")
+            raise InvalidInput.of(field, uri, "is not a local file's URI; write it like file:///data/me.mp4")
         if scheme in ATOMIC_OBJECT_SCHEMES and rest[:1] in ("", "/"):
-            raise _unusable(field, uri, f"names no bucket; write it like {scheme}://bucket/me.mp4")
+            raise InvalidInput.of(field, uri, f"names no bucket; write it like {scheme}://bucket/me.mp4")
         try:
             fs = attach(scheme, conn_id).fs
         except (ImportError, ValueError) as error:
@@ -201,7 +191,7 @@ class Place:
                 "apache-airflow-providers-amazon[s3fs] for s3, apache-airflow-providers-google for gs, "
                 "apache-airflow-providers-microsoft-azure for abfs"
             )
-            raise _unusable(field, uri, remedy) from error
+            raise InvalidInput.of(field, uri, remedy) from error
         name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]  # s3n is s3 to s3fs
         return cls(field, uri, fs, fs._strip_protocol(f"{name}://{rest}"), scheme, conn_id)
 

@@ -6,6 +6,7 @@ import time
 from time import sleep as pause
 from typing import TYPE_CHECKING, Any
 
+from magichour_provider.api.watching import JUST_CREATED
 from magichour_provider.exceptions import (
     InvalidInput,
     JournalUnavailable,
@@ -13,7 +14,6 @@ from magichour_provider.exceptions import (
     RequestFailed,
 )
 from magichour_provider.task import ask
-from magichour_provider.task.record import JUST_CREATED
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

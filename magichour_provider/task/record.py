@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from magichour_provider.api.events import short_id_of
 from magichour_provider.api.jobs import JobType
 from magichour_provider.api.models import Job
-from magichour_provider.api.watching import submission_time
+from magichour_provider.api.watching import JUST_CREATED, submission_time
 from magichour_provider.exceptions import (
     JobCanceled,
     JobDeleted,
@@ -32,7 +32,6 @@ from magichour_provider.exceptions import (
 )
 
 KEY = "magichour_journal"  # under which the record is kept
-JUST_CREATED = 600.0  # seconds in which the API may not know a job yet that it has just made
 CLOCK_SKEW = 600.0  # seconds by which the vendor's clock may be behind ours
 LONGEST_SUBMIT = 3600.0  # seconds from an intent to its job, with all pauses and the vendor's clock ahead
 KEPT = 20  # jobs, and intents that are settled

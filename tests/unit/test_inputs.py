@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from magichour_provider.api.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs, extension_of
+from magichour_provider.api.tools import ToolInputs
 from magichour_provider.exceptions import InvalidInput
 
 GOOD = {"image_file_path": "/data/me.png", "audio_file_path": "/data/hello.mp3", "end_seconds": 7.5}
@@ -175,6 +177,33 @@ def test_what_is_known_at_parse_is_refused_at_parse(given: dict[str, Any]) -> No
         TalkingPhotoInputs.checked(
             {**GOOD, "image_file_path": "{{ photo }}", **given}, unknown={"image_file_path"}
         )
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://ada:s3cr3t@x.example/me.gif", "'https://***@x.example/me.gif'"),
+        ("https://s3cr3t@x.example/me.gif", "'https://***@x.example/me.gif'"),
+        ("https://x.example/me.gif?sig=s3cr3t#top", "'https://x.example/me.gif?…'"),
+        ("https://ada:s3cr3t@[x/me.png", "'https://***@[x/me.png'"),
+    ],
+)
+def test_no_message_shows_a_secret_that_is_in_a_url(url: str, shown: str) -> None:
+    body = json.dumps({"assets": {"image_file_path": url}, "style": "a body that is cut off"})[:-1]
+    for use, said in (
+        (lambda: inputs(image_file_path=url), f"image_file_path={shown}"),
+        (lambda: ToolInputs.checked({"tool": "face-swap-photo", "body": body}), "body="),
+        (
+            lambda: ToolInputs.checked(
+                {"tool": "ai-qr-code-generator", "body": {"content": [url], "style": {"art_style": "x"}}}
+            ),
+            "content=",
+        ),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            use()
+        assert said in str(refused.value)
+        assert "s3cr3t" not in str(refused.value)
 
 
 # --- what is the vendor's to judge, free of charge ---

@@ -10,7 +10,8 @@ import pytest
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.models import Job
-from magichour_provider.task.record import JUST_CREATED, KEPT, Intent, PaidJob, Record, Report, decide
+from magichour_provider.api.watching import JUST_CREATED
+from magichour_provider.task.record import KEPT, Intent, PaidJob, Record, Report, decide
 
 HOST = "https://api.magichour.ai"
 THIS, OTHER = (

@@ -510,8 +510,9 @@ def test_every_download_that_can_be_read_is_found(answer: dict[str, Any]) -> Non
         ("right\u202eleft", "right left"),
         ("x" * 1_000_000, "x" * 500 + "…"),
         ("see https://s.example/f.mp4?X-Amz-Signature=s3cr3t now", "see https://s.example/f.mp4?… now"),
+        ("no file at HTTPS://ada:s3cr3t@s.example/f.mp4", "no file at HTTPS://***@s.example/f.mp4"),
     ],
-    ids=["lines", "escapes", "direction", "length", "signature"],
+    ids=["lines", "escapes", "direction", "length", "signature", "password"],
 )
 def test_the_vendors_words_are_cleaned_before_they_are_shown(said: str, shown: str) -> None:
     assert shown in str(refused(FREE, 422, json.dumps({"message": said}).encode()))
