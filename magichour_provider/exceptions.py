@@ -239,9 +239,15 @@ class StorageFailed(TransferFailed):
 LONGEST_VALUE = 200  # characters of a value in a message
 
 
-# From "://" on, so that each character of a long text is looked at once: user, host and path, query.
-_ADDRESS = re.compile(r"://([^\s/?#\"'<>]*@)?([^\s?#\"'<>]*)([?#][^\s\"'<>]+)?")
-_SIGNATURE = re.compile(r"([?&](?:[\w-]*(?:signature|credential|token)|sig)=)[^&]*", re.IGNORECASE)
+# Begins at "://", so that a long text is read once. Groups: slashes (pathlib drops one), user, host and path,
+# query. A password may have a slash in it, as AWS makes them; what follows a port is not one.
+_ADDRESS = re.compile(
+    r":(/+)([^\s/?#\"'<>]*@|[^\s/@:\"'<>]*:(?!\d*[/?#])[^\s@\"'<>]*@)?([^\s?#\"'<>]*)([?#][^\s\"'<>]+)?"
+)
+_SIGNATURE = re.compile(
+    r"([?&;](?:[\w-]*(?:signature|credential|token|secret|password|access[\w-]*key|api-?_?key)|sig|sas)=)[^&]*",
+    re.IGNORECASE,
+)
 
 
 def masked(text: str) -> str:
@@ -250,12 +256,13 @@ def masked(text: str) -> str:
 
 
 def _masked_address(found: re.Match[str]) -> str:
-    user, rest, query = found.groups("")
+    slashes, user, rest, query = found.groups("")
     is_http = found.string[max(0, found.start() - 5) : found.start()].lower().endswith(("http", "https"))
     if is_http or ":" in user:  # s3://connection@bucket has no secret
         user = user and "***@"
-    query = query and "?…" if is_http else _SIGNATURE.sub(r"\1***", query)
-    return f"://{user}{rest}{query}"
+    names_an_asset = rest.rstrip("/").endswith("/my-library")
+    query = query and "?…" if is_http and not names_an_asset else _SIGNATURE.sub(r"\1***", query)
+    return f":{slashes}{user}{rest}{query}"
 
 
 def shortened(value: object) -> str:

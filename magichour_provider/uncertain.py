@@ -25,6 +25,7 @@ from airflow.providers.common.compat.sdk import Connection
 
 from magichour_provider.api import wire
 from magichour_provider.api.client import MagicHourClient, Settings
+from magichour_provider.api.models import clean
 from magichour_provider.connection import settings_from_connection
 from magichour_provider.exceptions import InvalidInput, JournalUnavailable, NotFound
 from magichour_provider.hooks import MagicHourHook
@@ -223,7 +224,9 @@ class Airflow:
                 return answer.json() if answer.content else {}
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise InvalidInput.of(
-                "AIRFLOW_URL", self.url, f"Airflow's API does not answer there ({error}); check the address"
+                "AIRFLOW_URL",
+                self.url,
+                f"Airflow's API does not answer there ({clean(str(error))}); check the address",
             ) from error
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise InvalidInput(
@@ -232,7 +235,7 @@ class Airflow:
             )
         raise InvalidInput.of(
             *("AIRFLOW_URL", self.url),
-            f"it answered {answer.status_code} to {method} {path}: {answer.text[:200]}",
+            f"it answered {answer.status_code} to {method} {path}: {clean(answer.text)}",
         )
 
 

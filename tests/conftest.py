@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+gc.set_threshold(100_000, 50, 50)  # to search Airflow's many objects for garbage took 7 % of the time
+
 # Airflow reads all of this once, when it is first imported: so it is set before any test module is.
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
     del os.environ[name]
-gc.set_threshold(100_000, 50, 50)  # to search Airflow's many objects for garbage took 7 % of the time
 HOME = Path(tempfile.mkdtemp(prefix="airflow-home-"))
 
 

@@ -192,11 +192,9 @@ def _run_example(module: str, params: dict[str, Any]) -> None:
     sys.path.insert(0, str(EXAMPLES))
     dag = importlib.import_module(module).dag
     # Here, because they import Airflow.
-    from airflow.sdk.execution_time import supervisor
+    from tools import lean_api
 
-    from tools.lean_api import lean_api_server
-
-    supervisor.in_process_api_server = lean_api_server
+    lean_api.use()
     _approve_at_once()
 
     run = dag.test(run_conf={name: value for name, value in params.items() if name in dag.params})

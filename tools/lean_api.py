@@ -41,13 +41,16 @@ class LeanAPI(FastAPI):
         self.include_router(router)
 
 
+def use() -> None:
+    """From now on, each ``dag.test()`` of this process uses it."""
+    from airflow.sdk.execution_time import supervisor
+
+    supervisor.in_process_api_server = lean_api_server
+
+
 @cache
 def lean_api_server() -> Any:
-    """
-    One for all tasks, as in a real Airflow: below 3.3, ``dag.test()`` makes one for each, in seconds.
-
-    To be used as ``airflow.sdk.execution_time.supervisor.in_process_api_server``.
-    """
+    """One for all tasks, as in a real Airflow: below 3.3, ``dag.test()`` makes one for each, in seconds."""
     from airflow.api_fastapi.execution_api import app
     from airflow.sdk.execution_time import task_runner
     from fastapi.dependencies import utils

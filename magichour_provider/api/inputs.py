@@ -401,8 +401,8 @@ def check_asset(field: str, media_type: MediaType, asset: str | None) -> None:
         raise InvalidInput.of(field, asset, "is a data: URI, which is not supported; save it as a file")
     try:
         known = extension_of(asset) in EXTENSIONS[media_type] or (_is_url(asset) and _is_library_url(asset))
-    except ValueError as problem:
-        raise InvalidInput.of(field, asset, f"is not a URL ({problem})") from None
+    except ValueError:  # its text may have the password
+        raise InvalidInput.of(field, asset, "is not a URL") from None
     if not known and not asset.startswith(VENDOR_PATHS):
         raise InvalidInput.of(
             field,

@@ -54,7 +54,8 @@ _UNPRINTABLE = re.compile(
 
 def clean(text: str, redact: Redact = str) -> str:
     """
-    Text from outside for a log: one line of limited length, without control characters and secrets in URLs.
+    Text from outside for a log: one line of limited length, without control characters, and without the
+    secrets in URLs.
 
     :param redact: takes secrets out. It runs after control characters are gone and before the text is cut.
     """

@@ -53,6 +53,7 @@ _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:(?P<conn_id>[^/]*)@)?(?P<
 _BROKEN_URI = re.compile(
     rf"(?:{'|'.join((*LOCAL_SCHEMES, *ATOMIC_OBJECT_SCHEMES))}):|[a-z][a-z0-9+.-]*:[/\\]", re.IGNORECASE
 )
+_PASSWORD = re.compile(r"[^/@]*:[^@]*@")
 _WINDOWS_PATH = re.compile(r"/[a-z]:[/\\]", re.IGNORECASE)
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -176,7 +177,7 @@ class Place:
             fs = attach("file").fs
             return cls(field, uri, fs, fs._strip_protocol(uri))
         scheme, conn_id, rest = found["scheme"].lower(), found["conn_id"], found["rest"]
-        if conn_id and ":" in conn_id:
+        if _PASSWORD.match(uri, len(scheme) + len("://")) and not rest.lower().startswith("arn:"):
             remedy = f"has a password in it; keep it in a connection, and write {scheme}://conn_id@bucket/"
             raise InvalidInput.of(field, uri, remedy)
         if scheme in LOCAL_SCHEMES and (not rest.startswith("/") or _WINDOWS_PATH.match(rest)):

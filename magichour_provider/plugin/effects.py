@@ -140,13 +140,13 @@ def _locked(session: Session, task: TaskKey) -> TaskInstance | None:
     """
     The task instance, locked until the session ends.
 
-    ``Trigger.submit_event`` takes no lock. Without one, two API servers, or the trigger at the same moment,
-    could reset a task that is already running.
+    ``handle_event_submit`` takes no lock. Without this one, what another API server or the trigger has just
+    committed could be overwritten, and a task that is already running be reset.
 
     :raises Busy: another process has locked it.
     """
     ti = TaskInstance
-    query = select(ti).options(lazyload(ti.dag_run))  # nobody here asks for the run
+    query = select(ti).options(lazyload(ti.dag_run))  # only the audit log asks for it, seldom
     query = query.where(
         ti.dag_id == task.dag_id,
         ti.run_id == task.run_id,
@@ -162,10 +162,13 @@ def _locked(session: Session, task: TaskKey) -> TaskInstance | None:
 def _wake(session: Session, ti: TaskInstance, event: Event) -> bool:
     if ti.state != TaskInstanceState.DEFERRED or ti.next_method != RESUMED_BY_TRIGGER:
         return False
-    if session.scalar(select(Trigger.classpath).where(Trigger.id == ti.trigger_id)) != TRIGGER:
+    # Once more, for databases without row locks: does the task still wait?
+    waiting = select(Trigger.classpath).join(Trigger.task_instance)
+    waiting = waiting.where(Trigger.id == ti.trigger_id, TaskInstance.state == TaskInstanceState.DEFERRED)
+    if session.scalar(waiting) != TRIGGER:
         return False
     hint = TriggerEvent({"job_id": event.job_id, "status": event.status, "source": "webhook"})
-    # The part of ``Trigger.submit_event`` that resumes a task. The rest of it is four queries, for the task
+    # The part of ``Trigger.submit_event`` that resumes a task. The rest of it is some queries, for the task
     # instance that is here already, and for assets and callbacks, which a deferred task's trigger never has.
     handle_event_submit(hint, task_instance=ti, session=session)
     return True

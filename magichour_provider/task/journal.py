@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import tenacity
 
+from magichour_provider.api.models import clean
 from magichour_provider.api.wire import LIBRARY_URL
 from magichour_provider.exceptions import JournalUnavailable, MagicHourError, SubmissionUncertain
 from magichour_provider.task.record import Ending, Intent, Outcome, PaidJob, Record, Report, mark
@@ -194,4 +195,4 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _briefly(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {clean(str(error))}"

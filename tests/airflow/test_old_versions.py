@@ -66,8 +66,8 @@ def refuse(*args, **kwargs):
     raise client.ServerResponseError("down", request=request, response=answer)
 
 if __name__ == "__main__":
-    from tools.lean_api import lean_api_server
-    supervisor.in_process_api_server = lean_api_server
+    from tools import lean_api
+    lean_api.use()
     for dag, broken in [
         (takes_up_sync, None),
         (takes_up_deferrable, None),

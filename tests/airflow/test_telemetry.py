@@ -184,9 +184,8 @@ def runs(database: Path, s3_server: Buckets, tmp_path_factory: pytest.TempPathFa
         "with DAG('apart', schedule=None, default_args=at_once) as dag:\n"
         f"{DAG_OF_EACH_KIND}\n"
         "if __name__ == '__main__':\n"
-        "    from airflow.sdk.execution_time import supervisor\n"
-        "    from tools.lean_api import lean_api_server\n"
-        "    supervisor.in_process_api_server = lean_api_server\n"
+        "    from tools import lean_api\n"
+        "    lean_api.use()\n"
         "    dag.test()\n"
     )
     with (

@@ -24,13 +24,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
-# A plugin for pytest. Without it, Airflow prepares its API for tasks of older versions, which takes longest.
+# A plugin for pytest. Without it, most of the time Airflow prepares its API for tasks of older versions.
 LEAN = """
 def pytest_runtest_setup():
-    from airflow.sdk.execution_time import supervisor
-    from tools.lean_api import lean_api_server
+    from tools import lean_api
 
-    supervisor.in_process_api_server = lean_api_server
+    lean_api.use()
 """
 
 

@@ -148,7 +148,10 @@ def test_what_is_no_event_is_refused_by_one_kind_of_error(body: bytes) -> None:
 
 def test_arrivals_are_said_in_a_sentence() -> None:
     seen = Arrivals()
-    assert str(seen) == "No webhook event has arrived, in this API server since it was started."
+    assert (
+        str(seen)
+        == "No webhook event has arrived, as this process of the API server has counted since its start."
+    )
     seen.take(event())
     seen.refuse()
     assert "The last webhook event (video.completed) arrived 0 s ago; 1 were refused" in str(seen)

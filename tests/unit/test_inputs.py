@@ -186,6 +186,8 @@ def test_what_is_known_at_parse_is_refused_at_parse(given: dict[str, Any]) -> No
         ("https://s3cr3t@x.example/me.gif", "'https://***@x.example/me.gif'"),
         ("https://x.example/me.gif?sig=s3cr3t#top", "'https://x.example/me.gif?…'"),
         ("https://ada:s3cr3t@[x/me.png", "'https://***@[x/me.png'"),
+        ("https://ada:p[s3cr3t]@x/me.png", "'https://***@x/me.png'"),
+        ("https://ada:s3cr3t\uff1a@x/me.png", "'https://***@x/me.png'"),
     ],
 )
 def test_no_message_shows_a_secret_that_is_in_a_url(url: str, shown: str) -> None:

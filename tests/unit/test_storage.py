@@ -217,6 +217,9 @@ def test_a_path_that_is_written_wrong_is_refused_in_plain_words(
     ("uri", "secret", "shown"),
     [
         ("s3://AKIA:s3cr3t@bucket/me.mp4", "s3cr3t", "s3://***@bucket/me.mp4"),
+        ("s3://AKIA:wJ/alr/s3cr3t@bucket/me.mp4", "alr/s3cr3t", "s3://***@bucket/me.mp4': has a password"),
+        ("s3://AKIA:s3#cr3t@bucket/me.mp4", "cr3t", "s3://***@bucket/me.mp4': has a password"),
+        ("s3:/AKIA:s3cr3t@bucket/me.mp4", "s3cr3t", "s3:/***@bucket/me.mp4"),
         (
             "https://bucket.example/me.mp4?X-Amz-Signature=s3cr3t&x=1",
             "s3cr3t",
@@ -224,6 +227,7 @@ def test_a_path_that_is_written_wrong_is_refused_in_plain_words(
         ),
         ("no://account/me.mp4?sv=2026&sig=s3cr3t", "s3cr3t", "sv=2026&sig=***"),
         ("no://account/me.mp4?token=s3cr3t", "s3cr3t", "token=***"),
+        ("no://account/me.mp4?aws_secret_access_key=s3cr3t", "s3cr3t", "aws_secret_access_key=***"),
     ],
 )
 def test_no_message_shows_a_secret_that_is_in_a_path(uri: str, secret: str, shown: str) -> None:
