@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE # to start Airflow is to import it: compiled on
 TAKES_demo          := PHOTO AUDIO TEXT DAG STAY V REAL
 TAKES_test          := ARGS WORKERS
 TAKES_test-matrix   := ARGS
-TAKES_release-check := ARGS
+TAKES_release-check := ARGS REPOSITORY
 TAKES_chaos         := N SEED WEBHOOKS EXECUTOR
 TAKES_bench         := ROW QUICK N
 GOALS := $(or $(MAKECMDGOALS),help)
@@ -46,7 +46,7 @@ help:
 	@echo "make format   tidy the code       make hooks    have git check each commit"
 	@echo "make docs     the docs as a site, in site/; docs-serve: on this machine, while you write"
 	@echo "make lock     renew requirements/ make clean    remove what make has made"
-	@echo "make release-check   is the wheel fit to be published?"
+	@echo "make release-check   is the wheel fit to be published? REPOSITORY=https://… is its public address"
 
 demo: $(VENV)/demo-ready
 	@$(BIN)/python -m tools.demo \

@@ -1,7 +1,9 @@
 #!/bin/sh
 # Is what would be published fit for it? Its metadata, its contents, its tests, and a stranger's first run with it: in a
-# clean Airflow, away from this folder. ARGS chooses the tests that run in the unpacked sdist.
+# clean Airflow, away from this folder. ARGS chooses the tests that run in the unpacked sdist; REPOSITORY is the public
+# address, which makes the README's links absolute.
 set -eu
+unset MAKEFLAGS # the make below takes other variables
 here=$(pwd)
 bin="$here/.venv/bin"
 version=$("$bin/python" -c 'import magichour_provider; print(magichour_provider.__version__)')
@@ -24,6 +26,13 @@ tar -tzf dist/*.tar.gz | cut -d/ -f2- | grep -vx PKG-INFO | sort >"$room/sdist"
 diff "$room/ours" "$room/sdist" || { echo "< is missing in the sdist, > has no business there"; exit 1; }
 echo "The wheel holds the package and nothing else; the sdist has all that is here."
 tar -xzf dist/*.tar.gz -C "$room"
+relative=$(grep -Eo '\]\((docs|example_dags|[A-Z]+)[^)]*\)' "$room/airflow_provider_magichour-$version/PKG-INFO" | wc -l)
+if [ -z "${REPOSITORY:-}" ]; then
+    echo "Still to do: the README has $relative relative links. For a package index, give REPOSITORY=https://…"
+elif [ "$relative" -gt 0 ]; then
+    echo "The README on a package index has $relative relative links."
+    exit 1
+fi
 make -C "$room/airflow_provider_magichour-$version" test ARGS="${ARGS:-tests/unit tests/emulator}"
 
 echo "A stranger's first run:"
@@ -41,6 +50,4 @@ airflow providers links -o plain | grep magichour
 echo "The wheel works in a clean Airflow $(airflow version)."
 cd "$here"
 grep -q "^## $version (not released yet)" CHANGELOG.md && echo "Still to do: the date of $version in CHANGELOG.md."
-relative=$(grep -Eo '\]\((docs|example_dags|[A-Z]+)[^)]*\)' README.md | wc -l)
-echo "Still to do: the README has $relative links into this repository. On a package index they need its address."
 echo "Fit to be published: $(ls dist | tr '\n' ' ')"

@@ -177,17 +177,15 @@ class AsyncMagicHourClient:
     async def _call(self, call: wire.Call[T]) -> T:
         if self._session.closed:
             raise RuntimeError("This client has been closed; use it inside its async with")
-        # The path is quoted already, and yarl would quote it in another way.
-        url = URL(self._base_url + call.path, encoded=True)
         failure: Exception | None = None
         try:
-            async with (
-                self._gate,
-                self._session.get(url, headers=self._headers, allow_redirects=False) as response,
-            ):
-                body = AnswerBody(response.headers)
-                while (chunk := await response.content.readany()) and body.feed(chunk):
-                    pass
+            async with self._gate:  # before any work: a thousand polls may be due in one turn of the loop
+                # The path is quoted already, and yarl would quote it in another way.
+                url = URL(self._base_url + call.path, encoded=True)
+                async with self._session.get(url, headers=self._headers, allow_redirects=False) as response:
+                    body = AnswerBody(response.headers)
+                    while (chunk := await response.content.readany()) and body.feed(chunk):
+                        pass
         except (TimeoutError, aiohttp.ClientError) as error:
             failure = error
         if failure is not None:  # raised here, so that it is not in the new error's context
