@@ -239,13 +239,13 @@ class StorageFailed(TransferFailed):
 LONGEST_VALUE = 200  # characters of a value in a message
 
 
-# Begins at "://", so that a long text is read once. Groups: slashes (pathlib drops one), user, host and path,
-# query. A password may have a slash in it, as AWS makes them; what follows a port is not one.
+# Begins at the colon, so that a long text is read once. Groups: slashes (pathlib drops one), user, host and
+# path, query. A password may have a slash in it, as AWS makes them. What follows a port is no password.
 _ADDRESS = re.compile(
     r":(/+)([^\s/?#\"'<>]*@|[^\s/@:\"'<>]*:(?!\d*[/?#])[^\s@\"'<>]*@)?([^\s?#\"'<>]*)([?#][^\s\"'<>]+)?"
 )
 _SIGNATURE = re.compile(
-    r"([?&;](?:[\w-]*(?:signature|credential|token|secret|password|access[\w-]*key|api-?_?key)|sig|sas)=)[^&]*",
+    r"([?&;](?:[\w-]*(?:signature|credential|token|secret|password|access[\w-]*key|api[_-]?key)|sig|sas)=)[^&]*",
     re.IGNORECASE,
 )
 

@@ -24,6 +24,7 @@ from airflow.sdk.definitions.asset import AssetRef
 
 from magichour_provider.api import wire
 from magichour_provider.api.jobs import JOBS
+from magichour_provider.api.models import clean
 from magichour_provider.api.watching import Listener, submission_time
 from magichour_provider.exceptions import JobEnded, MagicHourError, RateLimited, RequestFailed
 
@@ -50,7 +51,7 @@ def best_effort(failed: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 (after any error the task continues)
-        log.warning("%s (%s: %s)", failed, type(error).__name__, error)
+        log.warning("%s (%s: %s)", failed, type(error).__name__, clean(str(error)))
 
 
 def tags_of(ti: Any) -> dict[str, str]:

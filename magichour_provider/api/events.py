@@ -117,7 +117,7 @@ class Arrivals:
                 f"; {self.refused} were refused for a wrong signature or time, the last one "
                 f"{_seconds(self.last_refused_at, now)} ago"
             )
-        return f"{said}, as this process of the API server has counted since its start."
+        return f"{said} (counted by this process of the API server, since its start)."
 
 
 def _seconds(then: datetime, now: datetime) -> str:

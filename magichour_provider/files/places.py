@@ -53,7 +53,7 @@ _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:(?P<conn_id>[^/]*)@)?(?P<
 _BROKEN_URI = re.compile(
     rf"(?:{'|'.join((*LOCAL_SCHEMES, *ATOMIC_OBJECT_SCHEMES))}):|[a-z][a-z0-9+.-]*:[/\\]", re.IGNORECASE
 )
-_PASSWORD = re.compile(r"[^/@]*:[^@]*@")
+_PASSWORD = re.compile(r"[^/@]*:(?!\d+/)[^@]*@")  # but not a port, and an @ in the path
 _WINDOWS_PATH = re.compile(r"/[a-z]:[/\\]", re.IGNORECASE)
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 

@@ -214,7 +214,7 @@ def _page(
         filters=filters,
         narrowed=narrowed,
         finished_only=_finished_only(),
-        arrivals={conn_id: events.arrivals.get(conn_id) for conn_id in page.conn_ids},
+        arrivals={conn_id: events.arrivals.get(conn_id, events.Arrivals()) for conn_id in page.conn_ids},
         refusals=events.refusals,
     )
 

@@ -364,7 +364,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 raise journal.with_instructions(
                     runtime.exceptions.SubmissionUncertain(
                         f"the paid call was sent, and its answer was not understood: {type(error).__name__}: "
-                        f"{error}. A job may have been made and charged. {intent.how_to_find}"
+                        f"{runtime.models.clean(str(error))}. "
+                        f"A job may have been made and charged. {intent.how_to_find}"
                     )
                 ) from error
             raise

@@ -158,7 +158,8 @@ class JobMixin:
         except Exception as error:
             if self._job_id is None:
                 raise
-            bug = runtime.exceptions.MagicHourError(f"{type(error).__name__}: {error}", retryable=True)
+            said = f"{type(error).__name__}: {runtime.models.clean(str(error))}"
+            bug = runtime.exceptions.MagicHourError(said, retryable=True)
             raise self.surfaced(bug) from error
 
     def surfaced(self, error: MagicHourError) -> MagicHourError:

@@ -150,7 +150,7 @@ def test_arrivals_are_said_in_a_sentence() -> None:
     seen = Arrivals()
     assert (
         str(seen)
-        == "No webhook event has arrived, as this process of the API server has counted since its start."
+        == "No webhook event has arrived (counted by this process of the API server, since its start)."
     )
     seen.take(event())
     seen.refuse()

@@ -237,6 +237,11 @@ def test_no_message_shows_a_secret_that_is_in_a_path(uri: str, secret: str, show
     assert secret not in str(refused.value)
 
 
+def test_a_port_and_an_at_sign_in_a_path_are_no_password() -> None:
+    with pytest.raises(InvalidInput, match=r"hdfs://namenode:8020/ada@home/me\.mp4': (?!has a password)"):
+        Target("hdfs://namenode:8020/ada@home/me.mp4").check()
+
+
 def test_no_message_shows_a_long_path_whole(tmp_path: Path) -> None:
     for use in (lambda: find(f"/{'a' * 300_000}.png"), Target(f"{tmp_path}/{'a/' * 150_000}").check):
         with pytest.raises(InvalidInput, match="File name too long") as refused:
