@@ -37,9 +37,8 @@ def ours(url: str) -> None:
     from magichour_provider.api.inputs import TalkingPhotoInputs
 
     inputs = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.mp3", end_seconds=1)
-    call = wire.create_talking_photo(
-        inputs, image="api-assets/me.png", audio="api-assets/hello.mp3", name="n"
-    )
+    uploaded = {"image_file_path": "api-assets/me.png", "audio_file_path": "api-assets/hello.mp3"}
+    call = wire.paid_call(inputs, uploaded, "n")
     with MagicHourClient(Settings(api_key="key", base_url=url, verify=False)) as client:
         client.submit(call, retry_429_seconds=PATIENCE)
 

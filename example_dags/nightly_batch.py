@@ -1,12 +1,12 @@
 """
 Every night, make a video for each person in a manifest, and publish each video.
 
-The pool limits how many tasks talk to Magic Hour at once. Make it before the first run:
+The pool limits how many tasks call Magic Hour at once. Make it before the first run:
 ``airflow pools set magichour 16 "Magic Hour" --include-deferred``. With ``--include-deferred`` it also limits
 how many videos render at once.
 
-The tasks are mapped in the order of the manifest. Keep that order stable: when a task is cleared or retried,
-Airflow knows it by its index.
+The tasks are mapped in the order of the manifest. Keep that order the same: when a task is cleared or
+retried, Airflow knows it by its index.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ with DAG(
     videos = TalkingPhotoOperator.partial(
         task_id="talking_photo",
         resolution="480p",
-        max_credits=500,  # for each video: refuse a clip that is longer than it should be
+        max_credits=500,  # for each video: the task fails before it pays if the clip is too long
         deferrable=True,
         pool="magichour",
         retries=3,

@@ -31,5 +31,5 @@ with DAG(
         resolution="480p",
         output_path="{{ params.output_path }}",
         deferrable=True,
-        retries=3,  # safe: a retry finds the job that was paid for
+        retries=3,  # safe: a retry continues with the job that was paid for
     )

@@ -1,9 +1,9 @@
 """
 A sentence becomes a portrait, a text becomes a voice, the portrait speaks, and the video gets subtitles.
 
-A person approves the video, and then the last task downloads it. Each step is paid for once, however often it
-is retried. The result of a step stays at Magic Hour, and the next step uses it from there. So no file is kept
-here before the last step. The question to a person needs Airflow 3.1.
+A person approves the video, and then the last task downloads it. No task pays twice, however often it is
+retried. The result of a task stays at Magic Hour, and the next task uses it from there. So no file is kept
+here before the last task. The question to a person needs Airflow 3.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Submit a video now, do other work, and pick the video up later with the sensor."""
+"""Submit a video now, do other work, and download the video later with the sensor."""
 
 from __future__ import annotations
 

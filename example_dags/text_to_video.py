@@ -1,9 +1,8 @@
 """
-A text becomes a voice, and the voice speaks from a photo.
+A text becomes a voice, and a photo speaks with that voice.
 
 The voice stays at Magic Hour: the second task uses it from the vendor's library, so no file of it is kept
-here.
-Both tasks pay once, however often they are retried.
+here. Both tasks pay once, however often they are retried.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ with DAG(
 
     @task
     def write_text(params: dict[str, Any]) -> str:
-        """Yours may ask a language model. Its text stays the same for each retry of the paid tasks."""
+        """Your task may ask a language model. The text stays the same for each retry of the paid tasks."""
         return str(params["text"])
 
     voice = VoiceGeneratorOperator(

@@ -18,7 +18,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Magic Hour",
                 "external-doc-url": "https://docs.magichour.ai",
-                # Airflow's schema wants paths: the logo is served by the plugin, the docs are in the sdist.
+                # Airflow's schema requires paths. The plugin serves the logo; the sdist contains the docs.
                 "logo": "/magichour/static/icon.svg",
                 "how-to-guide": ["/docs/operator.md", "/docs/text-to-video.md", "/docs/sensor.md"],
                 "tags": ["service"],
@@ -47,29 +47,33 @@ def get_provider_info() -> dict[str, Any]:
                 },
                 "conn-fields": {
                     "timeout": _field(
-                        "Timeout (s)", ["number", "null"], "Seconds for one whole API call. Empty: 60."
+                        "Timeout (s)",
+                        ["number", "null"],
+                        "The maximum duration of one API call in seconds. Empty: 60.",
                     ),
                     "poll_interval": _field(
                         "Poll interval (s)",
                         ["number", "null"],
-                        "Seconds between two polls of a job. Empty: timed from usual render times.",
+                        "Seconds between two polls of a job. Empty: chosen from usual render times.",
                     ),
                     "requests_per_second": _field(
                         "Requests per second",
                         ["number", "null"],
-                        "The limit of polls a second for all tasks that wait in one triggerer. Two "
-                        "triggerers make twice as many. Below the limit, the rate adapts to HTTP 429. "
+                        "The maximum number of polls a second for all tasks that wait in one triggerer. Two "
+                        "triggerers have twice this limit. Below the limit, the rate adapts to HTTP 429. "
                         "Empty: no limit.",
                     ),
                     "strict": _field(
                         "Strict",
                         ["boolean", "null"],
-                        "true: a 502 or 503 of the API does not prove that no job was made. Empty: false.",
+                        "true: after a 502 or 503 from the API, the outcome is uncertain (a job may exist), "
+                        "and the task does not pay again. Empty: false.",
                     ),
                     "proxy": _field(
                         "Proxy",
                         ["string", "null"],
-                        "URL of an HTTP proxy for API and storage. Empty: that of the environment, if any.",
+                        "URL of an HTTP proxy for the API and the storage. Empty: the environment's "
+                        "proxy, if any.",
                     ),
                     "verify": _field(
                         "Verify TLS",
@@ -78,8 +82,8 @@ def get_provider_info() -> dict[str, Any]:
                     ),
                     "webhook_secret": {
                         "label": "Webhook secret",
-                        "description": "The secret of the webhook at Magic Hour. While you replace it: both, "
-                        "with a comma between them. Empty: no webhooks.",
+                        "description": "The secret of the webhook at Magic Hour. While you replace it, write "
+                        "both secrets, separated by a comma. Empty: no webhooks.",
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },
                 },

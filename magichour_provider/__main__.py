@@ -10,7 +10,7 @@ from magichour_provider.exceptions import MagicHourError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, and return the exit code."""
     top = argparse.ArgumentParser(prog="python -m magichour_provider", description="Magic Hour for Airflow.")
     uncertain.add_command(top.add_subparsers(required=True, metavar="COMMAND"))
     options = top.parse_args(arguments)

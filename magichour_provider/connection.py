@@ -1,4 +1,4 @@
-"""The Airflow connection of Magic Hour: read, and checked field by field. No other module reads it."""
+"""Reads the Airflow connection of Magic Hour, and checks each field. No other module reads a connection."""
 
 from __future__ import annotations
 
@@ -20,107 +20,146 @@ from magichour_provider.exceptions import InvalidConnection
 log = logging.getLogger(__name__)
 
 CONN_TYPE = "magichour"
-LARGEST_NUMBER = 1e8  # in an extra: more seconds than sockets and dates can bear
+MAX_NUMBER = 1e8  # in an extra field: an upper bound that is safe for sockets and dates
 
 
 def settings_from_connection(connection: Connection) -> Settings:
     """
-    :raises InvalidConnection: names field, value (but never the key) and remedy.
+    The settings of a connection.
+
+    :raises InvalidConnection: names the field, the value (but never the key) and the remedy.
     """
-    conn_id = connection.conn_id
+    try:
+        _check_type(connection)
+        return Settings(api_key=_key(connection), base_url=_base_url(connection), **_options(connection))
+    except InvalidConnection as error:
+        raise error.copied(f"connection {connection.conn_id!r}, {error}") from error
 
-    def bad(field: str, value: object, remedy: str) -> InvalidConnection:
-        return InvalidConnection(f"connection {conn_id!r}, {field}={value!r}: {remedy}")
 
-    host = (connection.host or "").strip().rstrip("/")
-    # Magic Hour must not get the secret of another service, whose connection was named by mistake.
-    if connection.conn_type not in (None, "", CONN_TYPE) and not (
-        host and connection.conn_type in ("http", "generic")
-    ):
-        raise bad("conn_type", connection.conn_type, f"is not a connection of {CONN_TYPE}")
+def _check_type(connection: Connection) -> None:
+    """Magic Hour must not get the secret of another service, whose connection was named by mistake."""
+    conn_type = connection.conn_type
+    is_generic = conn_type in ("http", "generic") and (connection.host or "").strip().rstrip("/")
+    if conn_type not in (None, "", CONN_TYPE) and not is_generic:
+        raise InvalidConnection.of("conn_type", conn_type, f"is not a connection of {CONN_TYPE}")
+
+
+def _key(connection: Connection) -> str:
     key = (connection.password or "").strip()
     if not key:
-        raise bad("password", connection.password, "holds no API key; put the key of Magic Hour's API there")
+        raise InvalidConnection.of(
+            "password", connection.password, "contains no API key; put the key of Magic Hour's API there"
+        )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise bad("password", "***", "holds what cannot be an API key (a space or a special character)")
+        raise InvalidConnection.of(
+            "password", "***", "is not an API key: it contains a space or a special character"
+        )
+    return key
 
-    host = host or wire.BASE_URL
+
+def _base_url(connection: Connection) -> str:
+    host = (connection.host or "").strip().rstrip("/") or wire.BASE_URL
     schema = (connection.schema or "").strip().lower()
     if "://" not in host and schema in ("http", "https"):
         host = f"{schema}://{host}"
     address = _address(host)
+    shown = _shown(host)
     if address is None or address.scheme not in ("http", "https"):
-        shown = _shown(host)
-        raise bad("host", shown, f"is not an http(s) URL; write https://{shown.rpartition('://')[2]}")
+        raise InvalidConnection.of(
+            "host", shown, f"is not an http(s) URL; write https://{shown.rpartition('://')[2]}"
+        )
     if "@" in address.netloc or address.query or address.fragment:
-        # The record of every task would have it in plain text.
-        raise bad(
+        # The journal of every task would have it in plain text.
+        raise InvalidConnection.of(
             "host",
-            _shown(host),
-            "holds a user, a password or a query, which this API does not use; leave them out, and put the "
+            shown,
+            "contains a user, a password or a query, which this API does not use; remove them, and put the "
             "API key into the password",
         )
     if connection.port and address.port is None:
         address = address._replace(netloc=f"{address.netloc}:{connection.port}")
-    host = address._replace(netloc=address.netloc.lower()).geturl()
+    return address._replace(netloc=address.netloc.lower()).geturl()
 
+
+def _options(connection: Connection) -> dict[str, Any]:
+    """The fields of ``Settings`` that the extra has, checked."""
     try:
         extra = _extra(connection)
     except ValueError as error:
-        raise bad("extra", "…", f'is not a JSON object; write it like {{"timeout": 60}} ({error})') from error
-
-    def number(field: str, unit: str) -> float | None:
-        value = extra.get(field)
-        if value in (None, ""):
-            return None
-        try:
-            found = float(value)
-        except (TypeError, ValueError, OverflowError):
-            found = 0.0
-        if not 0 < found < LARGEST_NUMBER:
-            raise bad(field, value, f"must be a number of {unit} above 0, and below {LARGEST_NUMBER:.0e}")
-        return found
-
-    def flag(field: str) -> bool:
-        value = extra.get(field)
-        if isinstance(value, str):
-            value = {"true": True, "false": False, "": False}.get(value.strip().lower(), value)
-        if value is not None and not isinstance(value, bool):
-            raise bad(field, value, "must be true or false")
-        return bool(value)
-
-    for field in extra.keys() - connection_type()["conn-fields"].keys():
+        problem = f'is not a JSON object; write it like {{"timeout": 60}} ({error})'
+        raise InvalidConnection.of("extra", "…", problem) from error
+    known = connection_type()["conn-fields"]
+    for field in extra.keys() - known.keys():
         log.warning(
-            "Connection %r: the extra field %r is not known and has no effect; there are %s",
-            *(conn_id, field, ", ".join(connection_type()["conn-fields"])),
+            "Connection %r: the extra field %r is not known and has no effect; the known fields are %s",
+            connection.conn_id,
+            field,
+            ", ".join(known),
         )
-    verify = extra.get("verify")
-    if isinstance(verify, str):
-        verify = {"true": True, "false": False, "": None}.get(verify.strip().lower(), verify)
-    if not isinstance(verify, bool | str | None):
-        raise bad("verify", verify, "must be true, false, or the path of a CA bundle")
+    return {
+        "timeout": _number(extra, "timeout", "seconds") or Settings.timeout,
+        "proxy": _proxy(extra),
+        "verify": _verify(extra),
+        "poll_interval": _number(extra, "poll_interval", "seconds"),
+        "requests_per_second": _number(extra, "requests_per_second", "requests a second"),
+        "strict": _flag(extra, "strict"),
+        "webhooks": bool(webhook_secrets(connection)),
+    }
+
+
+def _number(extra: dict[str, Any], field: str, unit: str) -> float | None:
+    value = extra.get(field)
+    if value in (None, ""):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = 0.0
+    if not 0 < number < MAX_NUMBER:
+        raise InvalidConnection.of(
+            field, value, f"must be a number of {unit} above 0, and below {MAX_NUMBER:.0e}"
+        )
+    return number
+
+
+def _flag(extra: dict[str, Any], field: str) -> bool:
+    value = _as_flag(extra.get(field))
+    if not isinstance(value, bool | None):
+        raise InvalidConnection.of(field, value, "must be true or false")
+    return bool(value)
+
+
+def _verify(extra: dict[str, Any]) -> bool | str:
+    value = _as_flag(extra.get("verify"))
+    if not isinstance(value, bool | str | None):
+        raise InvalidConnection.of("verify", value, "must be true, false, or the path of a CA bundle")
+    return True if value is None else value
+
+
+def _as_flag(value: object) -> object:
+    """A flag that is written as text becomes a boolean, or None if the text is empty."""
+    if not isinstance(value, str):
+        return value
+    return {"true": True, "false": False, "": None}.get(value.strip().lower(), value)
+
+
+def _proxy(extra: dict[str, Any]) -> str | None:
     proxy = extra.get("proxy") or None
-    known = _address(proxy)
-    if proxy is not None and (known is None or known.scheme not in ("http", "https", "socks5", "socks5h")):
-        raise bad("proxy", "…", "is not the URL of a proxy; write it like http://proxy.example:3128")
-    return Settings(
-        api_key=key,
-        base_url=host,
-        timeout=number("timeout", "seconds") or Settings.timeout,
-        proxy=proxy,
-        verify=True if verify is None else verify,
-        poll_interval=number("poll_interval", "seconds"),
-        requests_per_second=number("requests_per_second", "requests a second"),
-        strict=flag("strict"),
-        webhooks=bool(webhook_secrets(connection)),
-    )
+    address = _address(proxy)
+    if proxy is not None and (
+        address is None or address.scheme not in ("http", "https", "socks5", "socks5h")
+    ):
+        raise InvalidConnection.of(
+            "proxy", "…", "is not the URL of a proxy; write it like http://proxy.example:3128"
+        )
+    return proxy
 
 
 def webhook_secrets(connection: Connection) -> tuple[str, ...]:
     """
     The secrets with which the vendor signs the events of this connection.
 
-    :returns: several while one is being replaced; none if the connection has no webhooks.
+    :returns: two secrets while one replaces the other; none if the connection has no webhooks.
     """
     try:
         written = _extra(connection).get("webhook_secret")
@@ -138,10 +177,10 @@ def _extra(connection: Connection) -> dict[str, Any]:
 
 
 def _shown(url: str) -> str:
-    """A URL for a message, without the user, password, query or key that it may hold."""
+    """A URL for a message, without the user, password, query or key that it may contain."""
     scheme, separator, rest = url.rpartition("://")
     place = re.split(r"[?#]", rest.rpartition("@")[2])[0]
-    is_key = not scheme and re.fullmatch(r"[\w+/=-]{12,}", place)  # in the wrong field
+    is_key = not scheme and re.fullmatch(r"[\w+/=-]{12,}", place)  # a key in the wrong field
     return "***" if is_key else f"{scheme}{separator}{place}"
 
 
@@ -155,16 +194,21 @@ def _address(url: object) -> SplitResult | None:
 
 
 async def read_settings(conn_id: str) -> Settings:
+    """
+    The settings of a connection, read without blocking the event loop.
+
+    :raises InvalidConnection: the connection cannot be used; retryable if it was not found.
+    """
     try:
         try:
             connection = await get_async_connection(conn_id)
         except AirflowNotFoundException:
-            # Within ``airflow dags test``, Airflow's database cannot be asked without blocking (3.3.2).
+            # In ``airflow dags test``, only a blocking call can read Airflow's database (3.3.2).
             connection = await asyncio.to_thread(BaseHook.get_connection, conn_id)
         return settings_from_connection(connection)
     except AirflowNotFoundException as error:
-        # Airflow also says "not found" when a secrets backend does not answer. A job waits, so a retry is
-        # better than a failure.
+        # Airflow also raises "not found" when a secrets backend does not answer. A job is paid for, so a
+        # retry is better than a failure.
         missing = no_such_connection(conn_id)
         missing.retryable = True
         raise missing from error

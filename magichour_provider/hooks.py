@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -13,11 +12,13 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from magichour_provider.api import events, flows, models, wire
+from magichour_provider.api import events, models, wire
 from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.diagnosis import diagnosis
 from magichour_provider.api.inputs import (
     EXTENSIONS,
+    Inputs,
+    MediaType,
     TalkingPhotoInputs,
     VoiceInputs,
     extension_of,
@@ -40,8 +41,6 @@ from magichour_provider.files.storage import Source, Target
 
 if TYPE_CHECKING:
     from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
-
-log = logging.getLogger(__name__)
 
 LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
 
@@ -92,53 +91,42 @@ class MagicHourHook(BaseHook):
         """
         Start a paid render, and return at once. Two calls pay twice; the operator prevents that.
 
-        :param name: of the job in the vendor's library.
+        :param name: the job's name in the vendor's library.
         :param inputs: those of ``TalkingPhotoOperator``: ``image_file_path``, ``audio_file_path``,
             ``end_seconds`` and so on. Photo and voice must be URLs, or paths that ``upload`` has returned.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InvalidInput: nothing was sent.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
-        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+        :raises SubmissionUncertain: sent, and the answer was lost; a job may exist; never repeated.
 
         Source: POST /v1/ai-talking-photo.
         """
         checked = TalkingPhotoInputs.checked({"name": name, **inputs})
-        for asset in checked.uploads():
-            raise InvalidInput.of(asset.field, asset.uri, "is a file; upload() it first")
-        checked = media.fill_end_seconds(checked, self.client)
-        for warning in checked.warnings():
-            self.log.warning(warning)
-        return self.client.submit(
-            wire.create_talking_photo(
-                checked,
-                image=str(checked.image_file_path),
-                audio=str(checked.audio_file_path),
-                name=checked.name or name,
-            )
-        )
+        return self._submit(media.fill_end_seconds(checked, self.client), checked.name or name)
 
     def submit_voice(
         self, *, prompt: str, voice_name: str, name: str = "Voice Generator"
     ) -> models.Submission:
         """
-        Turn a text into a voice, and return at once. The job has the type ``audio``. Two calls pay twice.
+        Turn a text into a voice, and return at once. The job has the type ``audio``. Two calls pay twice; the
+        operator prevents that.
 
         :param prompt: the text, of at most 1000 characters.
         :param voice_name: one of the vendor's voices.
-        :param name: of the job in the vendor's library.
+        :param name: the job's name in the vendor's library.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InvalidInput: nothing was sent.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
-        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+        :raises SubmissionUncertain: sent, and the answer was lost; a job may exist; never repeated.
 
         Source: POST /v1/ai-voice-generator.
         """
         checked = VoiceInputs.checked({"prompt": prompt, "voice_name": voice_name, "name": name})
-        return self.client.submit(wire.create_voice(checked, name=checked.name or name))
+        return self._submit(checked, checked.name or name)
 
     def submit_tool(self, tool: str, body: Mapping[str, Any]) -> models.Submission:
         """
-        Call any tool of Magic Hour, and return at once. Called twice, it pays twice: the operator does not.
+        Call any tool of Magic Hour, and return at once. Two calls pay twice; the operator prevents that.
 
         :param tool: its name in the path of the paid call, such as ``face-swap``.
         :param body: the request, in the vendor's JSON. Files must be URLs or have been uploaded: see
@@ -146,24 +134,27 @@ class MagicHourHook(BaseHook):
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
         :raises InvalidInput: nothing was sent.
         :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
-        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+        :raises SubmissionUncertain: sent, and the answer was lost; a job may exist; never repeated.
 
         Source: POST /v1/<tool>.
         """
         checked = ToolInputs.checked({"tool": tool, "body": body})
-        for asset in checked.uploads():
+        return self._submit(checked, checked.name)
+
+    def _submit(self, inputs: Inputs, name: str | None) -> models.Submission:
+        for asset in inputs.uploads():
             raise InvalidInput.of(asset.field, asset.uri, "is a file; upload() it first")
-        for warning in checked.warnings():
+        for warning in inputs.warnings():
             self.log.warning(warning)
-        return self.client.submit(wire.paid_call(f"/v1/{tool}", checked.request({}, checked.name)))
+        return self.client.submit(wire.paid_call(inputs, {}, name))
 
     def get(self, job_id: str, *, job_type: JobType = "video") -> models.Job:
         """
         The job as it is now; free.
 
         :param job_id: the job.
-        :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
-        :raises RequestFailed: the subclass says why, ``NotFound`` that the account has no such job.
+        :param job_type: the type of its result: ``video``, ``audio`` or ``image``.
+        :raises RequestFailed: the subclass says why; ``NotFound``: the account has no such job.
 
         Source: GET /v1/{video,audio,image}-projects/{id}.
         """
@@ -181,7 +172,7 @@ class MagicHourHook(BaseHook):
         Poll until the job has ended, well or not; free. A failed poll is not an end: it polls again.
 
         :param job_id: the job.
-        :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
+        :param job_type: the type of its result: ``video``, ``audio`` or ``image``.
         :param timeout: seconds to wait.
         :param poll_interval: seconds between two polls; default: the connection's, or the schedule's.
         :returns: the job; its ``raise_unless_complete`` raises if the job made nothing.
@@ -214,8 +205,8 @@ class MagicHourHook(BaseHook):
         :param job_id: the job.
         :param output_path: local or object storage; a path that ends in ``/`` is a folder.
         :param replace: overwrite a file at ``output_path``.
-        :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
-        :returns: the place of the file; if there are several images, of the first one.
+        :param job_type: the type of its result: ``video``, ``audio`` or ``image``.
+        :returns: the path of the file; if there are several images, of the first one.
         :raises TargetExists: a file is there already, and ``replace`` is False; nothing charged.
         :raises JobEnded: the job has made nothing; the subclass says why, and whether it is refunded.
         :raises StorageFailed: the file cannot be written; it is paid for and stays at Magic Hour; retryable.
@@ -229,17 +220,18 @@ class MagicHourHook(BaseHook):
 
     def targets(self, job_id: str, place: Target, job_type: JobType) -> list[Target]:
         """
-        The exact place of each file of this job. If ``place`` is one file, only that.
+        The exact target of each file of this job. If ``place`` is a file and not a folder, one target.
 
         In a folder, the URLs of the downloads show how many files there are, and of which type.
         """
         spec = job_spec(job_type)
         if not place.is_folder or (len(spec.extensions) == 1 and not spec.has_several_files):
             return [place.for_job(job_id, spec.extensions[0])]
-        job, first = self.client.completed(job_id, job_type)
-        downloads = flows.downloads_in_order(job, job_type) if spec.has_several_files else [first]
+        _, downloads = self.client.completed(job_id, job_type)
+        if not spec.has_several_files:
+            downloads = downloads[:1]
         names = [job_id] if len(downloads) == 1 else [f"{job_id}-{n}" for n in range(1, len(downloads) + 1)]
-        extensions = [_extension_of(download.url) for download in downloads]
+        extensions = [extension_of(download.url) for download in downloads]
         return [
             place.for_job(name, extension if extension in spec.extensions else spec.extensions[0])
             for name, extension in zip(names, extensions, strict=True)
@@ -250,8 +242,8 @@ class MagicHourHook(BaseHook):
         Delete the file of the job, for ever. Not a cancel: nothing is refunded.
 
         :param job_id: the job.
-        :param job_type: of what it makes: ``video``, ``audio`` or ``image``.
-        :raises RequestFailed: the subclass says why, ``NotFound`` that the account has no such job.
+        :param job_type: the type of its result: ``video``, ``audio`` or ``image``.
+        :raises RequestFailed: the subclass says why; ``NotFound``: the account has no such job.
 
         Source: DELETE /v1/{video,audio,image}-projects/{id}.
         """
@@ -330,17 +322,11 @@ class MagicHourHook(BaseHook):
         }
 
 
-def _extension_of(url: str) -> str:
-    try:
-        return extension_of(url)
-    except ValueError:  # not a URL
-        return ""
-
-
 def _source(path: str) -> Source:
-    for media_type, extensions in EXTENSIONS.items():
-        if extension_of(path) in extensions:
-            return Source.find(f"{media_type}_file_path", media_type, path)
+    media_types: tuple[MediaType, ...] = ("image", "video", "audio", "gif")  # webm is first of all a video
+    for media_type in media_types:
+        if extension_of(path) in EXTENSIONS[media_type]:
+            return Source.find("path", media_type, path)
     known = [extension for extensions in EXTENSIONS.values() for extension in extensions]
     raise InvalidInput.of(
         "path", path, f"is not a file that Magic Hour takes; use one that ends in .{', .'.join(known)}"

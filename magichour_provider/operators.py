@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from magichour_provider.task import runtime
+from magichour_provider import task as runtime
 from magichour_provider.task.submit import PaidJobOperator
 
 if TYPE_CHECKING:
     from magichour_provider.api.inputs import TalkingPhotoInputs, VoiceInputs
     from magichour_provider.api.jobs import JobType
-    from magichour_provider.api.models import Submission
     from magichour_provider.api.tools import ToolInputs
-    from magichour_provider.api.wire import Call
     from magichour_provider.task.arguments import Check
 
 
@@ -42,10 +40,10 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
     :param end_seconds: where the clip ends in the audio, in seconds; default: the end of the audio. The
         operator then measures the audio, which must be a file or a voice in the vendor's library. That needs
         the extra ``media``.
-    :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
+    :param name: the job's name in the vendor's library; default: DAG and task. A short id is added to it.
     :param generation_mode: ``realistic`` (the vendor's default), ``prompted``, or an older name of these:
         ``pro``, ``standard``, ``stable``, ``expressive``.
-    :param intensity: of the motion, with at most 2 decimals; only with ``expressive``.
+    :param intensity: how strong the motion is, with at most 2 decimals; only with ``expressive``.
     :param prompt: what should happen in the scene; only with ``prompted``.
     :param resolution: ``480p`` or ``720p``.
     :param max_resolution: larger side of the video in pixels; ignored if ``resolution`` is given.
@@ -110,14 +108,6 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
         self.log.info("The clip ends with the audio: end_seconds=%s", complete.end_seconds)
         return complete
 
-    def paid_call(
-        self, inputs: TalkingPhotoInputs, uploaded: Mapping[str, str], name: str
-    ) -> Call[Submission]:
-        image, audio = (
-            uploaded.get(field, getattr(inputs, field)) for field in ("image_file_path", "audio_file_path")
-        )
-        return runtime.wire.create_talking_photo(inputs, image=image, audio=audio, name=name)
-
 
 class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
     """
@@ -135,7 +125,7 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
     :param prompt: the text, of at most 1000 characters.
     :param voice_name: who speaks it. The vendor's list of voices grows, so only the vendor refuses a name.
-    :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
+    :param name: the job's name in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` (or ``download_url`` and
         ``download_url_expires_at``), ``audio_file_path`` (the voice in the vendor's library: a URL without a
         signature, which does not expire) and ``duration_seconds`` (measured; None if that cannot be done).
@@ -156,9 +146,6 @@ class VoiceGeneratorOperator(PaidJobOperator["VoiceInputs"]):
 
     def checked(self, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> VoiceInputs:
         return runtime.inputs.VoiceInputs.checked(values, unknown=unknown)
-
-    def paid_call(self, inputs: VoiceInputs, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
-        return runtime.wire.create_voice(inputs, name=name)
 
 
 class ToolOperator(PaidJobOperator["ToolInputs"]):
@@ -202,10 +189,6 @@ class ToolOperator(PaidJobOperator["ToolInputs"]):
                 f"is one file, and image_count={inputs.file_count} makes several; end it with '/'",
             )
         return inputs
-
-    def paid_call(self, inputs: ToolInputs, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
-        request = inputs.request(uploaded, name if inputs.takes_name else None)
-        return runtime.wire.paid_call(f"/v1/{inputs.tool}", request)
 
     def input_files(self) -> list[str]:
         return [asset.uri for asset in self._check_all().assets]
@@ -279,7 +262,7 @@ class ImageGeneratorOperator(ToolOperator):
     :param aspect_ratio: ``1:1`` (the vendor's default), ``16:9`` or ``9:16``.
     :param resolution: ``640px``, ``1k``, ``2k`` or ``4k``; model and plan decide which are possible.
     :param art_style: one of the vendor's ``style.tool``, such as ``ai-photo-generator``.
-    :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
+    :param name: the job's name in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: ``job_id``, ``status``, ``credits_charged``, ``output_path`` and ``output_paths`` (or
         ``download_url``, ``download_urls`` and ``download_url_expires_at``), ``image_file_path`` (the image
         in the vendor's library: a URL without a signature, which does not expire).
@@ -342,7 +325,7 @@ class AutoSubtitleOperator(ToolOperator):
         ``minimalist`` or ``highlight``.
     :param custom_config: ``font``, ``text_color`` and so on, as the vendor names them. They replace values of
         the template.
-    :param name: of the job in the vendor's library; default: DAG and task. A short id is added to it.
+    :param name: the job's name in the vendor's library; default: DAG and task. A short id is added to it.
     :returns: the same as ``TalkingPhotoOperator``.
 
     Source: POST /v1/auto-subtitle-generator, GET /v1/video-projects/{id}.

@@ -1,4 +1,4 @@
-"""Wait for a job that exists already, whichever task or person submitted it. Sensors never submit."""
+"""Wait for a job that a task or a person has submitted. Sensors never submit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from magichour_provider.task import runtime
+from magichour_provider import task as runtime
 from magichour_provider.task.wait import JobMixin
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from magichour_provider.api.watching import JobWatcher
     from magichour_provider.exceptions import MagicHourError, RequestFailed
     from magichour_provider.task.arguments import Check
+
+SKIPPED = "Skipped instead of failed (soft_fail or never_fail)"
 
 
 class JobSensor(JobMixin, BaseSensorOperator):
@@ -52,7 +54,7 @@ class JobSensor(JobMixin, BaseSensorOperator):
     :param magichour_conn_id: the Airflow connection.
     :param deferrable: wait in the triggerer; default: Airflow's ``[operators] default_deferrable``.
     :param timeout: seconds until the sensor gives up; default 3600. The job continues.
-    :param poke_interval: seconds between two polls; default: the connection's, or timed from render times.
+    :param poke_interval: seconds between two polls; default: the connection's, or chosen from render times.
     :param multiple_outputs: each value of the result is an XCom of its own too.
     :returns: the same as the operator that makes such jobs.
     :raises JobEnded: the job failed or was canceled (refunded), or was deleted (not refunded); no retry.
@@ -113,12 +115,12 @@ class JobSensor(JobMixin, BaseSensorOperator):
                 return super().execute(context)
             except AirflowSensorTimeout as error:
                 with self.as_airflow_errors():
-                    raise self._watcher.out_of_time(time.time()) from error
+                    raise self._watcher.timeout_error(time.time()) from error
         try:
             seen = self.poke(context)
         except AirflowException as error:  # the same as in poke mode
             if self.never_fail or (self.soft_fail and isinstance(error, AirflowFailException)):
-                raise AirflowSkipException(f"Skipped, since the sensor may not fail: {error}") from error
+                raise AirflowSkipException(f"{SKIPPED}: {error}") from error
             raise
         if seen:
             return seen.xcom_value
@@ -131,15 +133,16 @@ class JobSensor(JobMixin, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         with self.as_airflow_errors():
-            if self._job_id is None:
+            if self.bill.job_id is None:
                 self.check_arguments()
                 self.push_watch_link(context)
-                self.push_link(context, self.job_id)
+                self.push_job_link(context, self.job_id)
                 self._watch(context)
             while (job := self._poll()) is None:
-                # In mode "reschedule" a poke remembers no earlier one, so it stays until it is certain.
+                # In mode "reschedule" the state of a poke is lost. So a poke that may confirm an early end
+                # polls until it is confirmed.
                 left = self._deadline - time.time()
-                if self.deferrable or not self.reschedule or not self._watcher.counts or left <= 0:
+                if self.deferrable or not self.reschedule or not self._watcher.is_confirming or left <= 0:
                     return PokeReturnValue(is_done=False)
                 time.sleep(min(self._pause(), left))
             return PokeReturnValue(is_done=True, xcom_value=self.collect_result(context, job.job_id))
@@ -149,17 +152,17 @@ class JobSensor(JobMixin, BaseSensorOperator):
         began = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
         self._deadline = began.timestamp() + self.timeout if began else self.deadline()
         observer = runtime.telemetry.PollObserver(self.log, self.job_type, from_the_start=False)
-        self._watcher = runtime.JobWatcher(self.job_id, deadline=self._deadline, listener=observer)
+        self._watcher = runtime.watching.JobWatcher(self.job_id, deadline=self._deadline, listener=observer)
 
     def _poll(self) -> Job | None:
         """The job, if the wait is over."""
         seen: Job | RequestFailed
         try:
             seen = self.hook.get(self.job_id, job_type=self.job_type)
-            self._submitted_at = runtime.submission_time(seen)
+            self._submitted_at = seen.creation_time
         except runtime.exceptions.RequestFailed as failed:
             seen = failed
-        return self._watcher.saw(seen, time.time())
+        return self._watcher.record_poll(seen, time.time())
 
     def _pause(self) -> float:
         """Seconds until the next poll."""
@@ -176,11 +179,11 @@ class JobSensor(JobMixin, BaseSensorOperator):
         except runtime.exceptions.JobEnded as ended:
             raise ended.copied(retryable=False) from None
 
-    def surfaced(self, error: MagicHourError) -> MagicHourError:
+    def as_airflow_error(self, error: MagicHourError) -> MagicHourError:
         """A wait that was too long ends as a sensor's timeout."""
         if isinstance(error, runtime.exceptions.WaitTimeout):
-            return runtime.errors.surfaced(error, runtime.errors.Timeout)
-        return super().surfaced(error)
+            return runtime.errors.as_airflow_error(error, runtime.errors.Timeout)
+        return super().as_airflow_error(error)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As in poke mode, ``soft_fail`` skips only an error that no retry can overcome."""
@@ -193,10 +196,10 @@ class JobSensor(JobMixin, BaseSensorOperator):
             raise
         except AirflowException as error:  # Airflow 3.0 skips for fewer reasons
             if self.never_fail or (self.soft_fail and isinstance(error, AirflowSensorTimeout)):
-                raise AirflowSkipException(f"Skipped, since the sensor may not fail: {error}") from error
+                raise AirflowSkipException(f"{SKIPPED}: {error}") from error
             raise
 
-    def job_name(self, context: Context) -> str:
+    def job_label(self, context: Context) -> str:
         return f"job {self.job_id}"
 
     def _get_next_poke_interval(self, *args: Any) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from magichour_provider import exceptions
 from magichour_provider.api.client import Settings
 from magichour_provider.api.flows import JUST_SUBMITTED
 from magichour_provider.api.jobs import JobType
@@ -36,11 +37,21 @@ class JobTrigger(BaseTrigger):
     :param submitted_at: seconds since the epoch. If it is given, the schedule decides when to poll first;
         otherwise the first poll is at once.
     :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
-    :param mode: the generation mode or the tool, if known. The triggerer learns render times by it and clip.
+    :param mode: the generation mode or the tool, if it is known. The triggerer learns render times for each
+        mode and clip length.
     :param clip_seconds: how long the clip is, if it is known.
     :param expects_event: a webhook's event may end this wait, if the connection has webhooks.
     """
 
+    _WAIT_OPTIONS = (
+        "job_type",
+        "deadline",
+        "submitted_at",
+        "poll_interval",
+        "mode",
+        "clip_seconds",
+        "expects_event",
+    )
     _client: AsyncMagicHourClient | None = None
 
     def __init__(
@@ -75,11 +86,7 @@ class JobTrigger(BaseTrigger):
         }
 
     def _waiting(self) -> dict[str, Any]:
-        names = (
-            *("job_type", "deadline", "submitted_at", "poll_interval", "mode", "clip_seconds"),
-            "expects_event",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in self._WAIT_OPTIONS}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         log = NonBlockingLogger(self.logger())  # one for all: ten thousand may wait
@@ -111,8 +118,9 @@ class JobTrigger(BaseTrigger):
                     job = await client.wait(self.job_id, **self._waiting(), listener=observer)
                     if self._record_finder(by_poll=True):
                         log.warning(
-                            "Webhooks of the connection %s: 3 of the last 10 ends were found by a poll, so "
-                            "the events do not arrive. Jobs are polled as without webhooks",
+                            "Connection %s: a poll detected the end of 3 of the last 10 jobs before a "
+                            "webhook event did. The events do not seem to arrive, so jobs are polled as "
+                            "without webhooks",
                             self.magichour_conn_id,
                         )
                     return job
@@ -133,3 +141,27 @@ class JobTrigger(BaseTrigger):
             self.job_id,
         )
         self._record_finder(by_poll=False)
+
+
+def job_id_of(event: Any) -> str:
+    """
+    The job id in the event of a trigger or a webhook.
+
+    :raises MagicHourError: the event cannot be used; retryable.
+    """
+    if not isinstance(event, dict) or not isinstance(event.get("job_id"), str):
+        raise MagicHourError(f"the trigger's event {event!r} names no job", retryable=True)
+    return str(event["job_id"])
+
+
+def raise_if_failed(event: dict[str, Any]) -> None:
+    """Raise the error that ended the wait, if the event has one."""
+    if "error" not in event:
+        return
+    error_cls = getattr(exceptions, str(event.get("error_type")), None)
+    if not (isinstance(error_cls, type) and issubclass(error_cls, MagicHourError)):
+        error_cls = MagicHourError
+    text = str(event["error"])
+    if event["job_id"] not in text:
+        text += f" (job {event['job_id']} is paid for and continues at Magic Hour)"
+    raise error_cls(text, job_id=event["job_id"], retryable=bool(event.get("retryable")))

@@ -1,8 +1,8 @@
 """
-``python -m magichour_provider uncertain``: lists the paid calls whose answers were lost, and settles many.
+``python -m magichour_provider uncertain``: lists the paid calls with a lost answer, and settles many at once.
 
-It uses Airflow's public REST API, so it runs on any machine. It writes what a person has found out under the
-key ``magichour_reported``, which the tasks read. It never changes their journals. Airflow 3.3 and newer.
+It uses Airflow's public REST API, so it runs on any machine. It writes the reports of a person under the key
+``magichour_reported``, which the tasks read. It never changes their journals. It needs Airflow 3.3 or newer.
 """
 
 from __future__ import annotations
@@ -25,39 +25,45 @@ from airflow.providers.common.compat.sdk import Connection
 
 from magichour_provider.api import wire
 from magichour_provider.api.client import MagicHourClient, Settings
-from magichour_provider.api.models import clean
 from magichour_provider.connection import settings_from_connection
 from magichour_provider.exceptions import InvalidInput, JournalUnavailable, NotFound
 from magichour_provider.hooks import MagicHourHook
 from magichour_provider.task.record import KEY, Intent, Record, Report
 from magichour_provider.task.stores import REPORTED_KEY
+from magichour_provider.text import clean
 
-# States in which a task does not continue by itself, and may have lost an answer.
+# States in which no try of a task is active, and an answer may be lost.
 STATES = ("failed", "up_for_retry", "awaiting_input", "removed")
-PAGE = 100  # task instances in one answer; Airflow does not give more
-AT_ONCE = 8  # requests at the same time
+PAGE = 100  # the number of task instances in one answer; Airflow returns no more
+PARALLEL_REQUESTS = 8
 PAY_AGAIN = "pay again"
 
 
 def add_command(commands: Any) -> None:
-    """:param commands: the result of ``add_subparsers``."""
+    """
+    Add the command ``uncertain``.
+
+    :param commands: the result of ``add_subparsers``.
+    """
     command = commands.add_parser(
         "uncertain",
-        help="list the paid calls whose answers were lost, and settle many at once",
+        help="list the paid calls with a lost answer, and settle many at once",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
         "file",
         nargs="?",
-        help="CSV of short id and job id, or 'pay again' instead of the job id; '-' is standard input. Each "
-        "line is checked by free calls. Without a file, the open calls are listed",
+        help="CSV with short id and job id, or 'pay again' instead of the job id; '-' is standard input. "
+        "Free calls check each line. Without a file, the open calls are listed",
     )
     command.add_argument(
-        "--apply", action="store_true", help="write the lines that are right; without it, a dry run"
+        "--apply", action="store_true", help="write the valid lines; without it, nothing is written"
     )
-    command.add_argument("--csv", action="store_true", help="list as CSV, to fill in the job ids")
-    command.add_argument("--dag", action="append", metavar="ID", help="of this DAG only; may be repeated")
+    command.add_argument("--csv", action="store_true", help="list as CSV, so that you can add the job ids")
+    command.add_argument(
+        "--dag", action="append", metavar="ID", help="only calls of this DAG; may be repeated"
+    )
     command.add_argument("--url", default=os.environ.get("AIRFLOW_URL"), help="Airflow's URL ($AIRFLOW_URL)")
     command.add_argument(
         "--token", default=os.environ.get("AIRFLOW_TOKEN"), help="token of its API ($AIRFLOW_TOKEN)"
@@ -65,22 +71,24 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--magichour-url",
         default=wire.BASE_URL,
-        help="the API that gets $MAGICHOUR_API_KEY (%(default)s). Without that variable, each paid call's "
-        "own Airflow connection is used",
+        help="the API that gets $MAGICHOUR_API_KEY (%(default)s). Without this variable, the Airflow "
+        "connection of each paid call is used",
     )
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """
-    :raises MagicHourError: says what cannot work; nothing was written.
+    Run the command, and return the exit code.
+
+    :raises MagicHourError: says what cannot be used; nothing was written.
     """
     answers = read(options.file) if options.file else []
-    with Airflow(options.url, options.token) as airflow:
+    with AirflowClient(options.url, options.token) as airflow:
         lost = list(airflow.lost_answers(options.dag))
         if options.file:
-            with Accounts(options.magichour_url) as accounts:
-                return settle(airflow, lost, answers, accounts, apply=options.apply)
+            with ClientCache(options.magichour_url) as clients:
+                return settle(airflow, lost, answers, clients, apply=options.apply)
     if options.csv:
         _write_csv(lost)
     else:
@@ -116,11 +124,11 @@ class Task(NamedTuple):
 @dataclass(frozen=True)
 class Lost:
     """
-    A paid call whose answer was lost.
+    A paid call with a lost answer.
 
     :ivar state: the state of the task instance.
-    :ivar reports: what others have reported about the call.
-    :ivar log: URL of the log of the try that made the call.
+    :ivar reports: the earlier reports about the call.
+    :ivar log: the URL of the log of the try that made the call.
     """
 
     task: Task
@@ -130,12 +138,12 @@ class Lost:
     log: str
 
 
-class Airflow:
-    """Airflow's public REST API."""
+class AirflowClient:
+    """A client of Airflow's public REST API."""
 
     def __init__(self, url: str | None, token: str | None) -> None:
         """
-        :raises InvalidInput: address or token is missing or not right, or Airflow is too old.
+        :raises InvalidInput: the address or the token is missing or wrong, or Airflow is too old.
         """
         if not url or not token:
             name, what = ("AIRFLOW_TOKEN", "a token of its API") if url else ("AIRFLOW_URL", "its address")
@@ -162,12 +170,12 @@ class Airflow:
 
     def lost_answers(self, dag_ids: list[str] | None = None) -> Iterator[Lost]:
         """
-        All open calls that the token's user may see, by DAG, run and task.
+        All open calls that the user of the token may see, sorted by DAG, run and task.
 
-        Airflow's API cannot search the state store, so this reads that of each stopped task instance.
+        Airflow's API cannot search the state store, so this reads the store of each stopped task instance.
         """
         stopped = sorted(self._stopped(dag_ids).items())
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             stores = pool.map(self._read, [task for task, _ in stopped])
             for (task, state), store in zip(stopped, stores, strict=True):
                 try:
@@ -181,7 +189,7 @@ class Airflow:
                         yield Lost(task, intent, state, reports, f"{self.url}/{task.log(intent.try_number)}")
 
     def report(self, task: Task, short_id: str, report: Report) -> None:
-        """Add a report after those that are there, unless there is an equal one."""
+        """Add a report after the others, unless one of them says the same."""
         written = self._read(task).get(REPORTED_KEY)
         if any(report.says_the_same_as(other) for other in Report.all_of(written, short_id)):
             return
@@ -197,7 +205,7 @@ class Airflow:
         )
 
     def _stopped(self, dag_ids: list[str] | None) -> dict[Task, str]:
-        """Task instances that do not continue by themselves, with their states."""
+        """The task instances without an active try, with their states."""
         found: dict[Task, str] = {}
         body: dict[str, Any] = {"state": STATES, "dag_ids": dag_ids, "page_limit": PAGE, "order_by": "id"}
         offset, total = 0, 1
@@ -217,9 +225,9 @@ class Airflow:
         store = self._ask("GET", task.store, params={"map_index": task.map_index, "limit": PAGE})
         return {entry["key"]: entry["value"] for entry in store["task_state_store"]}
 
-    def _ask(self, method: str, path: str, **how: Any) -> Any:
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
         try:
-            answer = self._client.request(method, path, **how)
+            answer = self._client.request(method, path, **options)
             if answer.is_success:
                 return answer.json() if answer.content else {}
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
@@ -230,17 +238,18 @@ class Airflow:
             ) from error
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise InvalidInput(
-                f"AIRFLOW_TOKEN: it is not valid, or its user may not {method} {path}; make a new one, of a "
-                "user who may"
+                f"AIRFLOW_TOKEN: it is not valid, or its user may not {method} {path}; make a new token, "
+                "of a user who may"
             )
         raise InvalidInput.of(
-            *("AIRFLOW_URL", self.url),
+            "AIRFLOW_URL",
+            self.url,
             f"it answered {answer.status_code} to {method} {path}: {clean(answer.text)}",
         )
 
 
 class Answer(NamedTuple):
-    """What a person says about one paid call, in one line of the file."""
+    """One line of the file: what a person says about one paid call."""
 
     line: int
     short_id: str
@@ -249,10 +258,10 @@ class Answer(NamedTuple):
 
 def read(path: str) -> list[Answer]:
     """
-    The lines of a CSV file. If its first line has names, ``short_id`` and ``job_id`` may be any columns, and
-    lines without a job id are left out. Otherwise they are the first two columns.
+    Read the lines of a CSV file. If the first line has names, ``short_id`` and ``job_id`` may be any columns,
+    and lines without a job id are skipped. Otherwise they are the first two columns.
 
-    :raises InvalidInput: names line, field, value and remedy; nothing was sent.
+    :raises InvalidInput: names the line, the field, the value and the remedy; nothing was sent.
     """
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
@@ -267,14 +276,16 @@ def read(path: str) -> list[Answer]:
     found: list[Answer] = []
     for line, cells in rows[has_names:]:
         short_id, job_id = (cells[column] if column < len(cells) else "" for column in columns)
-        if job_id or not has_names:  # else it is of a list that is not filled in here
+        if (
+            job_id or not has_names
+        ):  # otherwise the row is from the --csv list, and its job id was not filled in
             found.append(_answer(line, short_id, job_id, found))
     return found
 
 
 def _answer(line: int, short_id: str, job_id: str, before: Iterable[Answer]) -> Answer:
-    def bad(field: str, value: str, remedy: str) -> InvalidInput:
-        return InvalidInput(f"line {line}, {InvalidInput.of(field, value, remedy)}")
+    def bad(field: str, value: str, problem: str) -> InvalidInput:
+        return InvalidInput(f"line {line}, {InvalidInput.of(field, value, problem)}")
 
     short_id = short_id.lower().removeprefix("[").removesuffix("]").removeprefix("mh-")
     if len(short_id) != 8 or not set(short_id) <= set("0123456789abcdef"):
@@ -292,9 +303,9 @@ def _answer(line: int, short_id: str, job_id: str, before: Iterable[Answer]) -> 
     return Answer(line, short_id, report)
 
 
-class Accounts:
+class ClientCache:
     """
-    The accounts that paid the calls.
+    The clients of Magic Hour, one for each connection that paid a call.
 
     :param url: the API that gets MAGICHOUR_API_KEY. An address from a journal never gets the key.
     """
@@ -314,6 +325,8 @@ class Accounts:
 
     def of(self, intent: Intent) -> MagicHourClient:
         """
+        The client for the account that paid a call.
+
         :raises InvalidInput: the call was paid on another host, or the connection cannot be used.
         """
         conn_id = intent.conn_id or MagicHourHook.default_conn_name
@@ -338,74 +351,80 @@ class Accounts:
 
 
 def settle(
-    airflow: Airflow,
+    airflow: AirflowClient,
     lost: Iterable[Lost],
     answers: list[Answer],
-    accounts: Accounts,
+    clients: ClientCache,
     *,
     apply: bool,
 ) -> int:
     """
-    Check each answer by free calls. With ``apply``, write those that are right.
+    Check each answer with free calls. With ``apply``, write the valid answers.
 
-    :returns: the exit code: 1 if an answer is not right.
-    :raises MagicHourError: Magic Hour or Airflow could not be asked.
+    :returns: the exit code: 1 if an answer is not valid.
+    :raises MagicHourError: Magic Hour or Airflow could not be reached.
     """
     by_short_id = {one.intent.short_id: one for one in lost}
 
     def check(answer: Answer) -> str | None:
         known = by_short_id.get(answer.short_id)
         if known is None:
-            return "no task that has stopped lost the answer of such a call; it may be settled, or running"
-        return why_not(answer.report, known, accounts)
+            return (
+                "no stopped task has an open call with this short id; the call may be settled already, or "
+                "its task may be running"
+            )
+        return why_not(answer.report, known, clients)
 
-    right: list[tuple[Lost, Report]] = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for answer, wrong in zip(answers, pool.map(check, answers), strict=True):
+    valid: list[tuple[Lost, Report]] = []
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        for answer, problem in zip(answers, pool.map(check, answers), strict=True):
             what = PAY_AGAIN if answer.report.pay_again else f"adopt {answer.report.job_id}"
-            result = f"not written, {wrong}"
-            if not wrong:
+            result = f"not valid, {problem}"
+            if not problem:
                 found = by_short_id[answer.short_id]
-                right.append((found, answer.report.model_copy(update={"conn_id": found.intent.conn_id})))
-                result = f"right, for {found.task}"
+                valid.append((found, answer.report.model_copy(update={"conn_id": found.intent.conn_id})))
+                result = f"valid, for {found.task}"
             print(f"line {answer.line}: {answer.short_id}, {what}: {result}")
     if apply:
-        for known, report in right:
+        for known, report in valid:
             airflow.report(known.task, known.intent.short_id, report)
-    again = [known.intent for known, report in right if report.pay_again]
-    print(f"{len(right)} of {len(answers)} are right; {len(again)} pay again, {_at_stake(again)}.")
+    again = [known.intent for known, report in valid if report.pay_again]
+    print(f"{len(valid)} of {len(answers)} are valid; {len(again)} pay again, {_at_stake(again)}.")
     print(
-        "Written. Now clear the failed tasks: each reads what was written, and continues. A task that asks a "
-        "person reads it within the hour."
+        "The reports are written. Now clear the failed tasks: they read the reports and continue. A task "
+        "that waits for a person reads them within one hour."
         if apply
-        else "Nothing is written yet: this is a dry run. --apply writes what is right."
+        else "Nothing is written yet. --apply writes the valid lines."
     )
-    return 0 if len(right) == len(answers) else 1
+    return 0 if len(valid) == len(answers) else 1
 
 
-def why_not(report: Report, lost: Lost, accounts: Accounts) -> str | None:
+def why_not(report: Report, lost: Lost, clients: ClientCache) -> str | None:
     """
-    Why a task would not believe or not read this report, as the end of a sentence; or None.
+    Why a task would not accept or not read this report, as the end of a sentence; or None.
 
-    :raises MagicHourError: Magic Hour could not be asked.
+    :raises MagicHourError: Magic Hour could not be reached.
     """
-    for known in lost.reports:  # a task believes the first one that can be believed
+    for known in lost.reports:  # a task accepts the first valid report
         if known.pay_again and not report.pay_again:
             return f"'{PAY_AGAIN}' is reported already and counts; delete the task's key {REPORTED_KEY} first"
-        if report.pay_again and known.job_id and _why_not_its_job(known, lost.intent, accounts) is None:
-            return f"job {known.job_id} is reported already and is the one; clear the task, which adopts it"
-    return None if report.pay_again else _why_not_its_job(report, lost.intent, accounts)
+        if report.pay_again and known.job_id and _why_not_its_job(known, lost.intent, clients) is None:
+            return (
+                f"job {known.job_id} is reported already, and is the job of this call; clear the task, which "
+                "adopts it"
+            )
+    return None if report.pay_again else _why_not_its_job(report, lost.intent, clients)
 
 
-def _why_not_its_job(report: Report, intent: Intent, accounts: Accounts) -> str | None:
+def _why_not_its_job(report: Report, intent: Intent, clients: ClientCache) -> str | None:
     try:
-        job = accounts.of(intent).get(str(report.job_id), intent.job_type)
+        job = clients.of(intent).get(str(report.job_id), intent.job_type)
     except NotFound:
-        return f"the account has no {intent.job_type} job {report.job_id}; check the id, and whose key it is"
+        return f"the account has no {intent.job_type} job {report.job_id}; check the id and the key"
     except InvalidInput as error:
         return str(error)
     wrong = report.why_not(intent, job)
-    return f"job {report.job_id} is not the one: {wrong}" if wrong else None
+    return f"job {report.job_id} is not the job of this call: {wrong}" if wrong else None
 
 
 def _print_table(lost: list[Lost]) -> None:
@@ -416,13 +435,18 @@ def _print_table(lost: list[Lost]) -> None:
         estimate = "?" if intent.estimated_credits is None else f"{intent.estimated_credits:g}"
         print(
             line.format(
-                *(intent.short_id, f"{intent.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}", intent.try_number),
-                *(estimate, one.state, _said(one.reports) or "-", one.task),
+                intent.short_id,
+                f"{intent.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+                intent.try_number,
+                estimate,
+                one.state,
+                _shown(one.reports) or "-",
+                one.task,
             )
         )
     print(
-        f"{len(lost)} open, {_at_stake([one.intent for one in lost])}. The log of the try may have the id; "
-        f"the name of the job ends in [mh-<short id>]: {wire.LIBRARY_URL}"
+        f"{len(lost)} open, {_at_stake([one.intent for one in lost])}. The log of the try may have the "
+        f"id. The name of the job ends in [mh-<short id>]: {wire.LIBRARY_URL}"
     )
 
 
@@ -434,13 +458,20 @@ def _write_csv(lost: list[Lost]) -> None:
         intent = one.intent
         table.writerow(
             [
-                *(intent.short_id, "", f"{intent.at:%Y-%m-%dT%H:%M:%SZ}", intent.try_number),
-                *(intent.estimated_credits, one.state, _said(one.reports), *one.task, one.log),
+                intent.short_id,
+                "",
+                f"{intent.at:%Y-%m-%dT%H:%M:%SZ}",
+                intent.try_number,
+                intent.estimated_credits,
+                one.state,
+                _shown(one.reports),
+                *one.task,
+                one.log,
             ]
         )
 
 
-def _said(reports: Iterable[Report]) -> str:
+def _shown(reports: Iterable[Report]) -> str:
     return " ".join(PAY_AGAIN if one.pay_again else str(one.job_id) for one in reports)
 
 

@@ -1,7 +1,7 @@
 """
-Why a connection does not work, for the person who pressed *Test*: what is wrong, and how to fix it.
+Why a connection does not work, for the person who pressed *Test*: what is wrong, and how to correct it.
 
-The cause is read from the errors of the standard library in the chain, so nothing here depends on httpx.
+The cause is found by the errors of the standard library in the chain, so this module uses no class of httpx.
 """
 
 from __future__ import annotations
@@ -11,43 +11,29 @@ import socket
 import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from magichour_provider import exceptions as errors
+from magichour_provider.api.client.settings import environment_proxy
 from magichour_provider.api.wire import BASE_URL
+from magichour_provider.text import host_of
 
-_NO_WAY = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EHOSTDOWN})
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EHOSTDOWN})
 
 
 def diagnosis(error: errors.RequestFailed, *, base_url: str, proxy: str | None, timeout: float) -> str:
     """
-    What is wrong, the remedy, and the error itself in brackets.
+    What is wrong, the remedy, and the error in brackets.
 
-    :param proxy: the connection's own.
-    :param timeout: seconds that the call was given.
+    :param proxy: the proxy in the connection.
+    :param timeout: the maximum duration of the call, in seconds.
     """
     if isinstance(error, errors.Unavailable) and not error.sent:
         words = _not_reached(error, base_url, proxy, timeout)
     elif error.status_code is None:
-        words = _not_answered(error, host_and_port(base_url), timeout)
+        words = _not_answered(error, host_of(base_url), timeout)
     else:
-        words = _answered(error, error.status_code, host_and_port(base_url))
+        words = _answered(error, error.status_code, host_of(base_url))
     return f"{words} ({type(error).__name__}: {error})"
-
-
-def host_and_port(url: str) -> str:
-    """Where a URL leads, without the name and password of a user."""
-    return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def environment_proxy(base_url: str) -> str | None:
-    """The proxy that the environment variables name for this URL, as httpx reads them."""
-    url = urlsplit(base_url)
-    if proxy_bypass(url.netloc):
-        return None
-    proxies = getproxies()
-    found = proxies.get(url.scheme) or proxies.get("all")
-    return f"http://{found}" if found and "://" not in found else found
 
 
 def _not_reached(error: errors.Unavailable, base_url: str, proxy: str | None, timeout: float) -> str:
@@ -56,28 +42,30 @@ def _not_reached(error: errors.Unavailable, base_url: str, proxy: str | None, ti
         field, hop = "Proxy", proxy
     elif from_environment := environment_proxy(base_url):
         field, hop = "the environment's proxy variables", from_environment
-    place = host_and_port(hop)
+    place = host_of(hop)
 
     if _caused_by(error, socket.gaierror):
         return (
-            f"Unknown name: {urlsplit(hop).hostname} has no address here. Check {field} for a typo, and that "
-            "this machine has a network and DNS; if it reaches the internet only through a proxy, set Proxy."
+            f"Unknown name: {urlsplit(hop).hostname} has no address here. Check {field} for a typo, and "
+            "network and DNS of this machine. If it reaches the internet only through a proxy, set Proxy."
         )
     if _caused_by(error, ConnectionRefusedError):
-        return f"Refused: nothing listens at {place}. Check host and port in {field}, and that it runs."
+        return (
+            f"Refused: nothing listens at {place}. Check host and port in {field}, and that the server runs."
+        )
     if _caused_by(error, ssl.SSLCertVerificationError):
         return (
-            f"Certificate not trusted: that of {host_and_port(base_url)} is signed by an unknown CA. "
+            f"Certificate not trusted: an unknown CA signed the certificate of {host_of(base_url)}. "
             "If a corporate proxy intercepts TLS, put the path of its CA bundle into Verify TLS."
         )
     if _caused_by(error, ssl.SSLError):
-        return f"No TLS at {place}. Check scheme and port in {field}: http, or https?"
-    if any(isinstance(cause, OSError) and cause.errno in _NO_WAY for cause in _chain(error)):
-        return f"No network: there is no way from here to {place}. Check network, firewall and Proxy."
+        return f"No TLS at {place}. Check scheme and port in {field}: http or https."
+    if any(isinstance(cause, OSError) and cause.errno in _NO_ROUTE for cause in _chain(error)):
+        return f"No network: this machine has no route to {place}. Check network, firewall and Proxy."
     if _caused_by(error, TimeoutError):
         return (
-            f"No connection to {place} within {timeout:g} s, as when a firewall drops it. Check network, "
-            f"firewall and {field}; if the internet is reached through a proxy only, fill in Proxy."
+            f"No connection to {place} within {timeout:g} s. A firewall may drop the packets. Check network, "
+            f"firewall and {field}. If this machine reaches the internet only through a proxy, set Proxy."
         )
     if hop is not base_url:
         return f"The proxy at {place} does not let the call through. Check {field}: address, user, password."
@@ -86,37 +74,37 @@ def _not_reached(error: errors.Unavailable, base_url: str, proxy: str | None, ti
 
 def _not_answered(error: errors.RequestFailed, place: str, timeout: float) -> str:
     what = (
-        f"has not answered within {timeout:g} s"
-        if _caused_by(error, TimeoutError)
-        else "closed the connection"
+        f"did not answer within {timeout:g} s" if _caused_by(error, TimeoutError) else "closed the connection"
     )
     return (
-        f"No answer: {place} accepted the call, and {what}. Try again; if it stays so, check Base URL and "
-        "Proxy, and whether Magic Hour is up."
+        f"No answer: {place} accepted the call, and {what}. Try again. If this repeats, check Base URL and "
+        "Proxy, and whether Magic Hour is available."
     )
 
 
 def _answered(error: errors.RequestFailed, status: int, place: str) -> str:
     if status in range(300, 400):
-        return f"{place} redirects the call. Base URL must be the API itself, such as {BASE_URL}."
+        return f"{place} redirects the call. Base URL must be the URL of the API, such as {BASE_URL}."
     if status == 407:
         return "The proxy wants a user and a password. Put them into Proxy: http://user:password@host:port."
     if error.by_page:
         return (
-            f"A web page came for {place}, not the API: a proxy's or gateway's (log in there, or fill in "
-            f"Proxy), or a web site's (correct Base URL; the API is at {BASE_URL})."
+            f"Web page: {place} returned a web page instead of an API response. It is from a proxy or "
+            "gateway (log in there, or set Proxy), or from a website (correct Base URL; the API is at "
+            f"{BASE_URL})."
         )
     if error.by_vendor and status == 401:
         return "Wrong key: Magic Hour does not accept it. Copy it into API key again."
     if error.by_vendor and status in (402, 403):
-        return "The key is known, but refused. Check the account."
+        return "Magic Hour knows the key, but refuses it. Check the account."
     if status == 429:
-        return "Too many requests just now. Try again in a minute."
+        return "Too many requests. Try again in a minute."
     if status >= 500:
         return (
-            f"{place} answers, but has a problem. Try again; if it stays so, check whether Magic Hour is up."
+            f"{place} answers, but reports an error. Try again. If this repeats, check whether Magic Hour is "
+            "available."
         )
-    return f"Wrong host: {place} is not Magic Hour's API. Check Base URL; if it is empty, it is {BASE_URL}."
+    return f"Wrong host: {place} is not Magic Hour's API. Check Base URL. The default is {BASE_URL}."
 
 
 def _caused_by(error: BaseException, error_cls: type[BaseException]) -> bool:

@@ -1,8 +1,8 @@
 """
-The vendor's webhook events: how they are signed, what they say, and which have arrived in this process.
+The vendor's webhook events: their signature, their content, and which have arrived in this process.
 
-The vendor repeats an event until it is accepted. An event may come late, and there is none for a job that was
-canceled. So a missing event proves nothing. A job's name ends in the short id of the paid call that made it.
+The vendor repeats an event until it is accepted. An event may arrive late, and a canceled job has none. So a
+missing event proves nothing. The name of a job ends in the short id of the paid call that made the job.
 
 Source: the vendor's pages on webhooks, read 2026-11.
 """
@@ -14,14 +14,13 @@ import hmac
 import json
 import re
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from magichour_provider.api.models import UNREADABLE, id_text
 
 SIGNATURE_HEADER, TIMESTAMP_HEADER = "magic-hour-event-signature", "magic-hour-event-timestamp"
-TOLERANCE = 300.0  # seconds between the time in an event and ours
+TOLERANCE = 300.0  # seconds: the maximum difference between the time in an event and our time
 _MARK = re.compile(r"\[mh-([0-9a-f]{8})\]\s*$")
 _STATUSES = {"started": "rendering", "completed": "complete", "errored": "error"}
 
@@ -29,9 +28,11 @@ _STATUSES = {"started": "rendering", "completed": "complete", "errored": "error"
 @dataclass(frozen=True)
 class Event:
     """
+    One event.
+
     :ivar type: such as ``video.completed``.
-    :ivar short_id: from the end of the job's name, or None.
-    :ivar status: the job's status, or None if the type is not known.
+    :ivar short_id: the short id at the end of the job's name, or None.
+    :ivar status: the status of the job, or None if the type is not known.
     """
 
     type: str
@@ -46,7 +47,9 @@ class Event:
     @classmethod
     def of(cls, body: bytes) -> Event:
         """
-        :raises ValueError: it is not an event.
+        Read an event.
+
+        :raises ValueError: the body is not an event.
         """
         try:
             sent = json.loads(body)
@@ -62,20 +65,20 @@ class Event:
 
 
 def short_id_of(name: str) -> str | None:
-    """That of the paid call that made a job of this name; None if the name carries none."""
+    """The short id at the end of a job's name, or None if there is none."""
     found = _MARK.search(name)
     return found[1] if found else None
 
 
 def is_signed(secret: str, *, timestamp: str, signature: str, body: bytes) -> bool:
-    """Is the signature right? Compared in constant time. The headers may hold anything."""
+    """Is the signature right? The comparison takes constant time. The headers may contain any text."""
     message = timestamp.encode(errors="replace") + b"." + body
     expected = hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()
     return hmac.compare_digest(expected.encode(), signature.encode(errors="replace"))
 
 
 def is_recent(timestamp: str) -> bool:
-    """Is the time in the event within ``TOLERANCE`` of ours?"""
+    """Does the time in the event differ from our time by ``TOLERANCE`` at most?"""
     is_number = timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= 12
     return is_number and abs(time.time() - int(timestamp)) <= TOLERANCE
 
@@ -85,9 +88,10 @@ class Arrivals:
     """
     The events of one connection that have arrived in this process.
 
-    :ivar secrets: the connection's. *Test* finds the connection by them, since it has another id there.
-    :ivar last_type: the type of the last event that was accepted.
-    :ivar last_refused_at: when the last event with a wrong signature or time came.
+    :ivar secrets: the secrets of the connection. *Test* finds the connection by them, because *Test* gives
+        the connection another id.
+    :ivar last_type: the type of the last accepted event.
+    :ivar last_refused_at: the time of the last event with a wrong signature or time.
     """
 
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -106,7 +110,7 @@ class Arrivals:
         self.last_refused_at = datetime.now(UTC)
 
     def __str__(self) -> str:
-        """As a sentence for a person."""
+        """A sentence for a person."""
         now = datetime.now(UTC)
         if self.last_at is not None:
             said = f"The last webhook event ({self.last_type}) arrived {_seconds(self.last_at, now)} ago"
@@ -124,6 +128,5 @@ def _seconds(then: datetime, now: datetime) -> str:
     return f"{(now - then).total_seconds():.0f} s"
 
 
-# For this process: the endpoint writes them, and a page and the connection's *Test* show them.
+# The events of this process, by connection id. The endpoint writes them; a page and *Test* show them.
 arrivals: dict[str, Arrivals] = {}
-refusals: Counter[str] = Counter()

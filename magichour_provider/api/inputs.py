@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -22,7 +21,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from magichour_provider.api.prices import Price, price_class, speech, talking_photo
 from magichour_provider.exceptions import InvalidInput
+from magichour_provider.text import is_library_path
 
 GenerationMode = Literal["realistic", "prompted", "pro", "standard", "stable", "expressive"]
 Resolution = Literal["480p", "720p"]
@@ -41,14 +42,9 @@ EXTENSIONS: dict[MediaType, tuple[str, ...]] = {
     "gif": ("gif",),  # for some inputs that are videos
 }
 # fmt: on
-LARGEST = 1e6  # seconds: what arithmetic can bear, far above what the vendor takes
-PROMPTED_MODES = ("prompted", "standard", "expressive")
+MAX_SECONDS = 1e6  # far above what the vendor takes, and safe in arithmetic
 # Vendor's SDK 0.90.0, 2026-10. Longest clip in seconds.
 MAX_CLIP_SECONDS = {"realistic": 300, "prompted": 45}
-# Vendor's models page, 2026-07. Credits for a second of output, at 30 frames a second.
-CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
-# Vendor's OpenAPI, 2026-08, and SDK 0.90.0, 2026-10: a tenth of a credit a character.
-CHARACTERS_PER_CREDIT = 10
 MAX_TEXT_CHARACTERS = 1000
 
 # Files that the vendor has already: uploads of the last 7 days, and saved items of the account.
@@ -64,7 +60,7 @@ def _plain_number(value: object) -> object:
 
 
 def _as_text(value: object) -> object:
-    """Text, or a number from a manifest as text."""
+    """Turn a number into text: a user's CSV or YAML file may have a number where text is expected."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -76,15 +72,9 @@ def _not_blank(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
-def _bearable(value: float) -> float:
-    if value > LARGEST:
-        raise ValueError(f"is too large; give {LARGEST:.0f} or less")
-    return value
-
-
-def _two_decimals(value: float) -> float:
-    if round(value, 2) != value:
-        raise ValueError(f"has more than 2 decimals; use {round(value, 2)}")
+def _within_limit(value: float) -> float:
+    if value > MAX_SECONDS:
+        raise ValueError(f"is too large; give {MAX_SECONDS:.0f} or less")
     return value
 
 
@@ -94,7 +84,7 @@ Seconds = Annotated[
     BeforeValidator(_plain_number),
     BeforeValidator(_not_blank),
     Field(allow_inf_nan=False),
-    AfterValidator(_bearable),
+    AfterValidator(_within_limit),
 ]
 
 
@@ -112,6 +102,20 @@ class Inputs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: Text | None = None
+
+    @property
+    def path(self) -> str:
+        """The path of the paid call."""
+        raise NotImplementedError
+
+    def request(self, uploaded: Mapping[str, str], name: str | None) -> dict[str, Any]:
+        """
+        The body of the paid call, in the vendor's JSON.
+
+        :param uploaded: for each field of ``uploads``, the path that the vendor has for the file.
+        :param name: of the job, or None if such a job takes no name.
+        """
+        raise NotImplementedError
 
     @classmethod
     def checked(cls, values: Mapping[str, object], *, unknown: Collection[str] = ()) -> Self:
@@ -139,9 +143,13 @@ class Inputs(BaseModel):
         return True
 
     @property
-    def estimated_credits(self) -> int | None:
-        """The price by the table that ``price`` names, or None. The vendor decides the real price."""
+    def price(self) -> Price:
+        """The published price. The vendor decides the real price."""
         raise NotImplementedError
+
+    @property
+    def estimated_credits(self) -> int | None:
+        return self.price.credits
 
     @property
     def description(self) -> str:
@@ -149,12 +157,7 @@ class Inputs(BaseModel):
         raise NotImplementedError
 
     @property
-    def price(self) -> str:
-        """The price that the estimate uses, and where the vendor publishes it; or why there is no price."""
-        raise NotImplementedError
-
-    @property
-    def render_class(self) -> tuple[str | None, float | None]:
+    def render_profile(self) -> tuple[str | None, float | None]:
         """Mode and clip length in seconds, or None. Render times are learned separately for them."""
         return None, None
 
@@ -176,10 +179,10 @@ class Inputs(BaseModel):
         """
         return {
             field: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
-            for field, value in sorted(self._compared().items())
+            for field, value in sorted(self._fingerprint_fields().items())
         }
 
-    def _compared(self) -> dict[str, Any]:
+    def _fingerprint_fields(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True, exclude={"name"})
 
 
@@ -223,19 +226,40 @@ class TalkingPhotoInputs(Inputs):
                     self.intensity,
                     "works only with generation_mode='expressive'; leave it out or change the mode",
                 )
-            try:
-                _two_decimals(self.intensity)
-            except ValueError as problem:
-                raise InvalidInput.of("intensity", self.intensity, str(problem)) from None
+            if round(self.intensity, 2) != self.intensity:
+                raise InvalidInput.of(
+                    "intensity",
+                    self.intensity,
+                    f"has more than 2 decimals; use {round(self.intensity, 2)}",
+                )
+
+    @property
+    def path(self) -> str:
+        return "/v1/ai-talking-photo"
+
+    def request(self, uploaded: Mapping[str, str], name: str | None) -> dict[str, Any]:
+        """A field without a value is left out: the vendor refuses null with a 422."""
+        style = {
+            "generation_mode": self.generation_mode,
+            "intensity": self.intensity,
+            "prompt": self.prompt,
+        }
+        return _given(
+            {
+                "name": name,
+                "assets": {field: uploaded.get(field, getattr(self, field)) for field in ASSET_FIELDS},
+                "start_seconds": self.start,
+                "end_seconds": self.end_seconds,
+                "style": _given(style) or None,
+                "resolution": self.resolution,
+                "max_resolution": self.max_resolution,
+            }
+        )
 
     @property
     def start(self) -> float:
         """Where the clip starts in the audio, in seconds."""
         return self.start_seconds or 0.0
-
-    @property
-    def price_class(self) -> str:
-        return "prompted" if self.generation_mode in PROMPTED_MODES else "realistic"
 
     @property
     def clip_seconds(self) -> float:
@@ -249,30 +273,27 @@ class TalkingPhotoInputs(Inputs):
         return self.end_seconds - self.start
 
     @property
-    def estimated_credits(self) -> int:
-        return math.ceil(round(self.clip_seconds * CREDITS_PER_SECOND[self.price_class], 6))
+    def price(self) -> Price:
+        return talking_photo(self.generation_mode, self.clip_seconds)
 
     @property
     def description(self) -> str:
         return f"the clip of {self.clip_seconds:g} s"
 
     @property
-    def price(self) -> str:
-        return f"at {CREDITS_PER_SECOND[self.price_class]} credits a second (vendor's models page, 2026-07)"
-
-    @property
-    def render_class(self) -> tuple[str | None, float | None]:
-        return self.price_class, self.clip_seconds
+    def render_profile(self) -> tuple[str | None, float | None]:
+        return price_class(self.generation_mode), self.clip_seconds
 
     def warnings(self) -> list[str]:
         found = []
-        longest = MAX_CLIP_SECONDS[self.price_class]
+        mode = price_class(self.generation_mode)
+        longest = MAX_CLIP_SECONDS[mode]
         if self.clip_seconds > longest:
             found.append(
                 f"end_seconds - start_seconds = {self.clip_seconds:g} s is above {longest} s, the longest "
-                f"{self.price_class} clip as of 2026-10; Magic Hour may refuse it (free of charge)"
+                f"{mode} clip as of 2026-10; Magic Hour may refuse it (free of charge)"
             )
-        if self.prompt is not None and self.generation_mode not in PROMPTED_MODES:
+        if self.prompt is not None and mode != "prompted":
             found.append(f"prompt={self.prompt!r} is ignored by Magic Hour unless generation_mode='prompted'")
         if self.resolution is not None and self.max_resolution is not None:
             found.append(
@@ -288,12 +309,12 @@ class TalkingPhotoInputs(Inputs):
             if not is_remote(getattr(self, field) or "")
         ]
 
-    def _compared(self) -> dict[str, Any]:
+    def _fingerprint_fields(self) -> dict[str, Any]:
         """
-        Without the content of files, and without the query of a URL, since signatures change. But the query
-        of a library URL counts: it names the asset. An ``end_seconds`` that was left out is not in it.
+        A file counts with its path, and not with its content. A URL counts without its query, because
+        signatures change. The query of a library URL counts: it names the asset.
         """
-        values = super()._compared()
+        values = super()._fingerprint_fields()
         values["start_seconds"] = self.start
         for field in ASSET_FIELDS:
             if field in values:
@@ -323,6 +344,13 @@ class VoiceInputs(Inputs):
                 "shorten it, or make several voices of it",
             )
 
+    @property
+    def path(self) -> str:
+        return "/v1/ai-voice-generator"
+
+    def request(self, uploaded: Mapping[str, str], name: str | None) -> dict[str, Any]:
+        return {"name": name, "style": {"prompt": self.prompt, "voice_name": self.voice_name}}
+
     def hint(self) -> str:
         if self.voice_name in voices().values():
             return ""
@@ -331,19 +359,12 @@ class VoiceInputs(Inputs):
         return f"{self.voice_name!r} is none of the {len(voices())} voices of 2026-10{nearest}"
 
     @property
-    def estimated_credits(self) -> int:
-        return math.ceil(len(self.prompt or "") / CHARACTERS_PER_CREDIT)
+    def price(self) -> Price:
+        return speech(self.prompt or "")
 
     @property
     def description(self) -> str:
         return f"the text of {len(self.prompt or '')} characters"
-
-    @property
-    def price(self) -> str:
-        return (
-            f"at {1 / CHARACTERS_PER_CREDIT:g} credit a character (vendor's OpenAPI, 2026-08; "
-            "its models page says 0.05)"
-        )
 
 
 @cache
@@ -355,6 +376,10 @@ def voices() -> dict[str, str]:
     """
     names = (files("magichour_provider") / "data" / "voices.txt").read_text("utf-8").splitlines()
     return {name.casefold(): name for name in names}
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in values.items() if value is not None}
 
 
 def is_remote(asset: str) -> bool:
@@ -369,8 +394,11 @@ def unsigned(asset: str) -> str:
 
 
 def extension_of(path: str) -> str:
-    """The lower-case extension of a path or URL without its dot, or an empty string."""
-    return os.path.splitext(urlsplit(path).path if _is_url(path) else path)[1].lstrip(".").lower()  # noqa: PTH122
+    """The lower-case extension of a path or URL without its dot. Empty if it has none, or is no valid URL."""
+    try:
+        return os.path.splitext(urlsplit(path).path if _is_url(path) else path)[1].lstrip(".").lower()  # noqa: PTH122
+    except ValueError:
+        return ""
 
 
 def _is_url(asset: str) -> bool:
@@ -379,7 +407,7 @@ def _is_url(asset: str) -> bool:
 
 def _is_library_url(asset: str) -> bool:
     parts = urlsplit(asset)
-    return parts.path.rstrip("/").endswith("/my-library") and bool(
+    return is_library_path(parts.path) and bool(
         {"imageId", "audioId", "videoId"} & set(parse_qs(parts.query))
     )
 

@@ -1,4 +1,4 @@
-"""Has a file arrived whole, and is it the file that was asked for? Checked while its bytes arrive."""
+"""Is a downloaded file complete, and is it the requested file? This is checked while its bytes arrive."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from typing import ClassVar, Literal
 
 from magichour_provider.exceptions import DownloadFailed
 
-PIECE_BYTES = 1 << 20  # decoded at once: a small body can decode to a huge one
+PIECE_BYTES = 1 << 20  # decoded in one step: a small body can decode to a huge file
 
 
-class NotWhole(ValueError):
-    """A part of the file is missing, or the file is not what was asked for; the message says which."""
+class IntegrityFailed(ValueError):
+    """A part of the file is missing, or it is not the requested file; the message says which."""
 
 
-class WrongMedia(NotWhole):
-    """The file is of another type of media."""
+class WrongMedia(IntegrityFailed):
+    """The file has another media type."""
 
 
 class BadDownload(DownloadFailed):
-    """This URL does not lead to the file that was asked for. Another URL of the job may."""
+    """This URL does not lead to the requested file. Another URL of the job may."""
 
 
 class ContentDecoder:
     """
     Decodes a ``Content-Encoding``: gzip or deflate. Our requests ask for none, but some gateways add one.
 
-    :raises NotWhole: it is another encoding, or the body does not fit the encoding.
+    :raises IntegrityFailed: the encoding is not known, or the body does not have this encoding.
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
-        # Some stores keep the name "aws-chunked" from the upload; the body that they send is plain.
+        # Some stores keep the name "aws-chunked" of the upload, although the body that they send is plain.
         self._encoding = re.sub(r"[^\w, -]", "", headers.get("content-encoding", "")).strip().lower()[:40]
         self.is_plain = self._encoding in ("", "identity", "aws-chunked")
         if not self.is_plain and self._encoding not in ("gzip", "x-gzip", "deflate"):
-            raise NotWhole(f"it has the Content-Encoding {self._encoding!r}, which cannot be decoded here")
+            raise IntegrityFailed(
+                f"it has the Content-Encoding {self._encoding!r}, which cannot be decoded here"
+            )
         self._inflater: zlib._Decompress | None = None
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
@@ -47,9 +49,8 @@ class ContentDecoder:
             yield chunk
             return
         while True:
-            if (
-                self._inflater is None or self._inflater.eof
-            ):  # a gzip file can have several members, and padding
+            if self._inflater is None or self._inflater.eof:
+                # A gzip file can have several members, and padding between them.
                 chunk = chunk.lstrip(b"\0")
                 if not chunk:
                     return
@@ -57,19 +58,21 @@ class ContentDecoder:
             try:
                 piece = self._inflater.decompress(chunk, PIECE_BYTES)
             except zlib.error:
-                raise NotWhole(f"it is damaged, or not in its Content-Encoding {self._encoding!r}") from None
+                raise IntegrityFailed(
+                    f"it is damaged, or does not have its Content-Encoding {self._encoding!r}"
+                ) from None
             yield piece
             chunk = self._inflater.unconsumed_tail or self._inflater.unused_data
             if not chunk and len(piece) < PIECE_BYTES:
                 return
 
     def close(self) -> None:
-        """Call it after the last bytes: is the encoded body complete?"""
+        """Check that the encoded body is complete. Call this after the last bytes."""
         if not (self.is_plain or (self._inflater and self._inflater.eof)):
-            raise NotWhole(f"it is cut: its Content-Encoding {self._encoding!r} has no end")
+            raise IntegrityFailed(f"it is truncated: its Content-Encoding {self._encoding!r} has no end")
 
     def _window_bits(self, start: bytes) -> int:
-        """The format as zlib's ``wbits``. Some servers send deflate as a raw stream, without a header."""
+        """The format as ``wbits`` of zlib. Some servers send deflate as a raw stream, without a header."""
         if self._encoding != "deflate":
             return 16 + zlib.MAX_WBITS
         return zlib.MAX_WBITS if start[0] & 0x8F == zlib.DEFLATED else -zlib.MAX_WBITS
@@ -77,10 +80,10 @@ class ContentDecoder:
 
 class IntegrityCheck:
     """
-    Reads a file as it arrives. A subclass knows one type of media.
+    Reads a file while it arrives. A subclass knows one media type.
 
-    :raises WrongMedia: the file is of another type.
-    :raises NotWhole: a part of the file is missing.
+    :raises WrongMedia: the file has another media type.
+    :raises IntegrityFailed: a part of the file is missing.
     """
 
     noun: ClassVar[str] = "a file"
@@ -101,13 +104,15 @@ class IntegrityCheck:
                 self.check_head()
 
     def close(self) -> None:
-        """Call it after the last bytes: is the file complete?"""
+        """Check that the file is complete. Call this after the last bytes."""
         if not self.size:
-            raise NotWhole("it is empty")
+            raise IntegrityFailed("it is empty")
         if self.size < self.HEAD_BYTES:
             self.check_head()
-        if self._announced and self.size < self._announced:
-            raise NotWhole(f"it is cut: it has {self.size} bytes, and its header says {self._announced}")
+        if self._declared_size and self.size < self._declared_size:
+            raise IntegrityFailed(
+                f"it is truncated: it has {self.size} bytes, and its header says {self._declared_size}"
+            )
 
     def check_head(self) -> None:
         if self.head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"<", b"{"):
@@ -115,12 +120,16 @@ class IntegrityCheck:
 
     @property
     def ends_itself(self) -> bool:
-        """Does the file itself say that it ends here?"""
-        return self.size == self._announced
+        """Does the content of the file show that it ends here?"""
+        return self.size == self._declared_size
 
     @property
-    def _announced(self) -> int | None:
-        """The size in the header of a WAV, WebP or AIFF. A writer to a pipe puts 0 or the maximum there."""
+    def _declared_size(self) -> int | None:
+        """
+        The size in the header of a WAV, WebP or AIFF; None if there is none.
+
+        A program that writes to a pipe does not know the size: it writes 0 or the maximum.
+        """
         order = _BYTE_ORDER.get(self.head[:4])
         size = int.from_bytes(self.head[4:8], order) if order else 0
         return 8 + size if 0 < size < 0x7FFFFF00 else None
@@ -130,23 +139,23 @@ _BYTE_ORDER: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM"
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
 
 
-class SoundCheck(IntegrityCheck):
-    """A voice of any format, since the vendor promises none. But it must not be a page or a picture."""
+class AudioCheck(IntegrityCheck):
+    """Audio of any format, because the vendor promises none. It must not be a page or a picture."""
 
-    noun = "a sound"
+    noun = "audio"
 
     def check_head(self) -> None:
         super().check_head()
         if self.head.startswith(_PICTURES) or self.head[8:12] == b"WEBP":
-            raise WrongMedia("it is a picture, not a sound")
+            raise WrongMedia("it is a picture, not audio")
 
 
 class Mp4Check(IntegrityCheck):
     """
-    A video: an MP4 with its index (``moov``) and its content (``mdat``), neither of them cut.
+    A video: an MP4 with its complete index (``moov``) and its complete content (``mdat``).
 
-    The boxes are checked even if the length is as announced: a proxy may cut a file and announce the shorter
-    length.
+    The boxes are checked even if the length is the declared one: a proxy may truncate a file and declare the
+    shorter length.
 
     Source: ISO/IEC 14496-12, 4.2: a box begins with its size (4 bytes) and its type (4). If the size is 1,
     the real size follows in 8 more bytes. A size of 0 means "to the end of the file".
@@ -154,15 +163,15 @@ class Mp4Check(IntegrityCheck):
 
     noun = "an MP4"
     REQUIRED = (b"ftyp", b"moov", b"mdat")
-    # Trust the size of boxes of these types only: another "box" may be random bytes after the last one.
+    # Only the size of these boxes is trusted: another "box" may be random bytes after the last box.
     KNOWN = frozenset({*REQUIRED, b"moof", b"free"})
 
     def __init__(self) -> None:
         super().__init__()
         self._types: list[bytes] = []
         self._header = bytearray()
-        self._left: float = 0  # bytes of the current box
-        self._is_junk = False  # the bytes after the last box
+        self._left: float = 0  # bytes of the current box that have not arrived
+        self._is_junk = False  # are the last bytes no box?
 
     def feed(self, chunk: bytes) -> None:
         super().feed(chunk)
@@ -197,12 +206,12 @@ class Mp4Check(IntegrityCheck):
     def close(self) -> None:
         super().close()
         if self._types and self._types[-1] in self.KNOWN and 0 < self._left < math.inf:
-            raise NotWhole(f"it is cut: its box {self._types[-1].decode()} has no end")
+            raise IntegrityFailed(f"it is truncated: its box {self._types[-1].decode()} has no end")
         for box_type in self.REQUIRED:
             if box_type not in self._types:
-                raise NotWhole(f"it is cut: it has no box {box_type.decode()}")
+                raise IntegrityFailed(f"it is truncated: it has no box {box_type.decode()}")
         if self._types[-1] == b"moof":
-            raise NotWhole("it is cut: its last fragment has no content")
+            raise IntegrityFailed("it is truncated: its last fragment has no content")
 
     @property
     def ends_itself(self) -> bool:
@@ -211,8 +220,8 @@ class Mp4Check(IntegrityCheck):
 
 class ImageCheck(IntegrityCheck):
     """
-    A picture. PNG, JPEG, GIF, WebP, and a GIF as MP4 must have their end. A file of another format must not
-    be a page.
+    A picture. The end of a PNG, JPEG, GIF or WebP, and of a GIF as MP4, must be there. A file of another
+    format must not be a page.
     """
 
     noun = "a picture"
@@ -237,7 +246,7 @@ class ImageCheck(IntegrityCheck):
         super().close()
         end = self.ENDS.get(self.head[:4]) or self.ENDS.get(self.head[:3])
         if end and not self.tail.rstrip(b"\0\r\n ").endswith(end):
-            raise NotWhole("it is cut: it has no end")
+            raise IntegrityFailed("it is truncated: it has no end")
         if self._moving is not None and not self.head[8:].startswith(self.STILL_BRANDS):
             self._moving.close()
 
@@ -257,7 +266,8 @@ class DownloadValidator:
     :param check: what the file must be.
     :param host: the host of the URL, for messages.
     :raises DownloadFailed: from every method; the job is paid for; retryable.
-    :raises BadDownload: from every method; this URL does not lead to the file, and will not later.
+    :raises BadDownload: from every method; this URL does not lead to the file, and a retry does not change
+        that.
     """
 
     def __init__(
@@ -275,47 +285,47 @@ class DownloadValidator:
         if status != 200:
             why = f"the storage host {host} answered HTTP {status}"
             if status == 403:
-                why += ": the signed URL has expired, or something on the way does not allow it"
-            raise self._failed(why, status, for_good=status in _FINAL)
+                why += ": the signed URL has expired, or a proxy does not allow the download"
+            raise self._failed(why, status, permanent=status in _FINAL)
         length = headers.get("content-length", "")
         self._expected = int(length) if length.isdigit() else None
         self._size = 0
         self._has_end = self._expected is not None or "chunked" in headers.get("transfer-encoding", "")
         self._check = check()
-        with self._translated():
+        with self._translate_errors():
             self._decoder = ContentDecoder(headers)
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The bytes of the file that are in these bytes of the response."""
+        """Decode bytes of the response, and return the bytes of the file."""
         self._size += len(chunk)
-        with self._translated():
+        with self._translate_errors():
             for piece in self._decoder.feed(chunk):
                 self._check.feed(piece)
                 yield piece
 
     def close(self) -> None:
-        """Call it after the last bytes, before the file gets its name: is it complete?"""
-        with self._translated():
+        """Check that the file is complete. Call this after the last bytes, before the file gets its name."""
+        with self._translate_errors():
             if self._expected not in (None, self._size):
-                raise NotWhole(f"only {self._size} of {self._expected} bytes arrived")
+                raise IntegrityFailed(f"only {self._size} of {self._expected} bytes arrived")
             self._decoder.close()
             self._check.close()
             if not (self._has_end or self._check.ends_itself):
-                raise NotWhole("nothing says how long it is, so it may be cut")
+                raise IntegrityFailed("nothing says how long it is, so it may be truncated")
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
-        except NotWhole as error:
-            raise self._failed(str(error), for_good=isinstance(error, WrongMedia)) from None
+        except IntegrityFailed as error:
+            raise self._failed(str(error), permanent=isinstance(error, WrongMedia)) from None
 
-    def _failed(self, why: str, status_code: int | None = None, *, for_good: bool) -> DownloadFailed:
-        error_cls = BadDownload if for_good else DownloadFailed
+    def _failed(self, why: str, status_code: int | None = None, *, permanent: bool) -> DownloadFailed:
+        error_cls = BadDownload if permanent else DownloadFailed
         return download_failed(self._job_id, why, status_code, self._job_type, error_cls)
 
 
-_FINAL = frozenset(range(400, 500)) - {408, 425, 429}  # statuses that the same URL gives again
+_FINAL = frozenset(range(400, 500)) - {408, 425, 429}  # statuses that the same URL would return again
 
 
 def download_failed(

@@ -1,11 +1,11 @@
-"""One record for each type of job. The requests are in ``wire``."""
+"""One record for each type of job: what differs between the types."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from magichour_provider.api.integrity import ImageCheck, IntegrityCheck, Mp4Check, SoundCheck
+from magichour_provider.api.integrity import AudioCheck, ImageCheck, IntegrityCheck, Mp4Check
 from magichour_provider.exceptions import InvalidInput
 
 JobType = Literal["video", "audio", "image"]
@@ -22,11 +22,9 @@ class JobSpec:
     :param extensions: of the files that such a job makes; the first is the usual one.
     :param integrity: checks that such a file has arrived whole.
     :param usual_render_seconds: with the time in the queue; used until this process has seen such jobs end.
-    :param element: of HTML, in which a browser plays or shows such a file.
-    :param drawing: what stands for such a file on a page until it is played: a symbol of ``page.html``.
     :param result_field: the field of a task's result from which the next task takes the job; it has the job's
         URL in the vendor's library.
-    :param is_sound: a file of it is measured, since the vendor's answer does not say how long it is.
+    :param is_audio: its file is measured, because the vendor's answer does not have the duration.
     :param has_clip: the vendor's answer has the clip, the size in pixels and the frame rate.
     :param has_several_files: each of its downloads is a result; otherwise only the first of its type.
     """
@@ -37,10 +35,8 @@ class JobSpec:
     extensions: tuple[str, ...]
     integrity: type[IntegrityCheck]
     usual_render_seconds: float
-    element: Literal["video", "audio", "img"]
-    drawing: str
     result_field: str | None = None
-    is_sound: bool = False
+    is_audio: bool = False
     has_clip: bool = False
     has_several_files: bool = False
 
@@ -54,8 +50,6 @@ JOBS: dict[JobType, JobSpec] = {
         integrity=Mp4Check,
         # Vendor, talking photos, queueing included, 30 days to 2026-07-20.
         usual_render_seconds=174.0,
-        element="video",
-        drawing="person",
         has_clip=True,
     ),
     "audio": JobSpec(
@@ -63,13 +57,11 @@ JOBS: dict[JobType, JobSpec] = {
         route="/v1/audio-projects",
         library_parameter="audioId",
         extensions=("wav", "mp3", "m4a", "aac", "flac", "ogg", "oga", "opus", "aiff", "webm"),
-        integrity=SoundCheck,
+        integrity=AudioCheck,
         # The vendor has no number for voices. With this guess, polls are 6 to 9 s apart, as it advises.
         usual_render_seconds=10.0,
-        element="audio",
-        drawing="wave",
         result_field="audio_file_path",
-        is_sound=True,
+        is_audio=True,
     ),
     "image": JobSpec(
         noun="image",
@@ -80,8 +72,6 @@ JOBS: dict[JobType, JobSpec] = {
         integrity=ImageCheck,
         # A guess, since the vendor has no number for images.
         usual_render_seconds=15.0,
-        element="img",
-        drawing="picture",
         result_field="image_file_path",
         has_several_files=True,
     ),

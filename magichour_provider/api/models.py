@@ -2,15 +2,15 @@
 The vendor's answers: what they hold, read leniently.
 
 The vendor's "project" is called a *job* here. Unknown fields and statuses are no error, and fields that the
-vendor has deprecated are never needed. A value that cannot be read is as good as missing.
+vendor has deprecated are never needed. An optional value that cannot be read counts as missing.
 
 Source: the vendor's OpenAPI of 2026-08 and its Python SDK 0.90.0 of 2026-10.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, TypeVar
 
 from pydantic import (
@@ -24,11 +24,9 @@ from pydantic import (
 )
 
 from magichour_provider import exceptions as errors
+from magichour_provider.text import UNPRINTABLE, clean
 
 T = TypeVar("T")
-Redact = Callable[[str], str]
-
-LONGEST_TEXT = 500  # characters of the vendor's words in a message
 
 # Job errors that the same input would meet again. The vendor's list is open: a code that is not here may be
 # tried again (the vendor refunds a job that ends in error).
@@ -46,24 +44,6 @@ PERMANENT_JOB_ERRORS = frozenset(
     }
 )
 
-ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?", re.DOTALL)
-_UNPRINTABLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]+"
-)
-
-
-def clean(text: str, redact: Redact = str) -> str:
-    """
-    Text from outside for a log: one line of limited length, without control characters, and without the
-    secrets in URLs.
-
-    :param redact: takes secrets out. It runs after control characters are gone and before the text is cut.
-    """
-    text = redact(_UNPRINTABLE.sub(" ", ESCAPE_SEQUENCE.sub("", text)).strip())
-    text = errors.masked(text)
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
-
-
 # What reading somebody else's value can raise: pydantic and the standard library let OverflowError through.
 UNREADABLE = (ValueError, TypeError, ArithmeticError, RecursionError)
 
@@ -77,7 +57,7 @@ def _or_none(value: object, read: Callable[[object], object]) -> object:
 
 def id_text(value: object) -> object:
     """An id is text, also when the vendor sends a number. White space around it is not part of it."""
-    if isinstance(value, str) and _UNPRINTABLE.search(value.strip()):
+    if isinstance(value, str) and UNPRINTABLE.search(value.strip()):
         raise ValueError("a control character in an id")
     is_id = isinstance(value, str | int) and not isinstance(value, bool)
     return str(value).strip() if is_id else value
@@ -88,10 +68,10 @@ Lenient = Annotated[T | None, WrapValidator(_or_none)]
 Number = Annotated[
     int | float,
     BeforeValidator(lambda value: None if isinstance(value, bool) else value),
-    Field(allow_inf_nan=False, gt=-1e12, lt=1e12),  # what arithmetic can bear
+    Field(allow_inf_nan=False, gt=-1e12, lt=1e12),  # safe in arithmetic
 ]
 Pixels = Annotated[int, Field(ge=-1, lt=1_000_000)]
-# ".." has no route.
+# An id of dots only, such as "..", cannot be used in a URL path.
 JobId = Annotated[str, BeforeValidator(id_text), Field(pattern=r"[^\s.]", max_length=1000)]
 Words = Annotated[str, BeforeValidator(lambda value: clean(value) if isinstance(value, str) else value)]
 
@@ -106,7 +86,7 @@ class Submission(_Answer):
 
     .. versionadded:: 0.1.0
 
-    :ivar job_id: the vendor's id of it.
+    :ivar job_id: the vendor's id of the job.
     :ivar credits_charged: an estimate until the job is complete.
     :ivar poll_interval: seconds; the answer's ``Retry-After``, which the emulator sends.
     """
@@ -144,16 +124,16 @@ class Job(_Answer):
 
     .. versionadded:: 0.1.0
 
-    :ivar job_id: the vendor's id of it.
+    :ivar job_id: the vendor's id of the job.
     :ivar status: ``queued``, ``rendering``, ``complete``, ``error`` or ``canceled``; the list is open.
-    :ivar name: of the job in the vendor's library.
+    :ivar name: the job's name in the vendor's library.
     :ivar created_at: when it was submitted (ISO 8601).
     :ivar enabled: False when its file was deleted.
     :ivar start_seconds: where the clip of a video starts in the audio.
-    :ivar end_seconds: where it ends.
-    :ivar width: of a video, in pixels; -1 is the vendor's "not known".
-    :ivar height: likewise.
-    :ivar fps: of a video, frames a second.
+    :ivar end_seconds: where the clip ends.
+    :ivar width: the width of a video in pixels; -1 is the vendor's "not known".
+    :ivar height: the height, in the same way.
+    :ivar fps: the frames of a video in a second.
     :ivar credits_charged: final once it is complete, an estimate before.
     :ivar error: a ``JobError``, if it failed.
     :ivar downloads: a list of ``Download``, once it is complete; entries that cannot be read are left out.
@@ -195,6 +175,15 @@ class Job(_Answer):
     def awaits_download(self) -> bool:
         """Complete, but the vendor has not said yet where its file is."""
         return self.status == "complete" and self.enabled is not False and not self.downloads
+
+    @property
+    def creation_time(self) -> float | None:
+        """When the vendor created the job, in seconds since the epoch. None if time or zone is missing."""
+        try:
+            created = datetime.fromisoformat(self.created_at or "")
+            return created.timestamp() if created.tzinfo else None
+        except UNREADABLE:
+            return None
 
     @property
     def clip_seconds(self) -> float | None:
@@ -245,7 +234,6 @@ class UploadSlot(_Answer):
 
     upload_url: str = Field(repr=False, pattern=r"^https?://.")
     file_path: str = Field(min_length=1)
-    expires_at: Lenient[str] = None
 
 
 class UploadSlots(_Answer):
@@ -258,10 +246,10 @@ class Account(_Answer):
 
     .. versionadded:: 0.1.0
 
-    :ivar account_id: the vendor's id of it.
-    :ivar credits: left.
-    :ivar tier: of its plan: ``free``, ``creator``, ``pro`` or ``business``.
-    :ivar email: of its owner.
+    :ivar account_id: the vendor's id of the account.
+    :ivar credits: the credits that are left.
+    :ivar tier: its plan: ``free``, ``creator``, ``pro`` or ``business``.
+    :ivar email: the owner's address.
     """
 
     account_id: JobId = Field(validation_alias=AliasChoices("id", "account_id"))

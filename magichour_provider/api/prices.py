@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from magichour_provider.api.inputs import CHARACTERS_PER_CREDIT, CREDITS_PER_SECOND, PROMPTED_MODES
-
+# Vendor's models page, 2026-07. Credits for a second of a talking photo, at 30 frames a second.
+CREDITS_PER_SECOND = {"realistic": 48, "prompted": 20}
+PROMPTED_MODES = ("prompted", "standard", "expressive")  # generation modes with the lower price
+# Vendor's OpenAPI, 2026-08, and SDK 0.90.0, 2026-10: a tenth of a credit a character of a text.
+CHARACTERS_PER_CREDIT = 10
 # Vendor's OpenAPI, 2026-08. Credits for the result of one call. "1 frame" is an older name of one credit.
 PER_CALL = {
     "ai-clothes-changer": 25,
@@ -22,8 +25,8 @@ PER_CALL = {
     "image-background-remover": 5,
     "photo-colorizer": 10,
 }
-# Vendor's OpenAPI, 2026-08: the least credits for an image. Higher resolutions cost more.
-FROM_PER_IMAGE = {
+# Vendor's OpenAPI, 2026-08: the minimum of credits for an image. Higher resolutions cost more.
+MIN_PER_IMAGE = {
     "flux-2-klein": 5,
     "flux-schnell": 5,
     "gpt-image-2": 50,
@@ -47,11 +50,11 @@ UPSCALE = {"preserve": 25, "pro": 25, "balanced": 50, "creative": 50}
 class Price:
     """
     :ivar credits: the price of the whole call; None if the vendor publishes no exact price.
-    :ivar words: the price in words, and where the vendor publishes it; or why there is none.
+    :ivar text: the price in words, and where the vendor publishes it; or why there is no price.
     """
 
     credits: int | None
-    words: str
+    text: str
 
 
 def price_of(tool: str, body: Mapping[str, Any]) -> Price:
@@ -63,19 +66,19 @@ def price_of(tool: str, body: Mapping[str, Any]) -> Price:
         case _ if tool in PER_CALL:
             return _published(PER_CALL[tool], f"{PER_CALL[tool]} credits a call")
         case "ai-image-generator" | "ai-image-editor":
-            if least := FROM_PER_IMAGE.get(str(body.get("model"))):
-                return Price(None, f"its price is only known as from {least} credits an image ({_OPENAPI})")
-            return Price(None, f"its price depends on model and resolution ({_OPENAPI})")
+            if least := MIN_PER_IMAGE.get(str(body.get("model"))):
+                return Price(
+                    None, f"the vendor publishes only a minimum price: {least} credits an image ({_OPENAPI})"
+                )
+            return Price(None, f"the price depends on model and resolution ({_OPENAPI})")
         case "body-swap":
-            return Price(None, f"its price is only known as from 50 credits at 640px ({_OPENAPI})")
+            return Price(None, f"the vendor publishes only a minimum price: 50 credits at 640px ({_OPENAPI})")
         case "ai-image-upscaler":
             each, factor = UPSCALE.get(str(style.get("mode", "balanced"))), body.get("scale_factor")
             if each is not None and factor in (2, 4):
                 return _published(each * factor**2 // 4, f"{each} credits for 2x, four times that for 4x")
         case "ai-voice-generator" | "ai-voice-cloner":
-            characters = len(str(style.get("prompt", "")))
-            each_character = f"{1 / CHARACTERS_PER_CREDIT:g} credit a character"
-            return _published(math.ceil(characters / CHARACTERS_PER_CREDIT), each_character)
+            return speech(str(style.get("prompt", "")))
         case "ai-music-generator" if isinstance(duration := body.get("duration"), int):
             return Price(duration, "at 1 credit a second (vendor's SDK 0.90.0, 2026-10)")
         case "lip-sync" if seconds is not None:
@@ -85,11 +88,26 @@ def price_of(tool: str, body: Mapping[str, Any]) -> Price:
                 frames = math.ceil(round(seconds * fps, 6))
                 return _published(each * frames, f"{each} credits a frame, at {fps:g} frames a second")
         case "ai-talking-photo" if seconds is not None:
-            mode = "prompted" if style.get("generation_mode") in PROMPTED_MODES else "realistic"
-            each = CREDITS_PER_SECOND[mode]
-            credits_ = math.ceil(round(seconds * each, 6))
-            return Price(credits_, f"at {each} credits a second (vendor's models page, 2026-07)")
+            return talking_photo(style.get("generation_mode"), seconds)
     return Price(None, f"the vendor publishes no price of it ({_OPENAPI})")
+
+
+def price_class(generation_mode: object) -> str:
+    """The mode by which a talking photo is priced, and how long its render takes."""
+    return "prompted" if generation_mode in PROMPTED_MODES else "realistic"
+
+
+def talking_photo(generation_mode: object, seconds: float) -> Price:
+    each = CREDITS_PER_SECOND[price_class(generation_mode)]
+    credits_ = math.ceil(round(seconds * each, 6))
+    return Price(credits_, f"at {each} credits a second (vendor's models page, 2026-07)")
+
+
+def speech(text: str) -> Price:
+    return Price(
+        math.ceil(len(text) / CHARACTERS_PER_CREDIT),
+        f"at {1 / CHARACTERS_PER_CREDIT:g} credit a character ({_OPENAPI}; the models page says 0.05)",
+    )
 
 
 def clip_seconds(body: Mapping[str, Any]) -> float | None:

@@ -12,9 +12,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,19 +30,18 @@ from magichour_provider.api.inputs import (
 )
 from magichour_provider.api.jobs import JobType
 from magichour_provider.api.prices import Price, clip_seconds, price_of
-from magichour_provider.exceptions import InvalidInput, shortened
+from magichour_provider.exceptions import InvalidInput
+from magichour_provider.text import shortened
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 DATA = Path(__file__).parent.parent / "data" / "tools.json"
-LARGEST = 1e15  # a number in a body
+MAX_NUMBER = 1e15  # of a number in a body
 SHOWN_VALUES = 12  # values of a list that a message shows
 
 # Fields that name a file. Their names also have its media type.
 _ASSET_FIELD = re.compile(r"\w+_file_paths?|new_face|original_face")
-
-Leaf = Callable[[str, str, Any, Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,11 @@ class ToolInputs(Inputs):
         tool = tool_named(values["tool"])
         if "body" in unknown:
             return cls(tool=tool.name, body={})
-        assets: list[Asset] = []
         body: dict[str, Any] = _transformed(_as_dict(values["body"]), tool.schema, _coerced)
-        _transformed(body, {}, _check_transferable)
+        for field, value in _leaves(body):
+            _check_serializable(field, value)
         doubts = _check(tool, body)
-        _transformed(body, {}, partial(_find_asset, assets))
+        assets = [asset for field, value in _leaves(body) if (asset := _asset(field, value))]
         return super().checked(
             {
                 "tool": tool.name,
@@ -151,12 +150,10 @@ class ToolInputs(Inputs):
         return int(count) if isinstance(count, int | float) else 1
 
     @property
-    def _price(self) -> Price:
+    def price(self) -> Price:
+        if self.own_estimate is not None:
+            return Price(math.ceil(self.own_estimate), "by estimated_credits")
         return price_of(self.tool, self.body)
-
-    @property
-    def estimated_credits(self) -> int | None:
-        return self._price.credits if self.own_estimate is None else math.ceil(self.own_estimate)
 
     @property
     def description(self) -> str:
@@ -164,11 +161,7 @@ class ToolInputs(Inputs):
         return self.tool if seconds is None else f"{self.tool} of {seconds:g} s"
 
     @property
-    def price(self) -> str:
-        return self._price.words if self.own_estimate is None else "by estimated_credits"
-
-    @property
-    def render_class(self) -> tuple[str | None, float | None]:
+    def render_profile(self) -> tuple[str | None, float | None]:
         return self.tool, clip_seconds(self.body)
 
     def warnings(self) -> list[str]:
@@ -177,26 +170,19 @@ class ToolInputs(Inputs):
     def uploads(self) -> list[Asset]:
         return [asset for asset in self.assets if not is_remote(asset.uri)]
 
-    def request(self, uploaded: Mapping[str, str], name: str | None) -> dict[str, Any]:
-        """
-        The body that is sent.
+    @property
+    def path(self) -> str:
+        return f"/v1/{self.tool}"
 
-        :param uploaded: by field of ``uploads``, the path that the vendor has for the file.
-        """
+    def request(self, uploaded: Mapping[str, str], name: str | None) -> dict[str, Any]:
         schema = tool_named(self.tool).schema
-        body = _transformed(self.body, schema, lambda field, _key, value, _schema: uploaded.get(field, value))
+        body = _transformed(self.body, schema, lambda field, value, _: uploaded.get(field, value))
         return body if name is None else {"name": name, **body}
 
-    def _compared(self) -> dict[str, Any]:
-        """Each value by its place in the body."""
-        found: dict[str, Any] = {"tool": self.tool}
+    def _fingerprint_fields(self) -> dict[str, Any]:
         files = {asset.field for asset in self.assets}
-
-        def note(field: str, _key: str, value: Any, _schema: Mapping[str, Any]) -> None:
-            found[field] = unsigned(value) if field in files else value
-
-        _transformed(self.body, {}, note)
-        return found
+        leaves = {field: unsigned(value) if field in files else value for field, value in _leaves(self.body)}
+        return {"tool": self.tool, **leaves}
 
 
 def _as_dict(body: object) -> Mapping[str, Any]:
@@ -211,30 +197,47 @@ def _as_dict(body: object) -> Mapping[str, Any]:
     return body
 
 
-def _transformed(value: Any, schema: Mapping[str, Any], leaf: Leaf, field: str = "", key: str = "") -> Any:
+def _transformed(
+    value: Any, schema: Mapping[str, Any], new: Callable[[str, Any, Mapping[str, Any]], Any], field: str = ""
+) -> Any:
     """
-    The same structure with each leaf replaced. A field that is None is left out, unless it may be null.
+    The same structure with new values. A field that is None is left out, unless it may be null.
 
-    :param leaf: returns the new value. It is called with the place of the value
-        (``assets.face_mappings[0].new_face``), the last name in it (``new_face``), the value, and its schema.
+    :param new: returns the new value of a leaf. It takes the leaf's place in the body
+        (``assets.face_mappings[0].new_face``), its value, and its schema.
     """
     if isinstance(value, Mapping):
         properties = schema.get("properties", {})
         return {
             str(name): _transformed(
-                one, properties.get(name, {}), leaf, f"{field}.{name}" if field else str(name), str(name)
+                one, properties.get(name, {}), new, f"{field}.{name}" if field else str(name)
             )
             for name, one in value.items()
             if one is not None or "null" in properties.get(name, {}).get("type", ())
         }
     if isinstance(value, list | tuple):
         items = schema.get("items", {})
-        return [_transformed(one, items, leaf, f"{field}[{index}]", key) for index, one in enumerate(value)]
-    return leaf(field, key, value, schema)
+        return [_transformed(one, items, new, f"{field}[{index}]") for index, one in enumerate(value)]
+    return new(field, value, schema)
 
 
-def _coerced(field: str, key: str, value: Any, schema: Mapping[str, Any]) -> Any:
-    """Correct the type of a value: a template turns all into text, a manifest may turn text into a number."""
+def _leaves(value: Any, field: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value that is neither an object nor a list, with its place in the body."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from _leaves(one, f"{field}.{name}" if field else name)
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _leaves(one, f"{field}[{index}]")
+    else:
+        yield field, value
+
+
+def _coerced(field: str, value: Any, schema: Mapping[str, Any]) -> Any:
+    """
+    Correct the type of a value. A template turns a number into text; a user's CSV or YAML file may have a
+    number where text is expected.
+    """
     wanted = schema.get("type", ())
     if isinstance(value, os.PathLike) or hasattr(value, "fs"):  # also an ObjectStoragePath
         value = str(value)
@@ -258,10 +261,10 @@ def _number(text: str) -> Any:
     return text
 
 
-def _check_transferable(field: str, _key: str, value: Any, _schema: Mapping[str, Any]) -> None:
-    """Refuse, before the paid call, dates and NaN, which JSON does not have, and numbers beyond any use."""
+def _check_serializable(field: str, value: Any) -> None:
+    """Refuse dates and NaN, which JSON does not have, and numbers beyond any use."""
     is_json = isinstance(value, str | int | float | None)
-    if not is_json or (isinstance(value, int | float) and not abs(value) < LARGEST):
+    if not is_json or (isinstance(value, int | float) and not abs(value) < MAX_NUMBER):
         raise InvalidInput.of(field, value, "cannot be sent as JSON; give text, a number or a flag")
 
 
@@ -295,11 +298,11 @@ def _doubts(error: ValidationError, place: str) -> Iterable[str]:
             for name in error.instance:
                 if name not in known:
                     field = _place([*error.absolute_path, name])
-                    yield f"{field} is not known: there are {_listed(known)}"
+                    yield f"{field} is not known; the known fields are {_listed(known)}"
         case "enum":
             yield f"{place}={shortened(error.instance)} is none of {_listed(error.validator_value)}"
         case limit:
-            yield f"{place}={shortened(error.instance)} is not within {limit}={error.validator_value}"
+            yield f"{place}={shortened(error.instance)} does not satisfy {limit}={error.validator_value}"
 
 
 def _listed(values: Iterable[Any]) -> str:
@@ -315,25 +318,20 @@ def _place(path: Iterable[str | int]) -> str:
     return place or "body"
 
 
-def _find_asset(found: list[Asset], field: str, key: str, value: Any, _schema: Mapping[str, Any]) -> None:
+def _asset(field: str, value: Any) -> Asset | None:
+    """The file that a field names, or None if the field names no file. The last name in a place decides."""
+    key = re.sub(r"\[\d+\]", "", field).rpartition(".")[2]
     if not _ASSET_FIELD.fullmatch(key) or not isinstance(value, str):
-        return
+        return None
     if value in ("", "None"):
         raise InvalidInput.of(field, value, "is empty; if it is a template, it rendered to nothing")
     media_type = _media_type(key)
-    if media_type == "video" and _extension(value) in EXTENSIONS["gif"]:
+    if media_type == "video" and extension_of(value) in EXTENSIONS["gif"]:
         media_type = "gif"
     check_asset(field, media_type, value)
-    found.append(Asset(field, media_type, value))
+    return Asset(field, media_type, value)
 
 
 def _media_type(key: str) -> MediaType:
     """The media type by a field's name: ``video_file_path``, ``end_image_file_path``, ``new_face``."""
     return "video" if "video" in key else "audio" if "audio" in key else "image"
-
-
-def _extension(asset: str) -> str:
-    try:
-        return extension_of(asset)
-    except ValueError:  # not a URL, which check_asset says
-        return ""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
 
-from magichour_provider.api.models import UNREADABLE, Job
+from magichour_provider.api.models import Job
 from magichour_provider.api.polling import MAX_RETRY_AFTER
 from magichour_provider.exceptions import RequestFailed, WaitTimeout
 
@@ -53,9 +52,9 @@ class JobWatcher:
     )
 
     POLLS_FOR_A_URL = 3  # further polls if a job is complete, but has no download URL yet
-    REFUSALS = 3  # so many refused polls in a row end the wait,
-    REFUSED_FOR = 60.0  # if there are so many seconds from the first to the last
-    LONGEST_PAUSE = 30.0  # seconds, between polls that count towards an end
+    REFUSALS = 3  # the number of refused polls in a row that ends the wait
+    REFUSED_FOR = 60.0  # seconds: the minimum from the first to the last of them
+    MAX_CONFIRMING_PAUSE = 30.0  # seconds between polls that may confirm an early end
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class JobWatcher:
         self._failures = 0  # of the same kind, in a row
         self._failures_since = 0.0
 
-    def saw(self, seen: Job | RequestFailed, now: float) -> Job | None:
+    def record_poll(self, seen: Job | RequestFailed, now: float) -> Job | None:
         """
         Decide after a poll.
 
@@ -98,17 +97,17 @@ class JobWatcher:
         return seen if seen.ended else None
 
     @property
-    def counts(self) -> bool:
-        """Do the last polls count towards an early end? Then a sensor does not reschedule, but polls on."""
+    def is_confirming(self) -> bool:
+        """May the next polls confirm an early end? Then a sensor does not reschedule: it polls again."""
         return self._is_refused() or self._polls_for_a_url < self.POLLS_FOR_A_URL
 
     def pause(self, scheduled: float) -> float:
         """Seconds until the next poll: the scheduled ones, or more if the API asks for a pause."""
-        if self.counts:
-            scheduled = min(scheduled, self.LONGEST_PAUSE)
+        if self.is_confirming:
+            scheduled = min(scheduled, self.MAX_CONFIRMING_PAUSE)
         return max(scheduled, min((self.problem and self.problem.retry_after) or 0.0, MAX_RETRY_AFTER))
 
-    def out_of_time(self, now: float) -> RequestFailed | WaitTimeout:
+    def timeout_error(self, now: float) -> RequestFailed | WaitTimeout:
         """The error of a wait that did not end by its deadline."""
         failed = f", and the last poll failed ({self.problem})" if self.problem else ""
         return self._refusal(now) or WaitTimeout(
@@ -142,12 +141,3 @@ class JobWatcher:
         seconds = now - self._failures_since
         polls = f"{self._failures} polls in {seconds:.0f} s" if self._failures > 1 else "the last poll"
         return self.problem.copied(f"{self.problem} ({polls} had this answer)", job_id=self._job_id)
-
-
-def submission_time(job: Job) -> float | None:
-    """When the vendor made the job, in seconds since the epoch; None if it does not say, or not the zone."""
-    try:
-        made = datetime.fromisoformat(job.created_at or "")
-        return made.timestamp() if made.tzinfo else None
-    except UNREADABLE:
-        return None

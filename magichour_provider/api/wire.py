@@ -12,27 +12,26 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, NoReturn, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api.inputs import MediaType, TalkingPhotoInputs, VoiceInputs
+from magichour_provider.api.inputs import Inputs, MediaType
 from magichour_provider.api.jobs import JOBS, JobType, job_spec
 from magichour_provider.api.models import (
-    ESCAPE_SEQUENCE,
     UNREADABLE,
     Account,
     Job,
-    Redact,
     Submission,
     UploadSlot,
     UploadSlots,
-    clean,
 )
+from magichour_provider.text import ESCAPE_SEQUENCE, Redact, clean
 
 T = TypeVar("T")
 
@@ -53,7 +52,6 @@ class Call(Generic[T]):
     :param strict: a 502 or 503 in the vendor's JSON does not say that no job was made.
     """
 
-    name: str
     method: str
     path: str
     read: Callable[[Any], T]
@@ -123,13 +121,13 @@ class Call(Generic[T]):
         location = headers.get("location", "")
         is_moved = status in _MOVED and not any(spec.route in location for spec in JOBS.values())
         if is_moved:
-            target = _without_query(clean(location, redact)) or "nowhere"
+            target = clean(re.split("[?#]", location, maxsplit=1)[0], redact) or "nowhere"
             said = (
                 f"HTTP {status}, a redirect to {target}. The key is not sent there; if the API has moved, "
                 "put its new address into the connection's host"
             )
-        # The vendor documents 502 and 503 as "no job was made", but a gateway can send them too: trust them
-        # only with the vendor's JSON body, and then only by the next try of the task.
+        # The vendor documents 502 and 503 as "no job was made", but a gateway can send them too. So they
+        # count only with the vendor's JSON body, and only the next try of the task may submit again.
         vendors_word = status in (502, 503) and message is not None and not self.strict
         believed = vendors_word or status in _NO_JOB or is_moved
         if error_cls is None and not believed:
@@ -142,7 +140,7 @@ class Call(Generic[T]):
             retry_after=retry_after,
             by_vendor=message is not None,
             by_page=page,
-            on_vendors_word=self.pays and vendors_word,
+            no_job_unproven=self.pays and vendors_word,
         )
 
 
@@ -160,7 +158,8 @@ _REFUSALS: dict[int, type[errors.RequestFailed]] = {
     422: errors.InvalidRequest,
     429: errors.RateLimited,
 }
-# The API is elsewhere. Not 303, by which a server leads from a request that it has done to its result.
+# The API has moved. 303 is not in the list: it means that the server has executed the request, and that the
+# result is at another URL.
 _MOVED = frozenset({301, 302, 307, 308})
 # "Too early", and Cloudflare's own statements that it never reached the origin.
 _NO_JOB = frozenset({425, 521, 522, 523, 525, 526, 530})
@@ -173,46 +172,20 @@ _ADVICE = {
 }
 
 
-def create_talking_photo(
-    inputs: TalkingPhotoInputs, *, image: str, audio: str, name: str
-) -> Call[Submission]:
-    """``POST /v1/ai-talking-photo``: spends credits. A field without a value is not sent: null is a 422."""
-    style = {
-        "generation_mode": inputs.generation_mode,
-        "intensity": inputs.intensity,
-        "prompt": inputs.prompt,
-    }
-    body = {
-        "name": name,
-        "assets": {"image_file_path": image, "audio_file_path": audio},
-        "start_seconds": inputs.start,
-        "end_seconds": inputs.end_seconds,
-        "style": _given(style) or None,
-        "resolution": inputs.resolution,
-        "max_resolution": inputs.max_resolution,
-    }
-    return paid_call("/v1/ai-talking-photo", _given(body))
-
-
-def create_voice(inputs: VoiceInputs, *, name: str) -> Call[Submission]:
-    """``POST /v1/ai-voice-generator``: spends credits."""
-    style = {"prompt": inputs.prompt, "voice_name": inputs.voice_name}
-    return paid_call("/v1/ai-voice-generator", {"name": name, "style": style})
-
-
-def paid_call(path: str, body: Mapping[str, Any]) -> Call[Submission]:
+def paid_call(inputs: Inputs, uploaded: Mapping[str, str], name: str | None) -> Call[Submission]:
     """``POST /v1/<tool>``: spends credits. All of the vendor's paid calls have this form."""
-    return Call("submit", "POST", path, Submission.model_validate, body=json.dumps(body).encode(), pays=True)
+    body = json.dumps(inputs.request(uploaded, name)).encode()
+    return Call("POST", inputs.path, Submission.model_validate, body=body, pays=True)
 
 
 def get_job(job_id: str, job_type: JobType = "video") -> Call[Job]:
     """``GET /v1/{video,audio,image}-projects/{id}``: free."""
-    return Call("get", "GET", _route(job_id, job_type), Job.model_validate, job_id=checked_job_id(job_id))
+    return Call("GET", _route(job_id, job_type), Job.model_validate, job_id=checked_job_id(job_id))
 
 
 def delete_job(job_id: str, job_type: JobType = "video") -> Call[None]:
     """``DELETE /v1/{video,audio,image}-projects/{id}``: irreversible; not a cancel, and no refund."""
-    return Call("delete", "DELETE", _route(job_id, job_type), lambda _: None, job_id=checked_job_id(job_id))
+    return Call("DELETE", _route(job_id, job_type), lambda _: None, job_id=checked_job_id(job_id))
 
 
 def create_upload_slots(files: Sequence[tuple[MediaType, str]]) -> Call[list[UploadSlot]]:
@@ -229,14 +202,12 @@ def create_upload_slots(files: Sequence[tuple[MediaType, str]]) -> Call[list[Upl
         {"type": "video" if media_type == "gif" else media_type, "extension": extension}
         for media_type, extension in files
     ]
-    return Call(
-        "upload_urls", "POST", "/v1/files/upload-urls", read, body=json.dumps({"items": items}).encode()
-    )
+    return Call("POST", "/v1/files/upload-urls", read, body=json.dumps({"items": items}).encode())
 
 
 def get_account() -> Call[Account]:
     """``GET /v1/account``: free."""
-    return Call("account", "GET", "/v1/account", Account.model_validate)
+    return Call("GET", "/v1/account", Account.model_validate)
 
 
 def library_url(job_id: str, job_type: JobType = "video") -> str:
@@ -275,17 +246,13 @@ def _route(job_id: str, job_type: JobType) -> str:
     return f"{job_spec(job_type).route}/{quote(checked_job_id(job_id), safe='')}"
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {field: value for field, value in values.items() if value is not None}
-
-
 def _decoded(body: bytes, redact: Redact) -> Any:
     """The JSON with each of its texts redacted, or None if the body is not JSON."""
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         text = body.decode(json.detect_encoding(body))
         content = json.loads(text)
-        # Nearly always there is nothing to redact. If there are no escapes, the whole text shows that.
+        # Usually there is nothing to redact. Without escapes, one search in the raw text proves that.
         return content if "\\" not in text and redact(text) == text else _redacted(content, redact)
     except (ValueError, RecursionError):
         return None
@@ -334,15 +301,6 @@ def _describe(body: bytes) -> str:
 def _is_page(body: bytes) -> bool:
     start = body.removeprefix(codecs.BOM_UTF8)[:200].lstrip().lower()
     return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
-
-
-def _without_query(url: str) -> str:
-    """An address without its user, query and fragment, which may be secret; empty if it is no address."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -1,5 +1,5 @@
 """
-The Magic Hour API on this machine: no key, no credits, no network.
+An emulator of the Magic Hour API. It needs no account, no credits and no network.
 
 .. code-block:: python
 
@@ -8,8 +8,8 @@ The Magic Hour API on this machine: no key, no credits, no network.
     with Emulator() as emulator:
         print(emulator.url, emulator.connection_json)
 
-It has its own copy of the vendor's rules, and imports nothing from the rest of the package. So a mistake in
-the provider is not repeated here.
+The emulator has its own copy of the vendor's rules, and imports nothing from the rest of the package. So it
+does not repeat a mistake of the provider.
 """
 
 from __future__ import annotations

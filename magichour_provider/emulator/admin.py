@@ -1,8 +1,8 @@
 """
-The tester's routes under ``/_emulator/``, and the page at ``/``. The vendor has neither.
+The admin routes under ``/_emulator/``, and the page at ``/``. The vendor has neither.
 
-The Python handle uses only these routes, so a shell can do everything that a test can. They need no key,
-since the emulator listens on loopback.
+The Python handle uses only these routes, so other programs can do the same. The routes need no key, because
+the emulator listens on loopback.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ MAX_ASSET_BYTES = 64 << 20
 
 
 def add_admin(app: web.Application, emulation: Emulation) -> None:
-    """Mount the tester's routes."""
+    """Add the admin routes to the application."""
     admin = Admin(emulation)
     app.router.add_get("/", admin.page)
     for method, path, handler in (
         ("GET", "state", admin.state),
-        ("PATCH", "state", admin.change),
+        ("PATCH", "state", admin.change_state),
         ("POST", "advance", admin.advance),
         ("GET", "jobs", admin.jobs),
         ("GET", "jobs/{id}", admin.job),
-        ("POST", "jobs/{id}/{verb}", admin.steer),
+        ("POST", "jobs/{id}/{verb}", admin.change_job),
         ("GET", "ledger", admin.ledger),
         ("GET", "requests", admin.requests),
         ("GET", "faults", admin.faults),
@@ -57,21 +57,21 @@ def add_admin(app: web.Application, emulation: Emulation) -> None:
 def with_errors(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Answer a tester's mistake with a message instead of a stack trace."""
+    """Turn the exceptions of a handler into JSON errors, because they are mistakes in a request."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def call_handler(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
         except KeyError as error:
-            return web.json_response({"message": f"there is no {error.args[0]}"}, status=404)
+            return web.json_response({"message": f"{error.args[0]} does not exist"}, status=404)
         except (ValueError, TypeError, OverflowError) as error:
             return web.json_response({"message": str(error)}, status=400)
 
-    return answer
+    return call_handler
 
 
 class Admin:
-    """The handlers of the tester's routes."""
+    """The handlers of the admin routes."""
 
     def __init__(self, emulation: Emulation) -> None:
         self.emulation = emulation
@@ -97,14 +97,14 @@ class Admin:
             }
         )
 
-    async def change(self, request: web.Request) -> web.Response:
-        given = await request.json()
-        if unknown := set(given) - {"credits", "progression"}:
-            raise ValueError(f"cannot be changed: {', '.join(sorted(unknown))}")
-        if "credits" in given:
-            self.emulation.account.credits = int(given["credits"])
-        if "progression" in given:
-            self.emulation.jobs.progression = Progression.parse(given["progression"])
+    async def change_state(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if unknown := set(body) - {"credits", "progression"}:
+            raise ValueError(f"{', '.join(sorted(unknown))} cannot be changed: choose credits, progression")
+        if "credits" in body:
+            self.emulation.account.credits = int(body["credits"])
+        if "progression" in body:
+            self.emulation.jobs.progression = Progression.parse(body["progression"])
             await self.emulation.advance_clock(0)
         return await self.state(request)
 
@@ -115,34 +115,34 @@ class Admin:
     async def jobs(self, request: web.Request) -> web.Response:
         name, last = request.query.get("name", ""), int(request.query.get("last", 0))
         jobs = [job for job in self.emulation.jobs.all.values() if name in job.name]
-        return web.json_response([self._shown(job, request) for job in jobs[-last:]])
+        return web.json_response([self._details(job, request) for job in jobs[-last:]])
 
     async def job(self, request: web.Request) -> web.Response:
-        return web.json_response(self._shown(self._find(request), request))
+        return web.json_response(self._details(self._find(request), request))
 
-    async def steer(self, request: web.Request) -> web.Response:
-        """Change a job as the vendor can, or a person in its web app."""
+    async def change_job(self, request: web.Request) -> web.Response:
+        """Change a job, as the vendor can, or a person in the vendor's web app."""
         job, jobs = self._find(request), self.emulation.jobs
         verb = request.match_info["verb"]
-        given = await request.json() if request.can_read_body else {}
+        body = await request.json() if request.can_read_body else {}
         if verb != "delete" and not job.active:
-            raise ValueError(f"job {job.id} has ended already: it is {job.status}")
-        if verb == "move" and given["to"] == "rendering":
+            raise ValueError(f"job {job.id} has already ended: its status is {job.status}")
+        if verb == "move" and body["to"] == "rendering":
             jobs.start(job)
-        elif verb == "move" and given["to"] == "complete":
+        elif verb == "move" and body["to"] == "complete":
             jobs.start(job)
             await self.emulation.wait_for_render(job)
             jobs.finish(job)
         elif verb == "fail":
             jobs.start(job)
-            jobs.fail(job, str(given["code"]), str(given.get("message", "")))
+            jobs.fail(job, str(body["code"]), str(body.get("message", "")))
         elif verb == "cancel":
             jobs.cancel(job)
         elif verb == "delete":
             jobs.delete(job)
         else:
-            raise ValueError(f"{verb} {given}: choose move to rendering or complete, fail, cancel or delete")
-        return web.json_response(self._shown(job, request))
+            raise ValueError(f"{verb} {body}: choose move to rendering or complete, fail, cancel or delete")
+        return web.json_response(self._details(job, request))
 
     async def ledger(self, request: web.Request) -> web.Response:
         name = request.query.get("name", "")
@@ -151,8 +151,8 @@ class Admin:
 
     async def requests(self, request: web.Request) -> web.Response:
         call = request.query.get("call")
-        notes = self.emulation.requests
-        return web.json_response([note for note in notes if call in (None, note["call"])])
+        records = self.emulation.requests
+        return web.json_response([record for record in records if call in (None, record["call"])])
 
     async def faults(self, request: web.Request) -> web.Response:
         return web.json_response([asdict(rule) for rule in self.emulation.faults.rules.values()])
@@ -190,7 +190,7 @@ class Admin:
         return web.Response(status=204)
 
     async def deliveries(self, request: web.Request) -> web.Response:
-        return web.json_response([asdict(one) for one in self.emulation.webhooks.deliveries])
+        return web.json_response([asdict(delivery) for delivery in self.emulation.webhooks.deliveries])
 
     def _find(self, request: web.Request) -> Job:
         name = request.match_info["id"]
@@ -198,8 +198,8 @@ class Admin:
             raise KeyError(f"job {name}")
         return self.emulation.jobs.all[name]
 
-    def _shown(self, job: Job, request: web.Request) -> dict[str, Any]:
-        """A job as testers see it: the details, and what the vendor does not show."""
+    def _details(self, job: Job, request: web.Request) -> dict[str, Any]:
+        """Return the details of a job, with properties that the API does not show."""
         return self.emulation.details(job, base_url_of(request)) | {
             "id": job.id,
             "job_type": job.job_type,

@@ -1,10 +1,11 @@
-"""The HTTP side: the vendor's routes, and what happens to every request on its way to them."""
+"""The HTTP server: the vendor's routes, and the middleware that handles every request."""
 
 from __future__ import annotations
 
 import hmac
 import json
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -15,25 +16,27 @@ from .admin import add_admin
 from .emulation import Emulation
 from .exceptions import ApiError, StorageError
 from .faults import RULE, apply_fault
-from .storage_host import PREFIX, base_url_of, error_response
+from .models import SUFFIXES
+from .storage_host import PREFIX, base_url_of, xml_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .models import Job, JobType
+    from .render_service import JobRequest
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 EMULATION = web.AppKey("emulation", Emulation)
 MAX_JSON_BYTES = 1 << 20
-# The record of a longer request has its length, but not its JSON.
+# The record of a longer request contains its length, but not its JSON.
 MAX_RECORDED_BYTES = 1 << 14
-# The record of the request that is being answered.
+# The record of the current request.
 RECORD: ContextVar[dict[str, Any] | None] = ContextVar("RECORD")
 
 
 def make_app(emulation: Emulation) -> web.Application:
-    """The emulator as an aiohttp application."""
+    """Create the aiohttp application."""
     app = web.Application(middlewares=[handle_request], client_max_size=MAX_JSON_BYTES)
     app[EMULATION] = emulation
     for method, path, _, handler in ROUTES:
@@ -41,13 +44,13 @@ def make_app(emulation: Emulation) -> web.Application:
     for path in validation.NOT_EMULATED:
         app.router.add_route("*", path, not_emulated)
     add_admin(app, emulation)
-    app.on_response_prepare.append(record_answer)
+    app.on_response_prepare.append(record_response)
     return app
 
 
 @web.middleware
 async def handle_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Record a request, apply a fault, answer, and turn refusals into the vendor's errors."""
+    """Record a request, apply a fault, call the handler, and turn exceptions into the vendor's errors."""
     emulation = request.app[EMULATION]
     resource = request.match_info.route.resource
     call = CALL_OF.get((request.method, resource.canonical if resource else ""))
@@ -69,42 +72,42 @@ async def handle_request(request: web.Request, handler: Handler) -> web.StreamRe
     emulation.requests.append(record)
     emulation.calls[str(call)] += 1
 
-    async def act() -> web.StreamResponse:
+    async def execute() -> web.StreamResponse:
         try:
-            known = request.match_info.http_exception is None
-            if known and not request.path.startswith(PREFIX):
+            route_exists = request.match_info.http_exception is None
+            if route_exists and not request.path.startswith(PREFIX):
                 check_key(request, emulation)
             return await handler(request)
-        except ApiError as refused:
-            return refusal(refused.status, refused.message)
-        except StorageError as refused:
-            return error_response(refused)
+        except ApiError as error:
+            return json_error(error.status, error.message)
+        except StorageError as error:
+            return xml_error(error)
         except web.HTTPMethodNotAllowed as error:
             allow = {"Allow": ", ".join(sorted(error.allowed_methods))}
-            return refusal(405, "Method Not Allowed", allow)
+            return json_error(405, "Method Not Allowed", allow)
         except web.HTTPNotFound:
-            return refusal(404, "Not Found")
+            return json_error(404, "Not Found")
 
     if call is None:
-        return await act()
+        return await execute()
     try:
         names = await names_of(request, emulation, record)
         rule = emulation.faults.pick(call, names)
         RULE.set(rule)
-        return await (apply_fault(rule, request, call, act) if rule else act())
+        return await (apply_fault(rule, request, call, execute) if rule else execute())
     except web.HTTPRequestEntityTooLarge:
-        return refusal(413, f"The request body is larger than {MAX_JSON_BYTES} bytes")
+        return json_error(413, f"The request body is larger than {MAX_JSON_BYTES} bytes")
     except web.RequestPayloadError:
-        # It is not known where the next request on this connection would begin.
+        # The start of the next request on this connection is unknown.
         close = {"Connection": "close"}
-        return refusal(400, "The request body is not encoded as its headers say", close)
+        return json_error(400, "The request body is not encoded as its headers say", close)
     except ConnectionError:
-        # The client has closed the connection: nobody reads this answer.
+        # The client has closed the connection, so nothing is sent.
         return web.Response(status=499)
 
 
 async def names_of(request: web.Request, emulation: Emulation, record: dict[str, Any]) -> list[str]:
-    """What a fault's ``name`` is compared with: the name of the job or the tool, or the path of an upload."""
+    """Return the names for a fault's ``name``: of the job and the tool, or the path of an upload."""
     if request.method == "POST":
         content = await request.read()
         try:
@@ -114,7 +117,7 @@ async def names_of(request: web.Request, emulation: Emulation, record: dict[str,
         if len(content) <= MAX_RECORDED_BYTES:
             record["json"] = body
         name = body.get("name") if isinstance(body, dict) else None
-        # Of any other tool, the tool's name counts too: not every tool takes a name for the job.
+        # Some tools do not accept a name for the job, so the tool's own name counts too.
         tool = [request.path.removeprefix("/v1/")] if record["call"] == "create_tool" else []
         return [name, *tool] if isinstance(name, str) else tool
     path = request.match_info.get("name", "")
@@ -123,8 +126,8 @@ async def names_of(request: web.Request, emulation: Emulation, record: dict[str,
     return [job.name] if job else [path]
 
 
-async def record_answer(request: web.Request, response: web.StreamResponse) -> None:
-    """Complete the record just before the answer is sent."""
+async def record_response(request: web.Request, response: web.StreamResponse) -> None:
+    """Complete the record just before the response is sent."""
     record = RECORD.get()
     if record is not None and response.status != 499:
         record["status"] = response.status
@@ -132,7 +135,7 @@ async def record_answer(request: web.Request, response: web.StreamResponse) -> N
             record["bytes"] = response.content_length or 0
 
 
-def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+def json_error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
     return web.json_response({"message": message}, status=status, headers=headers)
 
 
@@ -146,37 +149,33 @@ def check_key(request: web.Request, emulation: Emulation) -> None:
 
 
 async def create(request: web.Request) -> web.Response:
-    emulation = request.app[EMULATION]
     body = validation.parse(await request.read())
-    checked = validation.check_talking_photo(body, emulation.settings.tier)
-    job = emulation.submit_talking_photo(checked, body, RULE.get())
-    # The vendor has deprecated estimated_frame_cost, but its own SDK requires it.
-    return accepted(request, job, estimated_frame_cost=job.credits_charged)
+    tier = request.app[EMULATION].settings.tier
+    return submit(request, validation.check_talking_photo(body, tier), body)
 
 
 async def create_voice(request: web.Request) -> web.Response:
-    emulation = request.app[EMULATION]
     body = validation.parse(await request.read())
-    return accepted(request, emulation.submit_voice(validation.check_voice(body), body, RULE.get()))
+    return submit(request, validation.check_voice(body), body)
 
 
 async def create_tool(request: web.Request) -> web.Response:
-    emulation = request.app[EMULATION]
     body = validation.parse(await request.read())
-    checked = tools.check_tool(request.path.removeprefix("/v1/"), body)
-    job = emulation.submit_tool(checked, body, RULE.get())
-    # The vendor has deprecated both, but its own SDK requires one of them for a video or an image.
-    cost = {"video": "estimated_frame_cost", "image": "frame_cost"}.get(job.job_type)
-    return accepted(request, job, **({cost: job.credits_charged} if cost else {}))
+    return submit(request, tools.check_tool(request.path.removeprefix("/v1/"), body), body)
 
 
-def accepted(request: web.Request, job: Job, **more: Any) -> web.Response:
-    """The answer to a paid call. Its ``Retry-After`` says that jobs end sooner here than at the vendor."""
-    realistic = request.app[EMULATION].jobs.progression.mode == "realistic"
-    return web.json_response(
-        {"id": job.shown_id, "credits_charged": job.credits_charged} | more,
-        headers={} if realistic else {"Retry-After": "1"},
-    )
+def submit(request: web.Request, checked: JobRequest, body: dict[str, Any]) -> web.Response:
+    """Create a job. ``Retry-After`` asks for fast polls, because most jobs end sooner than the vendor's."""
+    emulation = request.app[EMULATION]
+    job = emulation.submit(checked, body, RULE.get())
+    response: dict[str, Any] = {"id": job.response_id, "credits_charged": job.credits_charged}
+    # These two are deprecated, but the vendor's SDK requires them.
+    if job.job_type == "video":
+        response["estimated_frame_cost"] = job.credits_charged
+    elif job.job_type == "image":
+        response["frame_cost"] = job.credits_charged
+    realistic = emulation.jobs.progression.mode == "realistic"
+    return web.json_response(response, headers={} if realistic else {"Retry-After": "1"})
 
 
 async def upload_urls(request: web.Request) -> web.Response:
@@ -189,41 +188,19 @@ async def upload_urls(request: web.Request) -> web.Response:
     return web.json_response({"items": items})
 
 
-async def get_video(request: web.Request) -> web.Response:
-    return await get_project(request, "video")
-
-
-async def get_audio(request: web.Request) -> web.Response:
-    return await get_project(request, "audio")
-
-
-async def get_image(request: web.Request) -> web.Response:
-    return await get_project(request, "image")
-
-
 async def get_project(request: web.Request, job_type: JobType) -> web.Response:
     emulation = request.app[EMULATION]
-    job = find(request, job_type)
+    job = find_job(request, job_type)
     await emulation.poll(job)
     return web.json_response(emulation.details(job, base_url_of(request)))
 
 
-async def delete_video(request: web.Request) -> web.Response:
-    request.app[EMULATION].jobs.delete(find(request, "video"))
+async def delete_project(request: web.Request, job_type: JobType) -> web.Response:
+    request.app[EMULATION].jobs.delete(find_job(request, job_type))
     return web.Response(status=204)
 
 
-async def delete_audio(request: web.Request) -> web.Response:
-    request.app[EMULATION].jobs.delete(find(request, "audio"))
-    return web.Response(status=204)
-
-
-async def delete_image(request: web.Request) -> web.Response:
-    request.app[EMULATION].jobs.delete(find(request, "image"))
-    return web.Response(status=204)
-
-
-def find(request: web.Request, job_type: JobType) -> Job:
+def find_job(request: web.Request, job_type: JobType) -> Job:
     job = request.app[EMULATION].jobs.all.get(request.match_info["id"])
     if job is None or job.job_type != job_type:
         raise ApiError(404, "Not Found")
@@ -254,10 +231,10 @@ async def account(request: web.Request) -> web.Response:
 
 
 async def not_emulated(request: web.Request) -> web.Response:
-    return refusal(
+    return json_error(
         501,
-        f"{request.path} exists at Magic Hour, but this emulator lacks it; it has the paid calls, uploads,"
-        " projects and the account",
+        f"The emulator does not have {request.path}, which exists at Magic Hour."
+        " It has the paid calls, uploads, projects and the account.",
     )
 
 
@@ -270,21 +247,21 @@ async def download(request: web.Request) -> web.StreamResponse:
 
 
 FILE = PREFIX + "{name:.+}"
+# Method, path, name of the call, handler.
 ROUTES: list[tuple[str, str, str, Handler]] = [
     ("POST", "/v1/ai-talking-photo", "create", create),
-    ("GET", "/v1/video-projects/{id}", "get_video", get_video),
-    ("DELETE", "/v1/video-projects/{id}", "delete_video", delete_video),
     ("POST", "/v1/ai-voice-generator", "create_voice", create_voice),
-    ("GET", "/v1/audio-projects/{id}", "get_audio", get_audio),
-    ("DELETE", "/v1/audio-projects/{id}", "delete_audio", delete_audio),
-    *(("POST", f"/v1/{tool}", "create_tool", create_tool) for tool in tools.described()),
-    ("GET", "/v1/image-projects/{id}", "get_image", get_image),
-    ("DELETE", "/v1/image-projects/{id}", "delete_image", delete_image),
+    *(("POST", f"/v1/{tool}", "create_tool", create_tool) for tool in tools.descriptions()),
+    *(
+        (method, f"/v1/{job_type}-projects/{{id}}", f"{verb}_{job_type}", partial(handler, job_type=job_type))
+        for job_type in SUFFIXES
+        for method, verb, handler in (("GET", "get", get_project), ("DELETE", "delete", delete_project))
+    ),
     ("POST", "/v1/files/upload-urls", "upload_urls", upload_urls),
     ("GET", "/v1/account", "account", account),
     ("PUT", FILE, "put", put),
     ("GET", FILE, "download", download),
     ("HEAD", FILE, "download", download),
 ]
-# aiohttp names a route's path without its pattern.
+# The canonical path of an aiohttp route has no patterns.
 CALL_OF = {(method, path.replace(":.+", "")): call for method, path, call, _ in ROUTES}

@@ -1,4 +1,4 @@
-"""One emulated Magic Hour: its parts, and the operations that need more than one of them."""
+"""One emulated Magic Hour: its components, and the operations that need more than one of them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,27 @@ from .faults import Faults
 from .models import Account, Clock, Job, Jobs, Progression, timestamp
 from .render_service import RenderService
 from .storage_host import StorageHost
-from .tools import type_of
+from .tools import project_type
 from .validation import invalid
 from .webhooks import Webhooks
 from .worker_pool import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from decimal import Decimal
     from pathlib import Path
 
     from .faults import FaultRule
-    from .models import Output
+    from .render_service import JobRequest
     from .settings import Settings
-    from .tools import ToolRequest
-    from .validation import TalkingPhotoRequest, VoiceRequest
 
 MAX_REQUEST_RECORDS = 10_000
-# If a job is due at a poll, the poll waits this long for its file. Then it answers "rendering".
-POLL_PATIENCE_SECONDS = 5.0
+# If a job is due at a poll, the poll waits at most this long for its file. Then the status is "rendering".
+MAX_POLL_SECONDS = 5.0
 TICK_SECONDS = 0.25
 
 
 class Emulation:
-    """The emulated service. It is created and used on one event loop."""
+    """The emulated service. Create and use it on one event loop."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
@@ -56,67 +53,47 @@ class Emulation:
         self._ticking: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        """Stop every render, worker and webhook."""
+        """Stop all renders, workers and webhooks."""
         for task in (self._ticking, *(job.render for job in self.jobs.all.values())):
             if task:
                 task.cancel()
         await self.webhooks.close()
         await self.workers.close()
 
-    def submit_talking_photo(
-        self, request: TalkingPhotoRequest, body: dict[str, Any], fault: FaultRule | None
-    ) -> Job:
-        """Charge for a video and start to render it.
+    def submit(self, request: JobRequest, body: dict[str, Any], fault: FaultRule | None) -> Job:
+        """Charge for a job, and start its render.
 
-        :raises ApiError: 402 if there are not enough credits, 422 if an upload does not exist; nothing is
+        :param body: the request's JSON.
+        :raises ApiError: 422 if an upload does not exist, 402 if there are not enough credits. Nothing is
             charged.
         """
-        for field, asset in (
-            ("assets.image_file_path", request.image),
-            ("assets.audio_file_path", request.audio),
-        ):
-            if asset.source == "upload" and self.storage.uploaded(asset.where) is None:
-                invalid(field, f"{asset.where} was never uploaded, or is no longer kept")
-        self._require_credits(request.price)
-        name = f"Talking Photo - {self._date()}" if request.name is None else request.name
-        job = self.jobs.create("video", "ai-talking-photo", name, body, request.price, fault)
-        return self._start(job, self.renders.video(job, request))
-
-    def submit_voice(self, request: VoiceRequest, body: dict[str, Any], fault: FaultRule | None) -> Job:
-        """Charge for a voice and start to render it.
-
-        :raises ApiError: 402 if there are not enough credits; nothing is charged.
-        """
-        self._require_credits(request.price)
-        name = f"Voice Generator - {self._date()}" if request.name is None else request.name
-        job = self.jobs.create("audio", "ai-voice-generator", name, body, request.price, fault)
-        return self._start(job, self.renders.voice(job, request))
-
-    def submit_tool(self, request: ToolRequest, body: dict[str, Any], fault: FaultRule | None) -> Job:
-        """Charge for any other tool and start to render its stand-in.
-
-        :raises ApiError: 402 when the credits do not suffice, 422 when an upload does not exist; nothing
-            is charged.
-        """
         for field, _, asset in request.inputs:
-            # Detected faces are named by the vendor, not uploaded.
-            is_detected = field.endswith("original_face")
-            if asset.source == "upload" and not is_detected and self.storage.uploaded(asset.where) is None:
-                invalid(field, f"{asset.where} was never uploaded, or is no longer kept")
+            # A detected face has the path of an upload, but clients do not upload it.
+            if asset.source != "upload" or field.endswith("original_face"):
+                continue
+            if self.storage.find_upload(asset.location) is None:
+                invalid(field, f"{asset.location} was never uploaded, or its upload has expired")
         self._require_credits(request.price)
-        name = f"{request.title} - {self._date()}" if request.name is None else request.name
+        name = request.name
+        if name is None:
+            name = f"{request.title} - {timestamp(self.clock.now())[:19].replace('T', ' ')}"
         job = self.jobs.create(request.job_type, request.tool, name, body, request.price, fault)
-        return self._start(job, self.renders.tool(job, request))
+        job.render = asyncio.create_task(self.renders.render(job, request))
+        # A callback runs later, so the client gets the response before the job can end.
+        job.render.add_done_callback(lambda _: self._on_rendered(job))
+        if self._ticking is None:
+            self._ticking = asyncio.create_task(self._tick())
+        return job
 
     async def poll(self, job: Job) -> None:
         """Count a client's poll, and move the job to the status that is due."""
         job.polls += 1
         if self.jobs.progression.mode in ("instant", "polls"):
-            await self._wait_if_due(job, POLL_PATIENCE_SECONDS)
+            await self._wait_if_due(job, MAX_POLL_SECONDS)
         self.jobs.advance(job)
 
     async def advance_clock(self, seconds: float) -> None:
-        """Set the clock forward; the jobs that are due by then have ended when this returns."""
+        """Set the clock forward, and end the jobs that are then due."""
         self.clock.advance(seconds)
         for job in list(self.jobs.all.values()):
             await self._wait_if_due(job)
@@ -128,9 +105,9 @@ class Emulation:
             await asyncio.wait([job.render], timeout=timeout)
 
     def details(self, job: Job, base_url: str | None = None) -> dict[str, Any]:
-        """The answer to ``GET /v1/video-projects/{id}`` or its twins, with fresh signed URLs.
+        """Return the response to ``GET /v1/<job type>-projects/{id}``, with new signed URLs.
 
-        :param base_url: the address at which the client knows the emulator.
+        :param base_url: the URL at which the client reaches the emulator.
         """
         downloads = []
         if job.status == "complete" and job.enabled and job.output:
@@ -138,10 +115,10 @@ class Emulation:
                 url, expires_at = self.storage.sign(base_url or self.base_url, "GET", name)
                 downloads.append({"url": url, "expires_at": expires_at})
         common = {
-            "id": job.shown_id,
+            "id": job.response_id,
             "name": job.name,
             "status": job.status,
-            "type": type_of(job.tool),
+            "type": project_type(job.tool),
             "created_at": timestamp(job.created_at),
             "enabled": job.enabled,
             "credits_charged": job.credits_charged,
@@ -151,7 +128,7 @@ class Emulation:
         if job.job_type == "audio":
             return common
         if job.job_type == "image":
-            # The vendor has deprecated total_frame_cost, but its own SDK requires it.
+            # total_frame_cost is deprecated, but the vendor's SDK requires it.
             return common | {
                 "image_count": int(job.request.get("image_count", 1)),
                 "total_frame_cost": job.credits_charged,
@@ -162,7 +139,7 @@ class Emulation:
             "start_seconds": job.request.get("start_seconds", 0),
             "end_seconds": job.request["end_seconds"],
             "fps": job.output.fps if job.output else 30.0,
-            # The vendor has deprecated these two, but its own SDK requires them.
+            # These two are deprecated, but the vendor's SDK requires them.
             "download": downloads[0] if downloads else None,
             "total_frame_cost": job.credits_charged,
         }
@@ -171,23 +148,15 @@ class Emulation:
         if job.active and self.jobs.progression.due(job, self.clock.now()) == "complete":
             await self.wait_for_render(job, timeout)
 
-    def _start(self, job: Job, render: Coroutine[Any, Any, Output]) -> Job:
-        job.render = asyncio.create_task(render)
-        # A callback, so that the client gets its answer before the job can end.
-        job.render.add_done_callback(lambda _: self._on_rendered(job))
-        if self._ticking is None:
-            self._ticking = asyncio.create_task(self._tick())
-        return job
-
     def _on_rendered(self, job: Job) -> None:
         if job.render and not job.render.cancelled():
-            # Without this, asyncio logs that the exception was never retrieved.
+            # asyncio logs an exception that nothing retrieves.
             job.render.exception()
             if self.jobs.progression.mode != "polls":
                 self.jobs.advance(job)
 
     async def _tick(self) -> None:
-        """Advance the jobs that no client polls: the webhooks depend on it."""
+        """Advance the jobs that no client polls, because their webhook events depend on it."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             if self.jobs.progression.mode in ("seconds", "realistic"):
@@ -203,6 +172,3 @@ class Emulation:
                 402,
                 f"Payment required: this costs {price:f} credits and the account has {self.account.credits}",
             )
-
-    def _date(self) -> str:
-        return timestamp(self.clock.now())[:19].replace("T", " ")

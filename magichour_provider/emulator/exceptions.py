@@ -1,10 +1,10 @@
-"""Why a request is refused or a render fails, with what the vendor answers then."""
+"""Exceptions for a refused request and for a failed render."""
 
 from __future__ import annotations
 
 
 class ApiError(Exception):
-    """The API refuses a request: the vendor's HTTP status and message."""
+    """The API refuses a request, with the vendor's HTTP status and message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -13,7 +13,7 @@ class ApiError(Exception):
 
 
 class StorageError(Exception):
-    """The storage host refuses a request: HTTP status, S3's error code and message."""
+    """The storage host refuses a request, with an HTTP status, S3's error code and its message."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class StorageError(Exception):
 
 
 class RenderError(Exception):
-    """A render fails: the error code that the vendor gives the job."""
+    """A render fails, with the error code that the vendor gives the job."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

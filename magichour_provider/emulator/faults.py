@@ -1,9 +1,9 @@
 """
-Faults: rules by which the emulator misbehaves on purpose.
+Faults: rules that make the emulator fail on purpose.
 
-A rule matches a call, and a job's name if one is given. It lets some requests pass, then it applies a number
-of times. It answers instead of the call, or after the call has had its effect. ``effect=True`` and
-``reset="after"`` make a charge whose answer is lost.
+A rule matches the requests of a call. With ``name``, it matches only those for some of the jobs. It lets some
+requests pass, and then changes a number of them. The call is executed or not, as the options say. With
+``effect=True`` or ``reset="after"``, it is executed and charged, but the client does not get the response.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import struct
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 from aiohttp import web
 
 from .exceptions import StorageError
-from .storage_host import ResultResponse, error_response
+from .storage_host import ResultResponse, xml_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,35 +46,14 @@ CALLS = (
 )
 STORAGE_CALLS = ("put", "download")
 SLOW_STEPS = 20
-# After JSON, spaces change nothing: only their number shows that something is wrong.
+# Spaces after JSON are valid, so a client can notice only the size.
 FILLER = b" " * (1 << 16)
-# The rule that applies to the request which is being answered.
+# The rule that applies to the current request.
 RULE: ContextVar[FaultRule | None] = ContextVar("RULE")
-
-OPTIONS: dict[str, type | tuple[type, ...]] = {
-    "call": str,
-    "status": int,
-    "body": object,
-    "headers": dict,
-    "reset": str,
-    "hang": (int, float),
-    "slow": (int, float),
-    "truncate": int,
-    "cut": int,
-    "gzip": bool,
-    "endless": bool,
-    "html": bool,
-    "effect": bool,
-    "ends": str,
-    "job_id": (str, int),
-    "times": int,
-    "skip": int,
-    "name": str,
-}
 NOT_NEGATIVE = ("hang", "slow", "truncate", "cut", "times", "skip")
-# In a rule's body, an object with this key stands for a part of the answer that the call gives.
+# In a rule's body, an object with this key stands for a part of the true response.
 ANSWER = "$answer"
-STANDARD = {int(status) for status in HTTPStatus}
+STANDARD_STATUSES = {int(status) for status in HTTPStatus}
 
 # The vendor's messages.
 MESSAGES = {
@@ -96,9 +76,36 @@ GATEWAY_PAGE = (
 )
 
 
+class FaultOptions(TypedDict, total=False):
+    """The options of ``Emulator.fault``, which describes them. They are the same as in :class:`FaultRule`."""
+
+    status: int | None
+    body: Any
+    headers: dict[str, str]
+    html: bool
+    effect: bool
+    reset: Literal["before", "after"] | None
+    hang: float | None
+    slow: float | None
+    truncate: int | None
+    cut: int | None
+    gzip: bool
+    endless: bool
+    ends: str | None
+    job_id: str | int | None
+    times: int | None
+    skip: int
+    name: str | None
+
+
 @dataclass
 class FaultRule:
-    """One rule; the options are described in ``Emulator.fault``."""
+    """
+    A rule with its options, which ``Emulator.fault`` describes.
+
+    :param seen: the number of requests that matched.
+    :param hits: the number of requests that the rule has changed.
+    """
 
     id: str
     call: str
@@ -122,8 +129,8 @@ class FaultRule:
     seen: int = 0
     hits: int = 0
 
-    def applies(self, call: str, names: list[str]) -> bool:
-        """Whether the rule applies to this request; counts it."""
+    def match_and_count(self, call: str, names: list[str]) -> bool:
+        """Count a request if it matches. Return whether the rule applies to it."""
         if self.call not in (call, "*"):
             return False
         if self.name is not None and not any(self.name in name for name in names):
@@ -135,37 +142,47 @@ class FaultRule:
         return True
 
     @property
-    def replaces_answer(self) -> bool:
+    def replaces_response(self) -> bool:
         return self.status is not None or self.body is not None or self.html
 
     @property
-    def has_effect(self) -> bool:
-        """Whether the call has its effect although the client does not learn of it."""
-        return self.effect or self.reset == "after" or not self.replaces_answer or refers_to_answer(self.body)
+    def executes_call(self) -> bool:
+        """Whether the call is executed, even if the client does not get its response."""
+        return (
+            self.effect
+            or self.reset == "after"
+            or not self.replaces_response
+            or refers_to_response(self.body)
+        )
 
     @property
     def changes_transfer(self) -> bool:
-        """Whether the bytes of the body are sent in an unusual way."""
+        """Whether the rule changes how the body is sent."""
         amounts = (self.truncate, self.cut, self.slow)
         return self.gzip or self.endless or any(amount is not None for amount in amounts)
 
 
+OPTIONS = {
+    name: hint for name, hint in get_type_hints(FaultRule).items() if name not in ("id", "seen", "hits")
+}
+
+
 class Faults:
-    """The rules, oldest first. The first one that applies is used."""
+    """The rules, oldest first. A request gets the first rule that applies to it."""
 
     def __init__(self) -> None:
         self.rules: dict[str, FaultRule] = {}
         self._ids = itertools.count(1)
 
     def add(self, options: Any) -> FaultRule:
-        """Check and keep a rule."""
+        """Check the options of a rule, and add it."""
         if not isinstance(options, dict):
-            raise TypeError("a fault is an object with a call")
+            raise TypeError("a fault must be a JSON object with a call")
         for name, value in options.items():
             if name not in OPTIONS:
-                raise ValueError(f"{name} is unknown in a fault: choose {', '.join(OPTIONS)}")
-            if value is not None and not is_a(value, OPTIONS[name]):
-                raise ValueError(f"{name} is {value!r}: that is the wrong type")
+                raise ValueError(f"{name} is not an option of a fault: choose {', '.join(OPTIONS)}")
+            if value is not None and not has_type(value, OPTIONS[name]):
+                raise ValueError(f"{name} is {value!r}, which has the wrong type")
             if name in NOT_NEGATIVE and value is not None and not value >= 0:
                 raise ValueError(f"{name} is {value!r}: choose a number that is not negative")
         if options.get("call") not in (*CALLS, "*"):
@@ -174,67 +191,72 @@ class Faults:
             raise ValueError(f"status is {options['status']}: choose 200 to 599")
         for name, value in (options.get("headers") or {}).items():
             if set("\r\n\0") & set(f"{name}{value}"):
-                raise ValueError(f"the header {name!r} holds a line break or a null")
+                raise ValueError(f"the header {name!r} contains a line break or a null character")
         if options.get("reset") not in (None, "before", "after"):
             raise ValueError(f"reset is {options['reset']!r}: choose before or after")
         ends = options.get("ends")
         if ends is not None and ends not in ("canceled", "deleted") and not re.match("error:.", ends):
             raise ValueError(f"ends is {ends!r}: choose error:<code>, canceled or deleted")
-        given = {name: value for name, value in options.items() if value is not None or name == "times"}
-        rule = FaultRule(id=str(next(self._ids)), **given)
+        options = {name: value for name, value in options.items() if value is not None or name == "times"}
+        rule = FaultRule(id=str(next(self._ids)), **options)
         self.rules[rule.id] = rule
         return rule
 
     def pick(self, call: str, names: list[str]) -> FaultRule | None:
-        """The rule that applies to this request, if any."""
-        return next((rule for rule in self.rules.values() if rule.applies(call, names)), None)
+        """Return the rule for this request, if one applies to it."""
+        return next((rule for rule in self.rules.values() if rule.match_and_count(call, names)), None)
 
 
-def is_a(value: object, wanted: type | tuple[type, ...]) -> bool:
-    """As ``isinstance``, but a bool is not a number."""
-    return isinstance(value, wanted) and (not isinstance(value, bool) or wanted in (bool, object))
+def has_type(value: object, hint: Any) -> bool:
+    """Whether a value from JSON has the type of a hint. An int is a float too, but a bool is not an int."""
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    types = {get_origin(part) or part for part in parts}
+    return Any in types or type(value) in types or (float in types and type(value) is int)
 
 
 async def apply_fault(
     rule: FaultRule,
     request: web.Request,
     call: str,
-    act: Callable[[], Awaitable[web.StreamResponse]],
+    execute: Callable[[], Awaitable[web.StreamResponse]],
 ) -> web.StreamResponse:
     """
-    Answer one request under a rule.
+    Respond to a request as a rule says.
 
-    :param act: has the call's effect and returns its true answer.
+    :param execute: executes the call, and returns the true response.
     """
     if rule.reset == "before":
         return reset(request)
     if rule.hang is not None and not rule.effect:
         await asyncio.sleep(rule.hang)
-        # The client gave up before the effect, so the call has no effect.
+        # Do not execute the call if the client has disconnected.
         if request.transport is None or request.transport.is_closing():
             return web.Response(status=499)
-    true_answer = await act() if rule.has_effect else None
+    true_response = await execute() if rule.executes_call else None
     if rule.reset == "after":
         return reset(request)
     if rule.hang is not None and rule.effect:
         await asyncio.sleep(rule.hang)
-    if rule.replaces_answer or true_answer is None:
-        answer: web.StreamResponse = await false_answer(rule, call, true_answer)
+    if rule.replaces_response or true_response is None:
+        response: web.StreamResponse = await false_response(rule, call, true_response)
     else:
-        answer = true_answer
+        response = true_response
     for name, value in rule.headers.items():
-        answer.headers[name] = str(value).replace("{path}", request.path_qs)
-    return await transfer(rule, request, answer) if rule.changes_transfer else answer
+        response.headers[name] = str(value).replace("{path}", request.path_qs)
+    return await transfer(rule, request, response) if rule.changes_transfer else response
 
 
-async def false_answer(rule: FaultRule, call: str, true_answer: web.StreamResponse | None) -> web.Response:
-    """The answer that the rule gives instead of the true one."""
+async def false_response(
+    rule: FaultRule, call: str, true_response: web.StreamResponse | None
+) -> web.Response:
+    """Create the response that replaces the true one."""
     body = rule.body
     status = rule.status or (502 if rule.html else 200)
-    if true_answer is not None and refers_to_answer(body):
-        status = rule.status or true_answer.status
-        body = filled(body, await json_of(true_answer))
-    message = MESSAGES.get(status) or (HTTPStatus(status).phrase if status in STANDARD else "Error")
+    if true_response is not None and refers_to_response(body):
+        status = rule.status or true_response.status
+        body = fill_in(body, await json_of(true_response))
+    phrase = HTTPStatus(status).phrase if status in STANDARD_STATUSES else "Error"
+    message = MESSAGES.get(status) or phrase
     if rule.html:
         page = GATEWAY_PAGE.format(status=status, message=message)
         return web.Response(status=status, text=page, content_type="text/html")
@@ -246,32 +268,32 @@ async def false_answer(rule: FaultRule, call: str, true_answer: web.StreamRespon
         return web.Response(status=204)
     if call in STORAGE_CALLS:
         code, message = S3_ERRORS.get(status, ("InternalError", "We encountered an internal error."))
-        return error_response(StorageError(status, code, message))
+        return xml_error(StorageError(status, code, message))
     return web.json_response({"message": message}, status=status)
 
 
-def refers_to_answer(body: Any) -> bool:
-    """Whether a rule's body has a part that stands for a part of the true answer."""
+def refers_to_response(body: Any) -> bool:
+    """Whether a part of a rule's body stands for a part of the true response."""
     if isinstance(body, dict):
-        return ANSWER in body or any(refers_to_answer(value) for value in body.values())
-    return isinstance(body, list) and any(refers_to_answer(value) for value in body)
+        return ANSWER in body or any(refers_to_response(value) for value in body.values())
+    return isinstance(body, list) and any(refers_to_response(value) for value in body)
 
 
-def filled(body: Any, answer: Any) -> Any:
+def fill_in(body: Any, response: Any) -> Any:
     """
-    A rule's body, with parts of the true answer filled in.
+    Return a rule's body, with parts of the true response filled in.
 
-    ``{"$answer": "/downloads/0"}`` stands for the part at that JSON pointer (RFC 6901), or null if there is
-    none. Further members of such an object replace those of the part.
+    ``{"$answer": "/downloads/0"}`` stands for the part at that JSON pointer (RFC 6901). If the part does not
+    exist, it is null. The other members of such an object replace members of the part.
     """
     if isinstance(body, list):
-        return [filled(value, answer) for value in body]
+        return [fill_in(value, response) for value in body]
     if not isinstance(body, dict):
         return body
-    members = {name: filled(value, answer) for name, value in body.items() if name != ANSWER}
+    members = {name: fill_in(value, response) for name, value in body.items() if name != ANSWER}
     if ANSWER not in body:
         return members
-    part = answer
+    part = response
     for step in str(body[ANSWER]).split("/")[1:]:
         try:
             part = part[int(step)] if isinstance(part, list) else part[step]
@@ -281,19 +303,19 @@ def filled(body: Any, answer: Any) -> Any:
 
 
 def reset(request: web.Request) -> web.Response:
-    """Drop the connection with a TCP reset instead of an answer."""
+    """Close the connection with a TCP reset, without a response."""
     if request.transport is not None:
         connection = request.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
-    # Never sent; its status tells the record of requests that there was no answer.
+    # This is never sent. Its status tells record_response() that there is no response.
     return web.Response(status=499)
 
 
-async def transfer(rule: FaultRule, request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    """Send an answer compressed, shortened, slowly or without end."""
-    content = await content_of(answer)
-    sent = web.StreamResponse(status=answer.status, headers=answer.headers)
+async def transfer(rule: FaultRule, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Send a response compressed, truncated, slowly or without end."""
+    content = await content_of(response)
+    sent = web.StreamResponse(status=response.status, headers=response.headers)
     if rule.gzip:
         content = gzip.compress(content)
         sent.headers["Content-Encoding"] = "gzip"
@@ -304,29 +326,29 @@ async def transfer(rule: FaultRule, request: web.Request, answer: web.StreamResp
         sent.force_close()
     await sent.prepare(request)
     step = max(1, -(-len(content) // SLOW_STEPS))
-    for at in range(0, len(content), step):
+    for start in range(0, len(content), step):
         await asyncio.sleep((rule.slow or 0) / SLOW_STEPS)
-        await sent.write(content[at : at + step])
+        await sent.write(content[start : start + step])
     while rule.endless:
-        # Until the client closes the connection: then this raises ConnectionError.
+        # This raises ConnectionError when the client closes the connection.
         await sent.write(FILLER)
     if rule.cut is not None and request.transport is not None:
-        # An orderly close: all that was sent arrives, but it is less than announced.
+        # close() sends the rest of the buffer first, so the client receives every byte that was written.
         request.transport.close()
         return sent
     await sent.write_eof()
     return sent
 
 
-async def content_of(answer: web.StreamResponse) -> bytes:
-    if isinstance(answer, ResultResponse):
-        return await asyncio.to_thread(answer.source.read_bytes)
-    body = answer.body if isinstance(answer, web.Response) else None
+async def content_of(response: web.StreamResponse) -> bytes:
+    if isinstance(response, ResultResponse):
+        return await asyncio.to_thread(response.source.read_bytes)
+    body = response.body if isinstance(response, web.Response) else None
     return bytes(body) if isinstance(body, bytes | bytearray) else b""
 
 
-async def json_of(answer: web.StreamResponse) -> Any:
+async def json_of(response: web.StreamResponse) -> Any:
     try:
-        return json.loads(await content_of(answer))
+        return json.loads(await content_of(response))
     except ValueError:
         return None

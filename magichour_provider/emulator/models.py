@@ -1,7 +1,7 @@
 """
 The state of the emulated account: its clock, credits, ledger and jobs.
 
-Nothing here knows HTTP. Everything runs on the server's event loop, so nothing is locked.
+This module does not use HTTP. All of it runs on the server's event loop, so it needs no locks.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ SUFFIXES: dict[JobType, str] = {"video": ".mp4", "audio": ".wav", "image": ".png
 ACTIVE: tuple[Status, ...] = ("queued", "rendering")
 
 MAX_LEDGER_ENTRIES = 20_000
-# Source: the vendor's own figure for a talking photo, queueing included, 30 days to 2026-07-20.
+# Source: the vendor's median for a talking photo, including the queue, in the 30 days before 2026-07-20.
 MEDIAN_SECONDS = 174.0
-# Of the logarithm of a realistic render time.
-STANDARD_DEVIATION = 0.45
+# The standard deviation of the logarithm of a realistic render time.
+LOG_STANDARD_DEVIATION = 0.45
 # A job is queued for this share of its time, then it renders.
 QUEUED_SHARE = 0.2
-# The clock can be set forward by at most 100 years; dates far beyond cannot be written.
+# 100 years. Much later dates cannot be formatted.
 MAX_ADVANCE_SECONDS = 100 * 365 * 24 * 3600
 
 
 class Clock:
-    """The emulator's time: this machine's, plus the seconds by which a tester has set it forward."""
+    """The emulator's time: the system time, plus the seconds by which a tester has set it forward."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -60,7 +60,7 @@ class Clock:
         self._advanced = asyncio.Event()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep by the emulator's time: an advance shortens it."""
+        """Sleep by the emulator's time: setting the clock forward shortens the sleep."""
         until = self.now() + seconds
         while (left := until - self.now()) > 0:
             try:
@@ -101,7 +101,7 @@ class Progression:
         return self.mode if has_no_amount else f"{self.mode}:{self.amount:g}"
 
     def due(self, job: Job, now: float) -> Status:
-        """The status that a job has reached by now, whether its file is ready or not."""
+        """Return the status that a job should have now, even if its file is not ready."""
         if self.mode == "instant":
             return "complete"
         if self.mode == "polls":
@@ -120,9 +120,9 @@ class Progression:
 @dataclass(frozen=True)
 class Output:
     """
-    A rendered file and its properties; -1 is the vendor's word for no width or height.
+    A rendered file and its properties. As in the vendor's responses, -1 means no width or height.
 
-    :param more: the further files of a job that makes several images.
+    :param more: the other files of a job that makes several images.
     """
 
     path: Path
@@ -138,14 +138,16 @@ class Job:
     """
     A Magic Hour project.
 
-    :param id: its id in URLs; ``shown_id`` is the id in answers, which a fault can make a number.
-    :param request: the JSON that was accepted.
-    :param ends: set by a fault: the job ends with ``error:<code>``, ``canceled`` or ``deleted`` instead of
-        ``complete``.
+    :param id: the id in URLs.
+    :param response_id: the id in responses. A fault can make it a number.
+    :param request: the JSON of the accepted request.
+    :param ends: how a fault ends the job: ``error:<code>``, ``canceled`` or ``deleted``.
+    :param files: the local path of each result, by its path at the storage host. It is empty until the job
+        is rendered.
     """
 
     id: str
-    shown_id: str | int
+    response_id: str | int
     job_type: JobType
     tool: str
     name: str
@@ -161,7 +163,6 @@ class Job:
     error: dict[str, str] | None = None
     output: Output | None = None
     ends: str | None = None
-    # Its results by their paths at the storage host, once they are rendered.
     files: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -169,7 +170,7 @@ class Job:
         return self.status in ACTIVE
 
     def publish(self, output: Output) -> None:
-        """Give its results their paths at the storage host."""
+        """Assign a path at the storage host to each result."""
         for number, path in enumerate((output.path, *output.more)):
             name = f"output-{number}" if number else "output"
             self.files[f"{quote(self.id, safe='')}/{name}{path.suffix}"] = path
@@ -177,15 +178,15 @@ class Job:
 
 @dataclass
 class Account:
-    """Credits, and the ledger of every change to them."""
+    """The credits, and a ledger of every change to them."""
 
     clock: Clock
     credits: int
     tier: str
     ledger: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_LEDGER_ENTRIES))
 
-    def book(self, entry_type: Literal["charge", "refund", "correction"], job: Job, amount: int) -> None:
-        """Take credits (or give them back, if the amount is negative), and record it."""
+    def deduct(self, entry_type: Literal["charge", "refund", "correction"], job: Job, amount: int) -> None:
+        """Deduct credits, and add an entry to the ledger. A negative amount adds credits."""
         self.credits -= amount
         self.ledger.append(
             {
@@ -202,15 +203,15 @@ class Account:
 class Jobs:
     """The jobs, oldest first. Only this class changes a job's status."""
 
-    def __init__(self, account: Account, progression: Progression, limit: int, seed: int | None) -> None:
+    def __init__(self, account: Account, progression: Progression, max_jobs: int, seed: int | None) -> None:
         self.account = account
         self.clock = account.clock
         self.progression = progression
-        self.limit = limit
+        self.max_jobs = max_jobs
         self.all: dict[str, Job] = {}
-        # Called after each change of status, for the webhooks.
+        # Called after each change of a job's status.
         self.on_change: Callable[[Job], None] = lambda job: None
-        # Called when a job loses its file.
+        # Called when a job no longer needs its files.
         self.on_drop: Callable[[Job], None] = lambda job: None
         self._random = random.Random(seed)  # noqa: S311 - render times, not secrets
 
@@ -223,13 +224,13 @@ class Jobs:
         price: Decimal,
         fault: FaultRule | None,
     ) -> Job:
-        """Accept a job and charge its estimate."""
+        """Create a job, and charge its estimated price."""
         job_id: str | int = "cm" + secrets.token_hex(12)[:23]
         if fault and fault.job_id is not None:
             job_id = fault.job_id
         job = Job(
             id=str(job_id),
-            shown_id=job_id,
+            response_id=job_id,
             job_type=job_type,
             tool=tool,
             name=name,
@@ -237,16 +238,16 @@ class Jobs:
             price=price,
             created_at=self.clock.now(),
             credits_charged=whole_credits(price),
-            render_time_factor=self._random.lognormvariate(0, STANDARD_DEVIATION),
+            render_time_factor=self._random.lognormvariate(0, LOG_STANDARD_DEVIATION),
             ends=fault.ends if fault else None,
         )
         self.all[job.id] = job
-        self.account.book("charge", job, job.credits_charged)
+        self.account.deduct("charge", job, job.credits_charged)
         self._drop_oldest()
         return job
 
     def advance(self, job: Job) -> None:
-        """Move a job to the status that is due; it is not complete before its file exists."""
+        """Move a job to the status that is due. A job is not complete before its file exists."""
         if not job.active:
             return
         due = self.progression.due(job, self.clock.now())
@@ -263,7 +264,7 @@ class Jobs:
             self.on_change(job)
 
     def finish(self, job: Job) -> None:
-        """End a rendering job, if its render has ended."""
+        """End a job if its render has ended, or if a fault ends it with an error or cancels it."""
         if job.ends == "canceled":
             self.cancel(job)
             return
@@ -279,44 +280,44 @@ class Jobs:
             return
         job.output = job.render.result()
         job.status = "complete"
-        final = whole_credits(job.price * Decimal(str(job.output.fps)) / 30)
-        if job.job_type == "video" and final != job.credits_charged:
-            self.account.book("correction", job, final - job.credits_charged)
-            job.credits_charged = final
+        final_credits = whole_credits(job.price * Decimal(str(job.output.fps)) / 30)
+        if job.job_type == "video" and final_credits != job.credits_charged:
+            self.account.deduct("correction", job, final_credits - job.credits_charged)
+            job.credits_charged = final_credits
         if job.ends == "deleted" or not job.enabled:
             self.delete(job)
         self.on_change(job)
 
     def fail(self, job: Job, code: str, message: str) -> None:
-        """End a job in ``error`` and refund it."""
+        """End a job with an error, and refund it."""
         job.status = "error"
         job.error = {"code": code, "message": message or default_message(code)}
         self._refund(job)
         self.on_change(job)
 
     def cancel(self, job: Job) -> None:
-        """End a job in ``canceled`` and refund it, as the vendor's web app can."""
+        """Cancel a job, and refund it."""
         job.status = "canceled"
         self._refund(job)
         self.on_change(job)
 
     def delete(self, job: Job) -> None:
-        """Delete the rendered file. Nothing is refunded, and a render in progress continues."""
+        """Delete a job's files. There is no refund, and a render in progress continues."""
         job.enabled = False
         self.on_drop(job)
 
     def drop(self, job: Job) -> None:
-        """Forget a job, so that the number of jobs stays bounded."""
+        """Remove a job, so that the number of jobs stays limited."""
         del self.all[job.id]
         self.on_drop(job)
 
     def _refund(self, job: Job) -> None:
         if job.credits_charged:
-            self.account.book("refund", job, -job.credits_charged)
+            self.account.deduct("refund", job, -job.credits_charged)
             job.credits_charged = 0
 
     def _drop_oldest(self) -> None:
-        surplus = len(self.all) - self.limit
+        surplus = len(self.all) - self.max_jobs
         if surplus <= 0:
             return
         for job in [job for job in self.all.values() if not job.active][:surplus]:
@@ -324,12 +325,12 @@ class Jobs:
 
 
 def whole_credits(price: Decimal) -> int:
-    """Credits are whole numbers; the emulator rounds up."""
+    """Round a price up, because credits are whole numbers."""
     return int(price.to_integral_value(ROUND_CEILING))
 
 
 def timestamp(seconds: float) -> str:
-    """Time as the vendor writes it: ISO 8601 in UTC, with milliseconds."""
+    """Format a time as the vendor does: ISO 8601 in UTC, with milliseconds."""
     fraction, whole = math.modf(seconds)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int(fraction * 1000):03d}Z"
 

@@ -1,8 +1,8 @@
 """
 The pytest plugin: a fixture that starts an emulator and connects Airflow to it.
 
-Its entry point loads it wherever this package and pytest are installed, so it imports only what is quick to
-load until the fixture is used.
+Where this package is installed, pytest loads this module in every run. So it imports slow modules only when
+a test uses the fixture.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def magichour_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     """
-    Magic Hour on this machine, for one test.
+    Start an emulator for one test.
 
-    Airflow's connection ``magichour_default`` points to it, in this process and in those that it starts.
-    Settings: ``@pytest.mark.magichour_emulator(progression="polls:3", credits=100)``.
+    Airflow's connection ``magichour_default`` points to it, in this process and in its child processes. A
+    marker changes the settings: ``@pytest.mark.magichour_emulator(progression="polls:3", credits=100)``.
     """
     marker = request.node.get_closest_marker(MARKER)
-    with Emulator(**(marker.kwargs if marker else {})) as emulator, pytest.MonkeyPatch.context() as on:
-        on.setenv(CONNECTION, emulator.connection_json)
+    with Emulator(**(marker.kwargs if marker else {})) as emulator, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CONNECTION, emulator.connection_json)
         yield emulator

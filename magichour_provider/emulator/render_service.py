@@ -1,8 +1,8 @@
 """
-Turns accepted requests into files.
+The render service: it makes the files of accepted requests.
 
-It finds the inputs, renders equal requests only once, and counts the jobs of each file, so that the disk
-usage stays bounded.
+It reads the inputs, and renders equal requests only once. It knows the jobs that need each file, so that the
+disk usage stays limited.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import aiohttp
 from .exceptions import RenderError
 from .models import SUFFIXES, Output
 from .storage_host import delete_file
+from .tools import ToolRequest
+from .validation import TalkingPhotoRequest, VoiceRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,23 +32,24 @@ if TYPE_CHECKING:
     from .models import Job, Jobs
     from .settings import Settings
     from .storage_host import StorageHost
-    from .tools import ToolRequest
-    from .validation import Asset, TalkingPhotoRequest, VoiceRequest
+    from .validation import Asset
     from .worker_pool import WorkerPool
 
+JobRequest = TalkingPhotoRequest | VoiceRequest | ToolRequest
+
 LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
-FETCH_SECONDS = 30
+MAX_FETCH_SECONDS = 30
 STUB_VIDEO = Path(__file__).with_name("stub.mp4")
 STUB_VIDEO_SIDE = 64
 STUB_VOICE = Path(__file__).with_name("stub.wav")
 STUB_IMAGE = Path(__file__).with_name("stub.png")
-# Stands for the digest of a library asset, which the emulator does not have.
-NO_DIGEST = "stand-in"
+# The digest of a library asset that is not in the emulator.
+STAND_IN_DIGEST = "stand-in"
 
 
 @dataclass
 class CachedRender:
-    """A rendered file and the ids of the jobs whose result it is."""
+    """A rendered file, and the ids of the jobs that need it."""
 
     key: str
     size: int
@@ -54,7 +57,7 @@ class CachedRender:
 
 
 class RenderService:
-    """Renders with worker processes, or publishes a stub file."""
+    """Renders files in worker processes, or publishes stub files instead."""
 
     def __init__(
         self, folder: Path, storage: StorageHost, jobs: Jobs, workers: WorkerPool, settings: Settings
@@ -67,54 +70,68 @@ class RenderService:
         self._tasks: dict[str, asyncio.Task[Output]] = {}
         self._cache: dict[Path, CachedRender] = {}
 
-    async def video(self, job: Job, request: TalkingPhotoRequest) -> Output:
-        """The MP4 of a talking photo.
+    async def render(self, job: Job, request: JobRequest) -> Output:
+        """Render a job, and publish its files.
 
         :raises RenderError: with the vendor's code.
         """
         if self.settings.render == "stub":
-            side = STUB_VIDEO_SIDE
-            return self._publish(job, Output(STUB_VIDEO, side, side, self.settings.fps))
+            output = self._stub(request)
+        elif isinstance(request, TalkingPhotoRequest):
+            output = await self._render_video(job, request)
+        elif isinstance(request, VoiceRequest):
+            output = await self._render_voice(job, request)
+        else:
+            output = await self._render_tool(job, request)
+        job.publish(output)
+        for name, path in job.files.items():
+            self.storage.results[name] = path
+            if path in self._cache:
+                self._cache[path].job_ids.add(job.id)
+        self._drop_oldest(newest=job)
+        return output
+
+    def _stub(self, request: JobRequest) -> Output:
+        side = STUB_VIDEO_SIDE
+        if request.job_type == "audio":
+            return Output(STUB_VOICE, engine="stub")
+        if (
+            isinstance(request, ToolRequest)
+            and request.job_type == "image"
+            and request.extension not in ("mp4", "webm")
+        ):
+            return Output(STUB_IMAGE, side, side, more=(STUB_IMAGE,) * (request.count - 1))
+        return Output(STUB_VIDEO, side, side, self.settings.fps)
+
+    async def _render_video(self, job: Job, request: TalkingPhotoRequest) -> Output:
         async with self._input(request.image) as image, self._input(request.audio) as audio:
             spec = {
                 "task": "video",
                 "start": request.start,
                 "end": request.end,
-                "short": request.short,
-                "long": request.long,
+                "short_side": request.short_side,
+                "max_long_side": request.max_long_side,
                 "fps": self.settings.fps,
             }
-            return self._publish(job, await self._render_once(job, spec, photo=image, audio=audio))
+            return await self._render_once(job, spec, photo=image, audio=audio)
 
-    async def voice(self, job: Job, request: VoiceRequest) -> Output:
-        """The WAV of a spoken text.
-
-        :raises RenderError: with the vendor's code.
-        """
-        if self.settings.render == "stub":
-            return self._publish(job, Output(STUB_VOICE, engine="stub"))
+    async def _render_voice(self, job: Job, request: VoiceRequest) -> Output:
         spec = {
             "task": "voice",
             "text": request.text,
             "voice": request.voice,
             "engine": self.settings.engine,
         }
-        return self._publish(job, await self._render_once(job, spec))
+        return await self._render_once(job, spec)
 
-    async def tool(self, job: Job, request: ToolRequest) -> Output:
-        """What stands in for the result of any other tool.
-
-        :raises RenderError: with the vendor's code.
-        """
-        if self.settings.render == "stub":
-            return self._publish(job, self._stub(request))
+    async def _render_tool(self, job: Job, request: ToolRequest) -> Output:
         async with AsyncExitStack() as stack:
             inputs = {}
             for media_type in ("video", "image", "audio"):
-                if asset := request.first(media_type):
+                if asset := request.first_input(media_type):
                     inputs[media_type] = await stack.enter_async_context(self._input(asset))
             spec = {
-                "task": {"video": "clip", "image": "image", "audio": "sound"}[request.job_type],
+                "task": {"video": "clip", "image": "image", "audio": "audio"}[request.job_type],
                 "tool": request.tool,
                 "title": request.title,
                 "text": request.text,
@@ -130,21 +147,10 @@ class RenderService:
                 await self._render_once(job, spec | {"number": number, "count": request.count}, **inputs)
                 for number in range(1, request.count + 1)
             ]
-        more = tuple(output.path for output in outputs[1:])
-        return self._publish(job, replace(outputs[0], more=more))
-
-    def _stub(self, request: ToolRequest) -> Output:
-        side = STUB_VIDEO_SIDE
-        match request.job_type:
-            case "audio":
-                return Output(STUB_VOICE, engine="stub")
-            case "image" if request.extension not in ("mp4", "webm"):
-                return Output(STUB_IMAGE, side, side, more=(STUB_IMAGE,) * (request.count - 1))
-            case _:
-                return Output(STUB_VIDEO, side, side, self.settings.fps)
+        return replace(outputs[0], more=tuple(output.path for output in outputs[1:]))
 
     def release(self, job: Job) -> None:
-        """A job no longer needs its files. Delete each file that no other job needs."""
+        """Remove the files of a job. A file that another job needs stays on the disk."""
         for name, path in job.files.items():
             self.storage.results.pop(name, None)
             cached = self._cache.get(path)
@@ -157,15 +163,6 @@ class RenderService:
                 delete_file(path)
         job.files.clear()
 
-    def _publish(self, job: Job, output: Output) -> Output:
-        job.publish(output)
-        for name, path in job.files.items():
-            self.storage.results[name] = path
-            if path in self._cache:
-                self._cache[path].job_ids.add(job.id)
-        self._drop_oldest(newest=job)
-        return output
-
     def _drop_oldest(self, newest: Job) -> None:
         for job in list(self.jobs.all.values()):
             if sum(cached.size for cached in self._cache.values()) <= self.storage.max_bytes:
@@ -174,7 +171,7 @@ class RenderService:
                 self.jobs.drop(job)
 
     async def _render_once(self, job: Job, spec: dict[str, Any], **inputs: tuple[str | None, str]) -> Output:
-        """Render. If there is an equal render, wait for it or use its result."""
+        """Render a file. If there is an equal render, use its result."""
         digests = {name: digest for name, (_, digest) in inputs.items()}
         key = hashlib.sha256(json.dumps([spec, digests], sort_keys=True).encode()).hexdigest()
         spec = spec | {name: path for name, (path, _) in inputs.items()}
@@ -197,52 +194,56 @@ class RenderService:
 
     @asynccontextmanager
     async def _input(self, asset: Asset) -> AsyncIterator[tuple[str | None, str]]:
-        """The local path of an input (None: draw a stand-in) and its digest. The file stays until the end."""
+        """Yield the local path and the digest of an input. The file exists until the context ends.
+
+        Without a path, the render draws a stand-in.
+        """
         if asset.source == "upload":
-            upload = self.storage.uploaded(asset.where)
+            upload = self.storage.find_upload(asset.location)
             if upload is None:
-                raise RenderError("invalid_parameters", f"{asset.where} is no longer kept")
-            use = self.storage.in_use
-            use[asset.where] = use.get(asset.where, 0) + 1
+                raise RenderError("invalid_parameters", f"{asset.location} has expired")
+            readers = self.storage.readers
+            readers[asset.location] = readers.get(asset.location, 0) + 1
             try:
                 yield str(upload.path), str(upload.digest)
             finally:
-                use[asset.where] -= 1
+                readers[asset.location] -= 1
         elif asset.source == "library":
-            # From a library, the emulator has only what it has made itself.
-            job = self.jobs.all.get(asset.where)
-            own = job.output.path if job and job.output and job.files else None
-            yield str(own) if own else None, own.stem if own else NO_DIGEST
+            # The emulator has only the library files that it has rendered.
+            job = self.jobs.all.get(asset.location)
+            file = job.output.path if job and job.output and job.files else None
+            yield str(file) if file else None, file.stem if file else STAND_IN_DIGEST
         else:
-            # The extension is a hint to the decoder, as it is for an upload.
-            suffix = Path(urlsplit(asset.where).path).suffix
+            # Keep the extension, because the decoder uses it as a hint.
+            suffix = Path(urlsplit(asset.location).path).suffix
             path = self.folder / f"fetched-{secrets.token_hex(8)}{suffix}"
             try:
-                yield str(path), await self._fetch(asset.where, path)
+                yield str(path), await self._fetch(asset.location, path)
             finally:
                 delete_file(path)
 
     async def _fetch(self, url: str, path: Path) -> str:
+        """Download a file. Return its digest."""
         if self.settings.fetch == "loopback" and not LOOPBACK.fullmatch(urlsplit(url).hostname or ""):
             raise RenderError(
                 "invalid_file_format",
-                "The file could not be fetched: this emulator fetches only from this machine"
-                " (start it with --fetch any to change that)",
+                "The file could not be fetched: the emulator fetches only from this machine"
+                " (to change this, start it with --fetch any)",
             )
         digest, size = hashlib.sha256(), 0
-        timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=MAX_FETCH_SECONDS)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(url, allow_redirects=self.settings.fetch == "any") as answer,
+                session.get(url, allow_redirects=self.settings.fetch == "any") as response,
             ):
-                if answer.status != 200:
+                if response.status != 200:
                     raise RenderError(
-                        "invalid_file_format", f"The file could not be fetched: HTTP {answer.status}"
+                        "invalid_file_format", f"The file could not be fetched: HTTP {response.status}"
                     )
                 file = await asyncio.to_thread(path.open, "wb")
                 with closing(file):
-                    async for chunk in answer.content.iter_chunked(1 << 16):
+                    async for chunk in response.content.iter_chunked(1 << 16):
                         size += len(chunk)
                         if size > self.storage.max_upload_bytes:
                             raise RenderError("file_too_large", "The file is too large")

@@ -1,7 +1,7 @@
 """
-A render process. It reads one line of JSON for each file, renders it, and writes one line of JSON.
+A render process. For each line of JSON that it reads, it renders one file and writes one line of JSON.
 
-``worker_pool.py`` starts it. When the server ends for any reason, the pipe closes and the worker ends.
+``worker_pool.py`` starts it. When the server ends for any reason, the pipe closes, and the process ends.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .exceptions import RenderError
 
 
 def serve() -> None:
-    """Render until the input ends."""
-    # The codecs may print to stdout; their output goes to stderr, away from the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    """Render files until the input ends."""
+    # Codecs may print to stdout. Redirect this to stderr, and keep a copy of stdout for the replies.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # A render must not slow down the server's answers to polls.
+    # A render must not delay the server.
     os.nice(10)
 
     for line in sys.stdin:
         spec = json.loads(line)
         try:
-            # Imported here, so that a missing codec becomes an answer too.
+            # Import these here, so that an import error becomes a reply too.
             from . import render, stand_ins
 
             tasks = {
@@ -32,15 +32,15 @@ def serve() -> None:
                 "voice": render.render_voice,
                 "image": stand_ins.render_image,
                 "clip": stand_ins.render_clip,
-                "sound": stand_ins.render_sound,
+                "audio": stand_ins.render_audio,
             }
-            answer = tasks[spec["task"]](spec)
+            reply = tasks[spec["task"]](spec)
         except RenderError as error:
-            answer = {"error": error.code, "message": str(error)}
-        except Exception as error:  # noqa: BLE001 - a damaged file can raise anything in a codec
-            answer = {"error": "unknown_error", "message": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+            reply = {"error": error.code, "message": str(error)}
+        except Exception as error:  # noqa: BLE001 - a codec can raise anything for a damaged file
+            reply = {"error": "unknown_error", "message": f"{type(error).__name__}: {error}"}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
 
 
 if __name__ == "__main__":

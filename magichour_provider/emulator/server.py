@@ -1,4 +1,4 @@
-"""Runs an emulator on a socket, for the handle and the command line."""
+"""The server: it runs an emulator on a socket, for the handle and the command line."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
-# When the server stops, requests in progress have this time to end.
+# When the server stops, it waits at most this long for active requests.
 SHUTDOWN_SECONDS = 0.2
 BACKLOG = 1024
-PREFIX = "magichour-emulator-"
+FOLDER_PREFIX = "magichour-emulator-"
 LOCK = "in-use"
-# A younger folder without a lock belongs to an emulator that is just starting.
+# A newer folder may belong to an emulator that has not yet locked it.
 MIN_AGE_SECONDS = 60
 
 
 @asynccontextmanager
 async def serve(settings: Settings) -> AsyncIterator[Emulation]:
-    """Listen. At the end, stop everything and delete all files."""
+    """Run an emulator. At the end, stop it and delete its files."""
     folder, lock = await asyncio.to_thread(make_folder)
     await asyncio.to_thread(validation.voices)
     emulation = Emulation(settings, folder)
@@ -45,8 +45,8 @@ async def serve(settings: Settings) -> AsyncIterator[Emulation]:
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         await site.start()
         host, port = runner.addresses[0][:2]
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - a comparison
-        emulation.base_url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        url_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - a comparison
+        emulation.base_url = f"http://[{url_host}]:{port}" if ":" in url_host else f"http://{url_host}:{port}"
         yield emulation
     finally:
         await runner.cleanup()
@@ -55,9 +55,9 @@ async def serve(settings: Settings) -> AsyncIterator[Emulation]:
 
 
 def make_folder() -> tuple[Path, IO[bytes]]:
-    """Make the folder of one emulator; return it and the lock that shows that it is in use."""
+    """Create the folder of an emulator. Return it, and the lock that shows that it is in use."""
     delete_abandoned(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     for name in ("uploads", "renders"):
         (folder / name).mkdir()
     lock = (folder / LOCK).open("wb")
@@ -66,8 +66,8 @@ def make_folder() -> tuple[Path, IO[bytes]]:
 
 
 def delete_abandoned(parent: Path) -> None:
-    """Delete the folders of emulators that were killed: a lock ends with its process."""
-    for path in parent.glob(f"{PREFIX}*/{LOCK}"):
+    """Delete the folders of emulators that were killed. Their locks ended with their processes."""
+    for path in parent.glob(f"{FOLDER_PREFIX}*/{LOCK}"):
         try:
             if time.time() - path.stat().st_mtime < MIN_AGE_SECONDS:
                 continue
@@ -75,7 +75,7 @@ def delete_abandoned(parent: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path.parent, ignore_errors=True)
         except OSError:
-            # In use, or another user's, or just deleted by another emulator.
+            # The folder is in use, belongs to another user, or was deleted by another emulator.
             continue
 
 

@@ -1,4 +1,4 @@
-"""The settings of an emulator. This module loads quickly, because the command line imports it."""
+"""The settings of an emulator. The command line imports this module, so it imports no slow modules."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CHOICES = {
     "voice": ("auto", "espeak-ng", "tones"),
     "fetch": ("loopback", "any"),
 }
-# What rendering needs, by module.
+# The modules that a render needs.
 CODECS = ("av", "numpy", "PIL", "pillow_heif")
-INSTALL = "pip install 'airflow-provider-magichour[emulator]'"
+INSTALL_COMMAND = "pip install 'airflow-provider-magichour[emulator]'"
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Settings:
     """
     The settings of an emulator.
 
-    :raises ValueError: one of them cannot be used.
-    :raises ModuleNotFoundError: ``render`` is ``real`` and a codec is not installed.
+    :raises ValueError: a setting is not valid.
+    :raises ModuleNotFoundError: ``render`` is ``real``, and a codec is not installed.
     """
 
     host: str = "127.0.0.1"
@@ -48,13 +48,13 @@ class Settings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose {', '.join(choices)}")
-        # Here, because it reads the disk and must not do so on an event loop.
+        # which() reads the disk, so it must not run on the event loop.
         installed = shutil.which("espeak-ng") is not None
         self.engine = "espeak-ng" if installed and self.voice != "tones" else "tones"
         if self.voice == "espeak-ng" and self.engine != "espeak-ng":
-            raise ValueError("voice is 'espeak-ng', which is not installed: choose auto or tones")
+            raise ValueError("voice is 'espeak-ng', but espeak-ng is not installed: choose auto or tones")
         if not self.api_key:
-            raise ValueError("api_key is empty: give one, or leave it out")
+            raise ValueError("api_key is empty: set a key, or omit api_key")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}: choose 0 to 65535")
         for name in ("workers", "max_jobs", "max_disk_mb"):
@@ -66,5 +66,6 @@ class Settings:
         missing = [name for name in CODECS if find_spec(name) is None] if self.render == "real" else []
         if missing:
             raise ModuleNotFoundError(
-                f"{', '.join(missing)} not installed: {INSTALL}, or choose render='stub'", name=missing[0]
+                f"{', '.join(missing)} not installed: {INSTALL_COMMAND}, or choose render='stub'",
+                name=missing[0],
             )

@@ -1,8 +1,8 @@
 """
-The storage host: signed URLs that expire, for uploads and results.
+The storage host: signed URLs for uploads and results.
 
-It behaves like S3, not like the API: errors are XML, a request with an ``Authorization`` header is refused,
-and a PUT needs a ``Content-Length``.
+It behaves like S3, not like the API. Errors are XML, the URLs expire, a request with an ``Authorization``
+header is refused, and a PUT needs a ``Content-Length``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MEDIA_TYPES = {
 
 @dataclass
 class Upload:
-    """A ``file_path`` that the API gave; ``digest`` is None until its file is uploaded."""
+    """The file of a ``file_path``. ``digest`` is None until the client has uploaded it."""
 
     path: Path
     stored_at: float
@@ -55,7 +55,7 @@ class Upload:
 
 
 class ResultResponse(web.FileResponse):
-    """The answer that sends a rendered file."""
+    """A response that sends a rendered file."""
 
     def __init__(self, source: Path) -> None:
         super().__init__(source, chunk_size=CHUNK_BYTES)
@@ -64,7 +64,7 @@ class ResultResponse(web.FileResponse):
 
 
 class StorageHost:
-    """Keeps uploads on disk, finds results by their path, and signs the URLs of both."""
+    """Stores uploads, finds results by their path, and signs the URLs of both."""
 
     def __init__(self, folder: Path, clock: Clock, tier: str, max_bytes: int) -> None:
         self.folder = folder
@@ -73,8 +73,8 @@ class StorageHost:
         self.max_upload_bytes = MAX_UPLOAD_BYTES[tier]
         self.uploads: dict[str, Upload] = {}
         self.results: dict[str, Path] = {}
-        # How many renders read an upload; those are not deleted.
-        self.in_use: dict[str, int] = {}
+        # The number of renders that read an upload. The upload is not deleted until it is 0.
+        self.readers: dict[str, int] = {}
         self._secret = secrets.token_bytes(32)
 
     def new_upload(self, extension: str) -> str:
@@ -84,14 +84,14 @@ class StorageHost:
         self.uploads[name] = Upload(path, self.clock.now())
         return name
 
-    def uploaded(self, name: str) -> Upload | None:
-        """The upload of a ``file_path``, if its file has arrived and is still kept."""
+    def find_upload(self, name: str) -> Upload | None:
+        """Return the upload of a ``file_path``, if its file has arrived and has not expired."""
         self._delete_expired()
         upload = self.uploads.get(name)
         return upload if upload and upload.digest and not self._is_expired(upload) else None
 
     def sign(self, base_url: str, method: str, name: str) -> tuple[str, str]:
-        """A URL for one method on one file, and the time at which it expires."""
+        """Return a URL for one method on one file, and the time at which it expires."""
         expires = self.clock.now() + URL_LIFETIME_SECONDS
         query = f"X-Amz-Expires={int(expires * 1000)}&X-Amz-Nonce={secrets.token_hex(4)}"
         signature = self._signature(method, name, query)
@@ -99,7 +99,7 @@ class StorageHost:
         return url, timestamp(expires)
 
     def authorize(self, request: web.Request) -> str:
-        """The name of the file that a signed request may use.
+        """Check the signature of a request, and return the path of its file.
 
         :raises StorageError: the signature is missing, wrong or expired.
         """
@@ -126,7 +126,7 @@ class StorageHost:
         return name
 
     async def put(self, request: web.Request) -> web.StreamResponse:
-        """Store an upload. The file exists once all of it has arrived."""
+        """Store an upload. The file exists when all of its bytes have arrived."""
         name = self.authorize(request)
         upload = self.uploads.get(name)
         if upload is None:
@@ -141,7 +141,7 @@ class StorageHost:
         sha, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         size = 0
         try:
-            # In a thread: a large upload must not delay the polls of other clients.
+            # Write in a thread, because a large upload must not delay other requests.
             file = await asyncio.to_thread(partial_file.open, "wb")
             try:
                 async for chunk in request.content.iter_chunked(CHUNK_BYTES):
@@ -156,7 +156,7 @@ class StorageHost:
             delete_file(partial_file)
             raise
         upload.digest, upload.size = sha.hexdigest(), size
-        # It expires seven days from now, so it moves to the end of the uploads.
+        # The seven days begin now. Keep the uploads in the order in which they expire.
         upload.stored_at = self.clock.now()
         self.uploads.pop(name, None)
         self.uploads[name] = upload
@@ -164,14 +164,14 @@ class StorageHost:
         return web.Response(headers={"ETag": f'"{md5.hexdigest()}"'})
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        """Send a result, whole or in ranges."""
+        """Send a result, or the requested range of it."""
         path = self.results.get(self.authorize(request))
         if path is None:
             raise StorageError(404, "NoSuchKey", "The specified key does not exist.")
         return ResultResponse(path)
 
     async def add(self, extension: str, content: bytes) -> str:
-        """Store an upload without a signed URL, for tests."""
+        """Store an upload without a signed URL."""
         name = self.new_upload(extension)
         upload = self.uploads[name]
         await asyncio.to_thread(upload.path.write_bytes, content)
@@ -188,7 +188,7 @@ class StorageHost:
 
     def _delete_expired(self) -> None:
         expired = itertools.takewhile(lambda item: self._is_expired(item[1]), self.uploads.items())
-        for name in [name for name, _ in expired if not self.in_use.get(name)]:
+        for name in [name for name, _ in expired if not self.readers.get(name)]:
             self._delete(name)
 
     def _delete_surplus(self) -> None:
@@ -196,7 +196,7 @@ class StorageHost:
         for name, upload in list(self.uploads.items()):
             if total <= self.max_bytes:
                 return
-            if not self.in_use.get(name):
+            if not self.readers.get(name):
                 total -= upload.size
                 self._delete(name)
 
@@ -205,21 +205,21 @@ class StorageHost:
 
 
 def delete_file(path: Path) -> None:
-    """Delete a file in a thread. Nothing waits for it: no file name is used twice."""
+    """Delete a file in a thread. Nothing needs to wait for this, because no file name is used twice."""
     asyncio.get_running_loop().run_in_executor(None, partial(path.unlink, missing_ok=True))
 
 
 def base_url_of(request: web.Request) -> str:
-    """The address at which this client knows the emulator; its signed URLs must work there."""
+    """Return the base URL that the client used, so that it can reach the signed URLs."""
     return f"{request.scheme}://{request.host}"
 
 
-def error_response(refused: StorageError) -> web.Response:
-    """An error in S3's XML."""
+def xml_error(error: StorageError) -> web.Response:
+    """Create an error response in S3's XML."""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Error><Code>{refused.code}</Code><Message>{escape(refused.message)}</Message>"
+        f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message>"
         f"<RequestId>{secrets.token_hex(8).upper()}</RequestId>"
         f"<ServerTime>{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}</ServerTime></Error>"
     )
-    return web.Response(status=refused.status, text=body, content_type="application/xml")
+    return web.Response(status=error.status, text=body, content_type="application/xml")

@@ -1,8 +1,8 @@
 """
-The vendor's other paid calls: their check against its own description, and their prices.
+The vendor's other paid calls: the check of their requests, and their prices.
 
-The provider reads the description (``data/tools.json``) too. The code that uses it here is the emulator's
-own.
+The requests are checked against the vendor's schemas in ``data/tools.json``. The provider reads the same
+file, but with its own code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .validation import CREDITS_PER_CHARACTER, MAX_CHARACTERS, Asset, asset, invalid
+from .validation import CREDITS_PER_CHARACTER, MAX_CHARACTERS, Asset, invalid, parse_asset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from .models import JobType
 
 DATA = Path(__file__).parents[1] / "data" / "tools.json"
-# These have a check and a render of their own.
-SEPARATE = ("ai-talking-photo", "ai-voice-generator")
+# Other functions check and render these tools.
+SEPARATE_TOOLS = ("ai-talking-photo", "ai-voice-generator")
 
-# Source: OpenAPI of 2026-08. Credits for a call.
-PER_CALL = {
+# Source: OpenAPI of 2026-08.
+CREDITS_PER_CALL = {
     "ai-clothes-changer": 25,
     "ai-face-editor": 1,
     "ai-gif-generator": 50,
@@ -42,8 +42,8 @@ PER_CALL = {
     "image-background-remover": 5,
     "photo-colorizer": 10,
 }
-# Source: OpenAPI of 2026-08: the least that an image costs. Others are the emulator's guess.
-LEAST_PER_IMAGE = {
+# The minimum price of an image, by model. Source: OpenAPI of 2026-08.
+MIN_CREDITS_PER_IMAGE = {
     "gpt-image-2": 50,
     "nano-banana": 50,
     "nano-banana-2": 100,
@@ -53,13 +53,14 @@ LEAST_PER_IMAGE = {
     "seedream-v4": 40,
     "seedream-v5-pro": 75,
 }
-GUESS_PER_IMAGE = 5
-LEAST_BODY_SWAP = 50
-# Source: OpenAPI of 2026-08, lip sync. Credits for a frame.
-PER_FRAME = {"lite": 1, "standard": 1, "pro": 2}
-GUESS_PER_SECOND = 30  # of a video whose price is not published
-# Where they differ from the call's own name. Source: OpenAPI of 2026-08.
-TYPES = {
+MIN_CREDITS_FOR_BODY_SWAP = 50
+# For lip sync. Source: OpenAPI of 2026-08.
+CREDITS_PER_FRAME = {"lite": 1, "standard": 1, "pro": 2}
+# Guesses for an image and for a second of video, where the vendor does not publish a price.
+GUESSED_CREDITS_PER_IMAGE = 5
+GUESSED_CREDITS_PER_SECOND = 30
+# The project types that differ from the name of their tool. Source: OpenAPI of 2026-08.
+PROJECT_TYPES = {
     "ai-image-generator": "AI_IMAGE",
     "ai-gif-generator": "AI_GIF",
     "ai-headshot-generator": "AI_HEADSHOT",
@@ -70,22 +71,24 @@ TYPES = {
     "face-swap-photo": "FACE_SWAP",
     "image-background-remover": "BACKGROUND_REMOVER",
 }
-SHAPES = {"16:9": (640, 360), "9:16": (360, 640), "4:3": (640, 480), "3:2": (600, 400), "4:5": (480, 600)}
+SIZES = {"16:9": (640, 360), "9:16": (360, 640), "4:3": (640, 480), "3:2": (600, 400), "4:5": (480, 600)}
 SQUARE = (512, 512)
-ASSET_FIELD = re.compile(r"\w+_file_paths?|new_face|original_face")
-LONGEST_TEXT = 400
+# Matches the path of an asset in a body. The group is the name of its field.
+ASSET_PATH = re.compile(r"(?:.*\.)?(\w+_file_paths?|new_face|original_face)(?:\[\d+\])*")
+MAX_TEXT = 400
 
 
 @dataclass(frozen=True)
 class ToolRequest:
     """
-    An accepted request for any tool.
+    An accepted request for one of these tools.
 
-    :param inputs: its files, by field and by the media type of the field.
-    :param text: the request in words.
-    :param price: in credits.
+    :param inputs: the field, the media type and the asset of each input.
+    :param text: the text to draw on the results.
+    :param price: the price in credits.
     :param count: the number of files to make.
-    :param extension: the extension of the files.
+    :param extension: the extension of the files; empty: the default of the job type.
+    :param spoken: the text to speak.
     """
 
     tool: str
@@ -102,38 +105,38 @@ class ToolRequest:
     size: tuple[int, int] = SQUARE
     spoken: str = ""
 
-    def first(self, media_type: str) -> Asset | None:
-        return next((one for _, wanted, one in self.inputs if wanted == media_type), None)
+    def first_input(self, media_type: str) -> Asset | None:
+        return next((asset for _, of_type, asset in self.inputs if of_type == media_type), None)
 
 
 @functools.cache
-def described() -> dict[str, dict[str, Any]]:
-    """What the vendor says of each tool."""
+def descriptions() -> dict[str, dict[str, Any]]:
+    """Return the vendor's description of each tool."""
     tools: dict[str, dict[str, Any]] = json.loads(DATA.read_text("utf-8"))["tools"]
-    return {name: tool for name, tool in tools.items() if name not in SEPARATE}
+    return {name: tool for name, tool in tools.items() if name not in SEPARATE_TOOLS}
 
 
 @functools.cache
 def validator(tool: str) -> Any:
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator  # it is slow to load, and many tests do not need it
 
-    return Draft202012Validator(described()[tool]["schema"])
+    return Draft202012Validator(descriptions()[tool]["schema"])
 
 
-def type_of(tool: str) -> str:
-    """As the vendor's ``type`` of a project."""
-    return TYPES.get(tool, tool.removeprefix("ai-").replace("-", "_").upper())
+def project_type(tool: str) -> str:
+    """Return the vendor's ``type`` for the projects of a tool."""
+    return PROJECT_TYPES.get(tool, tool.removeprefix("ai-").replace("-", "_").upper())
 
 
 def check_tool(tool: str, body: dict[str, Any]) -> ToolRequest:
-    """Check the body of ``POST /v1/<tool>``, except that its uploads exist."""
+    """Check the body of ``POST /v1/<tool>``, but not that its uploads exist."""
     for error in sorted(
         validator(tool).iter_errors(body), key=lambda error: [str(part) for part in error.path]
     ):
-        invalid(*problem(error))
-    for at, value in numbers(body, ""):
-        if not math.isfinite(value):
-            invalid(at, "expected a finite number")
+        invalid(*field_and_problem(error))
+    for path, value in leaves(body):
+        if isinstance(value, float) and not math.isfinite(value):
+            invalid(path, "expected a finite number")
     start, end = body.get("start_seconds", 0), body.get("end_seconds", body.get("duration", 0))
     if "end_seconds" in body and end <= start:
         invalid("end_seconds", f"must be greater than start_seconds ({start:g}), got {end:g}")
@@ -143,48 +146,50 @@ def check_tool(tool: str, body: dict[str, Any]) -> ToolRequest:
     prompt = str(style.get("prompt", ""))
     if tool == "ai-voice-cloner" and len(prompt) > MAX_CHARACTERS:
         invalid("style.prompt", f"at most {MAX_CHARACTERS} characters, got {len(prompt)}")
-    words = {name: value for name, value in body.items() if name not in ("name", "assets")}
+    options = {name: value for name, value in body.items() if name not in ("name", "assets")}
+    # A list in these options describes files, so its texts do not count.
+    texts = [value for path, value in leaves(options) if isinstance(value, str) and "[" not in path]
     return ToolRequest(
         tool=tool,
-        title=described()[tool]["title"],
-        job_type=described()[tool]["job_type"],
+        title=descriptions()[tool]["title"],
+        job_type=descriptions()[tool]["job_type"],
         name=body.get("name"),
-        inputs=list(assets(body, "", "")),
-        text=prompt or ", ".join(text for text in texts(words))[:LONGEST_TEXT],
+        inputs=list(assets(body)),
+        text=prompt or ", ".join(texts)[:MAX_TEXT],
         start=float(start),
         end=float(end),
         price=price(tool, body),
         count=int(body.get("image_count", 1)),
         extension=body.get("output_format", ""),
-        size=SHAPES.get(body.get("aspect_ratio", ""), SQUARE),
+        size=SIZES.get(body.get("aspect_ratio", ""), SQUARE),
         spoken=prompt or str(body.get("script", "")),
     )
 
 
-def problem(error: ValidationError) -> tuple[str, str]:
-    """The field and what is wrong with it."""
+def field_and_problem(error: ValidationError) -> tuple[str, str]:
     path = list(error.absolute_path)
     if error.validator == "required":
         path.append(next(name for name in error.validator_value if name not in error.instance))
-        return place(path), "required"
+        return json_path(path), "required"
     if error.validator == "additionalProperties":
         path.append(next(name for name in error.instance if name not in error.schema["properties"]))
-        return place(path), "unknown field"
-    return place(path), error.message
+        return json_path(path), "unknown field"
+    return json_path(path), error.message
 
 
-def place(path: list[Any]) -> str:
-    steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return steps.lstrip(".") or "body"
+def json_path(steps: list[str | int]) -> str:
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    return path.lstrip(".") or "body"
 
 
 def price(tool: str, body: dict[str, Any]) -> Decimal:
+    """Return the price in credits."""
     style = body.get("style", {})
     seconds = Decimal(str(body.get("end_seconds", 0))) - Decimal(str(body.get("start_seconds", 0)))
-    if tool in PER_CALL:
-        return Decimal(PER_CALL[tool])
+    if tool in CREDITS_PER_CALL:
+        return Decimal(CREDITS_PER_CALL[tool])
     if tool == "body-swap":
-        return Decimal(LEAST_BODY_SWAP)
+        return Decimal(MIN_CREDITS_FOR_BODY_SWAP)
     if tool == "ai-image-upscaler":
         each = 25 if style.get("mode") in ("preserve", "pro") else 50
         return each * Decimal(str(body["scale_factor"])) ** 2 / 4
@@ -192,42 +197,31 @@ def price(tool: str, body: dict[str, Any]) -> Decimal:
         return len(style["prompt"]) * CREDITS_PER_CHARACTER
     if tool == "ai-music-generator":
         return Decimal(body["duration"])
-    if described()[tool]["job_type"] == "image":
-        each = LEAST_PER_IMAGE.get(body.get("model", ""), GUESS_PER_IMAGE)
+    if descriptions()[tool]["job_type"] == "image":
+        each = MIN_CREDITS_PER_IMAGE.get(body.get("model", ""), GUESSED_CREDITS_PER_IMAGE)
         return each * Decimal(str(body.get("image_count", 1)))
     if tool == "lip-sync":
         fps = min(Decimal(30), Decimal(str(body.get("max_fps_limit", 30))))
-        return seconds * fps * PER_FRAME[style.get("generation_mode", "lite")]
-    return seconds * GUESS_PER_SECOND
+        return seconds * fps * CREDITS_PER_FRAME[style.get("generation_mode", "lite")]
+    return seconds * GUESSED_CREDITS_PER_SECOND
 
 
-def assets(value: Any, at: str, key: str) -> Iterator[tuple[str, str, Asset]]:
-    """The files in a body: the field, the media type that its name asks for, and the asset."""
+def assets(body: dict[str, Any]) -> Iterator[tuple[str, str, Asset]]:
+    """Yield the field, the media type and the asset of each input. The field's name tells the media type."""
+    for path, value in leaves(body):
+        if isinstance(value, str) and (found := ASSET_PATH.fullmatch(path)):
+            field = found[1]
+            media_type = "video" if "video" in field else "audio" if "audio" in field else "image"
+            yield path, media_type, parse_asset(value, media_type, path)
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path and the value of every text, number, boolean and null in JSON."""
     if isinstance(value, dict):
-        for name, one in value.items():
-            yield from assets(one, f"{at}.{name}".lstrip("."), name)
+        for name, member in value.items():
+            yield from leaves(member, f"{path}.{name}".lstrip("."))
     elif isinstance(value, list):
-        for index, one in enumerate(value):
-            yield from assets(one, f"{at}[{index}]", key)
-    elif isinstance(value, str) and ASSET_FIELD.fullmatch(key):
-        media_type = "video" if "video" in key else "audio" if "audio" in key else "image"
-        yield at, media_type, asset(value, media_type, at)
-
-
-def texts(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for one in value.values():
-            yield from texts(one)
-    elif isinstance(value, str):
-        yield value
-
-
-def numbers(value: Any, at: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, dict):
-        for name, one in value.items():
-            yield from numbers(one, f"{at}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for index, one in enumerate(value):
-            yield from numbers(one, f"{at}[{index}]")
-    elif isinstance(value, float):
-        yield at, value
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value

@@ -1,9 +1,9 @@
 """
 The vendor's rules for requests.
 
-They are written here a second time, independent of the provider. A mistake in one shared place would never
-be found. Each ``check_*`` takes parsed JSON and raises :class:`ApiError` with the vendor's
-status and a message that names the field.
+This module does not share code with the provider, because no test would then find a mistake in the shared
+code. Each ``check_*`` function takes parsed JSON. It raises :class:`ApiError` with the vendor's status and a
+message that names the field.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from .exceptions import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .models import JobType
 
 T = TypeVar("T")
 
@@ -49,7 +51,7 @@ MAX_UPLOAD_BYTES = {"free": 200 << 20, "creator": 2 << 30, "pro": 5 << 30, "busi
 PRESETS = {"480p": 480, "720p": 720}
 MAX_UPLOAD_URLS = 100
 
-# Calls of the vendor that the emulator lacks; it answers 501, because a 404 would mislead.
+# Calls of the vendor that are not emulated. They get a 501, because a 404 would be misleading.
 NOT_EMULATED = [
     "/v1/face-detection",
     "/v1/face-detection/{id}",
@@ -63,15 +65,24 @@ def invalid(field: str, problem: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Asset:
-    """An input: its source (``upload``, ``url`` or ``library``), and its path, URL or id there."""
+    """
+    An input of a request.
+
+    :param source: ``upload``, ``url`` or ``library``.
+    :param location: its path, URL or id.
+    """
 
     source: str
-    where: str
+    location: str
 
 
 @dataclass(frozen=True)
 class TalkingPhotoRequest:
     """An accepted request for a video. Times are in seconds, the price in credits, sides in pixels."""
+
+    tool: ClassVar = "ai-talking-photo"
+    title: ClassVar = "Talking Photo"
+    job_type: ClassVar[JobType] = "video"
 
     name: str | None
     image: Asset
@@ -79,13 +90,26 @@ class TalkingPhotoRequest:
     start: float
     end: float
     price: Decimal
-    short: int
-    long: int | None
+    short_side: int
+    max_long_side: int | None
+
+    @property
+    def inputs(self) -> list[tuple[str, str, Asset]]:
+        """The field, the media type and the asset of each input."""
+        return [
+            ("assets.image_file_path", "image", self.image),
+            ("assets.audio_file_path", "audio", self.audio),
+        ]
 
 
 @dataclass(frozen=True)
 class VoiceRequest:
     """An accepted request for a voice. The price is in credits."""
+
+    tool: ClassVar = "ai-voice-generator"
+    title: ClassVar = "Voice Generator"
+    job_type: ClassVar[JobType] = "audio"
+    inputs: ClassVar[list[tuple[str, str, Asset]]] = []
 
     name: str | None
     text: str
@@ -94,7 +118,7 @@ class VoiceRequest:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Read a request's JSON. NaN and infinity are accepted here; the check of the field refuses them."""
+    """Parse a request's JSON. NaN and infinity pass here: the check of the field refuses them."""
     if not body.strip():
         raise ApiError(400, "Missing request body")
     try:
@@ -107,12 +131,12 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def check_talking_photo(body: dict[str, Any], tier: str) -> TalkingPhotoRequest:
-    """Check the body of ``POST /v1/ai-talking-photo``, except that its uploads exist."""
+    """Check the body of ``POST /v1/ai-talking-photo``, but not that its uploads exist."""
     reject_unknown(body, "", "name start_seconds end_seconds assets style max_resolution resolution")
     assets = require(body, "", "assets", mapping)
     reject_unknown(assets, "assets.", "image_file_path audio_file_path")
-    image = asset(require(assets, "assets.", "image_file_path", text), "image")
-    audio = asset(require(assets, "assets.", "audio_file_path", text), "audio")
+    image = parse_asset(require(assets, "assets.", "image_file_path", text), "image")
+    audio = parse_asset(require(assets, "assets.", "audio_file_path", text), "audio")
     start = require(body, "", "start_seconds", number)
     end = require(body, "", "end_seconds", number)
     name = optional(body, "", "name", text)
@@ -124,15 +148,15 @@ def check_talking_photo(body: dict[str, Any], tier: str) -> TalkingPhotoRequest:
         invalid("end_seconds", f"must be greater than or equal to 0.1, got {end:g}")
     if end <= start:
         invalid("end_seconds", f"must be greater than start_seconds ({start:g}), got {end:g}")
-    # In decimals, 1.1 - 0.1 is one second; in binary it is slightly more.
+    # Decimal, because 1.1 - 0.1 is slightly more than 1 in binary.
     clip = Decimal(str(end)) - Decimal(str(start))
     if clip > MAX_CLIP_SECONDS[mode]:
         invalid(
             "end_seconds",
             f"the clip is {clip:f} seconds long; the maximum in {mode} mode is {MAX_CLIP_SECONDS[mode]}",
         )
-    short, long = check_resolution(body, mode, tier)
-    return TalkingPhotoRequest(name, image, audio, start, end, clip * CREDITS_PER_SECOND[mode], short, long)
+    price = clip * CREDITS_PER_SECOND[mode]
+    return TalkingPhotoRequest(name, image, audio, start, end, price, *check_resolution(body, mode, tier))
 
 
 def check_style(style: dict[str, Any]) -> str:
@@ -151,25 +175,25 @@ def check_style(style: dict[str, Any]) -> str:
 
 
 def check_resolution(body: dict[str, Any], mode: str, tier: str) -> tuple[int, int | None]:
-    """The target for the smaller side and the limit of the larger one, in pixels."""
+    """Return the target of the shorter side and the limit of the longer side, in pixels."""
     resolution = optional(body, "", "resolution", text)
-    larger = optional(body, "", "max_resolution", integer)
-    best = 480 if tier == "free" else 720
+    max_resolution = optional(body, "", "max_resolution", integer)
+    plan_limit = 480 if tier == "free" else 720
     if resolution is not None and resolution not in PRESETS:
         invalid("resolution", f"{resolution!r} is not one of {', '.join(PRESETS)}")
-    if larger is not None and larger < 1:
-        invalid("max_resolution", f"must be greater than 0, got {larger}")
+    if max_resolution is not None and max_resolution < 1:
+        invalid("max_resolution", f"must be greater than 0, got {max_resolution}")
     if resolution is not None:
-        if PRESETS[resolution] > best:
+        if PRESETS[resolution] > plan_limit:
             raise ApiError(403, f"resolution: {resolution} is not included in the {tier} plan")
         return PRESETS[resolution], None
-    if larger is not None:
-        return best, larger
-    return (480 if mode == "prompted" else best), None
+    if max_resolution is not None:
+        return plan_limit, max_resolution
+    return (480 if mode == "prompted" else plan_limit), None
 
 
-def asset(value: str, media_type: str, field: str = "") -> Asset:
-    """Tell apart the three forms of an asset: upload, URL and library URL."""
+def parse_asset(value: str, media_type: str, field: str = "") -> Asset:
+    """Distinguish the three forms of an asset: upload, URL and library URL."""
     field = field or f"assets.{media_type}_file_path"
     if not value.strip():
         invalid(field, "must not be empty")
@@ -183,12 +207,12 @@ def asset(value: str, media_type: str, field: str = "") -> Asset:
         query = parse_qs(url.query)
         if url.path.rstrip("/") == "/my-library":
             if not (found := query.get(f"{media_type}Id")):
-                invalid(field, f"a library URL of {media_type} needs ?{media_type}Id=…")
+                invalid(field, f"a library URL in this field needs ?{media_type}Id=…")
             return Asset("library", found[0])
     path = value if url is None else unquote(url.path)
     extension = posixpath.splitext(path)[1][1:].lower()
-    if not takes_extension(media_type, extension):
-        invalid(field, invalid_extension(extension, media_type))
+    if not accepts_extension(media_type, extension):
+        invalid(field, extension_problem(extension, media_type))
     return Asset("upload" if url is None else "url", value)
 
 
@@ -220,38 +244,38 @@ def check_voice(body: dict[str, Any]) -> VoiceRequest:
 
 @functools.cache
 def voices() -> frozenset[str]:
-    """The voice names. Source: OpenAPI of 2026-08 and Python SDK 0.90.0."""
+    """Return the names of the voices. Source: OpenAPI of 2026-08 and Python SDK 0.90.0."""
     return frozenset((Path(__file__).parents[1] / "data" / "voices.txt").read_text("utf-8").splitlines())
 
 
 def check_upload_urls(body: dict[str, Any]) -> list[tuple[str, str]]:
-    """Check the body of ``POST /v1/files/upload-urls``; return each item's type and extension."""
+    """Check the body of ``POST /v1/files/upload-urls``. Return the type and extension of each item."""
     reject_unknown(body, "", "items")
     items = require(body, "", "items", sequence)
     if not 1 <= len(items) <= MAX_UPLOAD_URLS:
-        invalid("items", f"must hold 1 to {MAX_UPLOAD_URLS} items, got {len(items)}")
-    wanted = []
+        invalid("items", f"must contain 1 to {MAX_UPLOAD_URLS} items, got {len(items)}")
+    files = []
     for index, item in enumerate(items):
-        at = f"items[{index}]"
+        path = f"items[{index}]"
         if not isinstance(item, dict):
-            invalid(at, f"expected an object, got {json_type_name(item)}")
-        reject_unknown(item, f"{at}.", "type extension")
-        media_type = require(item, f"{at}.", "type", text)
-        extension = require(item, f"{at}.", "extension", text)
+            invalid(path, f"expected an object, got {json_type_name(item)}")
+        reject_unknown(item, f"{path}.", "type extension")
+        media_type = require(item, f"{path}.", "type", text)
+        extension = require(item, f"{path}.", "extension", text)
         if media_type not in EXTENSIONS:
-            invalid(f"{at}.type", f"{media_type!r} is not one of {', '.join(EXTENSIONS)}")
-        if not re.fullmatch(r"[a-z0-9]+", extension) or not takes_extension(media_type, extension):
-            invalid(f"{at}.extension", invalid_extension(extension, media_type))
-        wanted.append((media_type, extension))
-    return wanted
+            invalid(f"{path}.type", f"{media_type!r} is not one of {', '.join(EXTENSIONS)}")
+        if not re.fullmatch(r"[a-z0-9]+", extension) or not accepts_extension(media_type, extension):
+            invalid(f"{path}.extension", extension_problem(extension, media_type))
+        files.append((media_type, extension))
+    return files
 
 
-def takes_extension(media_type: str, extension: str) -> bool:
-    """A GIF may stand for a video."""
+def accepts_extension(media_type: str, extension: str) -> bool:
+    """Whether a file of this media type can have this extension. A GIF counts as a video too."""
     return extension in EXTENSIONS[media_type] or (media_type, extension) == ("video", "gif")
 
 
-def invalid_extension(extension: str, media_type: str) -> str:
+def extension_problem(extension: str, media_type: str) -> str:
     possible = ", ".join(EXTENSIONS[media_type])
     return f"'{extension}' is an invalid {media_type} extension. Possible extensions are '{possible}'"
 

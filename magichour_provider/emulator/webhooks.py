@@ -1,7 +1,7 @@
 """
-Webhooks: the vendor's events, signed as the vendor signs them, and sent again until they are delivered.
+Webhooks: the vendor's events, with the vendor's signature. They are sent again until they are delivered.
 
-At the vendor, a person registers a receiver in the web app. Here the command line or an admin route does it.
+At the vendor, a person registers a receiver in the web app. Here, the command line or an admin route does.
 """
 
 from __future__ import annotations
@@ -21,18 +21,23 @@ if TYPE_CHECKING:
     from .models import Clock, Job
 
 TIMEOUT_SECONDS = 10
-# The vendor says: exponential backoff, for 24 hours. The first delay is the emulator's own choice.
+# The vendor documents exponential backoff for 24 hours, but not the first delay.
 FIRST_DELAY_SECONDS = 5.0
 GIVE_UP_SECONDS = 24 * 3600
 MAX_DELIVERIES = 2000
-# "canceled" sends no event.
+# There is no event for "canceled".
 EVENTS = {"rendering": "started", "complete": "completed", "error": "errored"}
 EVENT_TYPES = {f"{media}.{event}" for media in ("video", "audio", "image") for event in EVENTS.values()}
 
 
 @dataclass
 class Webhook:
-    """A receiver: its URL, the secret that signs its events, and the event types; empty means all."""
+    """
+    A receiver of events.
+
+    :param secret: signs the events.
+    :param events: the event types to send; empty: all.
+    """
 
     url: str
     secret: str
@@ -41,7 +46,11 @@ class Webhook:
 
 @dataclass
 class Delivery:
-    """One event for one receiver, with the outcome of each attempt: a status or an error."""
+    """
+    One event for one receiver.
+
+    :param attempts: the result of each attempt: the status of the response, or the name of an error.
+    """
 
     url: str
     type: str
@@ -52,31 +61,32 @@ class Delivery:
 
 
 class Webhooks:
-    """The receivers and the deliveries to them."""
+    """The receivers, and the deliveries to them."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.receivers: list[Webhook] = []
         self.deliveries: deque[Delivery] = deque(maxlen=MAX_DELIVERIES)
         self._sending: set[asyncio.Task[None]] = set()
-        self._last: dict[tuple[str, str], asyncio.Event] = {}
+        # The latest event of each receiver and job. It is set after the first attempt.
+        self._latest: dict[tuple[str, str], asyncio.Event] = {}
         self._session: aiohttp.ClientSession | None = None
 
     def add(self, url: str, secret: str, events: list[str] | None = None) -> Webhook:
         """Register a receiver."""
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise ValueError(f"url is {url!r}: choose one that starts with http:// or https://")
+            raise ValueError(f"url is {url!r}: choose a URL that starts with http:// or https://")
         if not isinstance(secret, str):
-            raise TypeError(f"secret is {secret!r}: choose text")
+            raise TypeError(f"secret is {secret!r}: choose a text")
         if unknown := set(events or []) - EVENT_TYPES:
             choices = ", ".join(sorted(EVENT_TYPES))
-            raise ValueError(f"events has {', '.join(sorted(unknown))}: choose {choices}")
+            raise ValueError(f"events contains {', '.join(sorted(unknown))}: choose {choices}")
         receiver = Webhook(url, secret, events or [])
         self.receivers.append(receiver)
         return receiver
 
     def send(self, job: Job, payload: dict[str, Any]) -> None:
-        """Send a job's new status to the receivers."""
+        """Send the event of a job's new status to the receivers."""
         if job.status not in EVENTS:
             return
         event = f"{job.job_type}.{EVENTS[job.status]}"
@@ -86,11 +96,11 @@ class Webhooks:
                 continue
             delivery = Delivery(receiver.url, event, job.id)
             self.deliveries.append(delivery)
-            # The first attempt waits for the first attempt of the job's previous event.
+            # To keep the order, the first attempt waits for the first attempt of the job's previous event.
             key = (receiver.url, job.id)
-            previous, tried = self._last.get(key), asyncio.Event()
-            self._last[key] = tried
-            task = asyncio.create_task(self._deliver(receiver, delivery, body, previous, tried))
+            previous, attempted = self._latest.get(key), asyncio.Event()
+            self._latest[key] = attempted
+            task = asyncio.create_task(self._deliver(receiver, delivery, body, previous, attempted))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 
@@ -106,17 +116,17 @@ class Webhooks:
         delivery: Delivery,
         body: bytes,
         previous: asyncio.Event | None,
-        tried: asyncio.Event,
+        attempted: asyncio.Event,
     ) -> None:
         if previous:
             await previous.wait()
         give_up = self.clock.now() + GIVE_UP_SECONDS
         delay = FIRST_DELAY_SECONDS
         while True:
-            outcome = await self._attempt(receiver, body)
-            delivery.attempts.append(outcome)
-            tried.set()
-            if isinstance(outcome, int) and 200 <= outcome < 300:
+            result = await self._attempt(receiver, body)
+            delivery.attempts.append(result)
+            attempted.set()
+            if isinstance(result, int) and 200 <= result < 300:
                 delivery.delivered = True
                 break
             if self.clock.now() + delay > give_up:
@@ -124,8 +134,8 @@ class Webhooks:
                 break
             await self.clock.sleep(delay)
             delay *= 2
-        if self._last.get((receiver.url, delivery.job_id)) is tried:
-            del self._last[(receiver.url, delivery.job_id)]
+        if self._latest.get((receiver.url, delivery.job_id)) is attempted:
+            del self._latest[(receiver.url, delivery.job_id)]
 
     async def _attempt(self, receiver: Webhook, body: bytes) -> int | str:
         if self._session is None:
@@ -137,19 +147,19 @@ class Webhooks:
                 data=body,
                 headers=signed(receiver.secret, body),
                 allow_redirects=False,
-            ) as answer:
-                await answer.read()
-                return answer.status
+            ) as response:
+                await response.read()
+                return response.status
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return type(error).__name__
 
 
 def signed(secret: str, body: bytes) -> dict[str, str]:
-    """The vendor's headers. The timestamp is the real time: receivers compare it with their own clock."""
-    moment = str(int(time.time()))
-    message = f"{moment}.".encode() + body
+    """Return the vendor's headers. They have the real time, because receivers compare it with their clock."""
+    timestamp = str(int(time.time()))
+    message = f"{timestamp}.".encode() + body
     return {
         "Content-Type": "application/json",
-        "magic-hour-event-timestamp": moment,
+        "magic-hour-event-timestamp": timestamp,
         "magic-hour-event-signature": hmac.new(secret.encode(), message, hashlib.sha256).hexdigest(),
     }

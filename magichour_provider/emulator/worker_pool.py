@@ -1,8 +1,8 @@
 """
-A pool of render processes. They start when there is work and stop when they have been idle for a while.
+A pool of render processes. They start when they are needed, and end after some idle time.
 
-They are plain subprocesses. The processes of a ``ProcessPoolExecutor`` would run the caller's main module
-again, which would surprise a user's script or notebook.
+They are plain subprocesses, because the processes of a ``ProcessPoolExecutor`` would run the main module of
+the user's script again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 class WorkerPool:
-    """At most ``limit`` processes; each renders one file at a time."""
+    """A pool of at most ``limit`` processes. Each of them renders one file at a time."""
 
     def __init__(self, limit: int) -> None:
         self._slots = asyncio.Semaphore(limit)
@@ -37,16 +37,16 @@ class WorkerPool:
     async def run(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Render one file.
 
-        :raises RenderError: with the vendor's code for what went wrong.
+        :raises RenderError: with the vendor's code.
         """
         async with self._slots:
             if self._closed:
-                raise RenderError("unknown_error", "The emulator is being stopped")
+                raise RenderError("unknown_error", "The emulator is stopping")
             if self._idle_timer:
                 self._idle_timer.cancel()
             worker = self._idle.pop() if self._idle else await self._start()
             try:
-                answer = await asyncio.wait_for(request_render(worker, spec), MAX_RENDER_SECONDS)
+                reply = await asyncio.wait_for(request_render(worker, spec), MAX_RENDER_SECONDS)
             except TimeoutError:
                 self._kill(worker)
                 raise RenderError("processing_timeout", "The render took too long") from None
@@ -58,12 +58,12 @@ class WorkerPool:
                 raise
             self._idle.append(worker)
             self._idle_timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._kill_idle)
-        if "error" in answer:
-            raise RenderError(answer["error"], answer["message"])
-        return answer
+        if "error" in reply:
+            raise RenderError(reply["error"], reply["message"])
+        return reply
 
     async def close(self) -> None:
-        """End every worker, including those that are busy or just starting; no new one starts."""
+        """Kill all workers, including busy and starting ones. After this, no worker starts."""
         self._closed = True
         if self._idle_timer:
             self._idle_timer.cancel()
@@ -85,11 +85,11 @@ class WorkerPool:
         self._starts = {start for start in self._starts if not has_ended(start)}
         start = asyncio.create_task(starting)
         self._starts.add(start)
-        # Shielded: asyncio may wait for ever for a process whose start was cancelled halfway.
+        # If a start is cancelled, asyncio may wait for the process forever. So shield the start.
         return await asyncio.shield(start)
 
     def _kill(self, worker: asyncio.subprocess.Process) -> None:
-        # Only once: a second signal could reap the process before the event loop does.
+        # Kill a worker only once: a second signal could reap the process before the event loop does.
         if worker in self._killed:
             return
         self._killed.add(worker)
@@ -102,15 +102,18 @@ class WorkerPool:
 
 
 def has_ended(start: asyncio.Task[asyncio.subprocess.Process]) -> bool:
-    """Whether the worker of this start has ended, or could not be started."""
+    """Whether the worker of this start has ended, or has failed to start."""
     return start.done() and (start.exception() is not None or start.result().returncode is not None)
 
 
 async def request_render(worker: asyncio.subprocess.Process, spec: dict[str, Any]) -> dict[str, Any]:
-    """Send one line of JSON and read one. Raises ``ValueError`` if the worker ends before its answer."""
+    """Send one line of JSON, and read one.
+
+    :raises ValueError: the worker ended before it replied.
+    """
     assert worker.stdin
     assert worker.stdout
     worker.stdin.write(json.dumps(spec).encode() + b"\n")
     await worker.stdin.drain()
-    answer: dict[str, Any] = json.loads(await worker.stdout.readline())
-    return answer
+    reply: dict[str, Any] = json.loads(await worker.stdout.readline())
+    return reply

@@ -1,1 +1,1 @@
-"""Local files and files in object storage: where they are, and how long a sound is."""
+"""Local files and files in object storage: their places, their media types, and the length of audio."""

@@ -1,16 +1,14 @@
 """
-How long is a sound, and is a file a sound or a photo at all? Both are asked before anything is paid.
+The length of audio: measured before anything is paid, and for the result of a voice.
 
-FFmpeg's library decodes the sound, and the samples are counted. The length in a header is not used: it is
-wrong in files that were joined, cut or streamed. The library comes with PyAV (the extra
-``media``), which a worker may lack, so it is imported when a sound is measured.
+FFmpeg's library decodes the audio, and the samples are counted. The length in a header is not used: it is
+wrong in files that were joined, truncated or streamed. The library is part of PyAV (the extra ``media``),
+which a worker may not have. So it is imported only when audio is measured.
 """
 
 from __future__ import annotations
 
-import codecs
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +17,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from magichour_provider.api.client import MagicHourClient
-from magichour_provider.api.inputs import MediaType, TalkingPhotoInputs, is_remote, library_audio
+from magichour_provider.api.inputs import TalkingPhotoInputs, is_remote, library_audio
 from magichour_provider.exceptions import DownloadFailed, InvalidInput
 from magichour_provider.files.storage import Source
 
@@ -28,10 +26,9 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
-MAX_JOB_BYTES = 64 << 20  # of a job's sound, held in memory; five minutes of uncompressed stereo
-MAX_MEASURE_SECONDS = 300  # a machine of 2026 decodes a day of sound in that time
-TOLERANCE_SECONDS = 0.5  # by which a clip may be longer than its sound without a warning
-HEAD_BYTES = 4096
+MAX_JOB_BYTES = 64 << 20  # of the audio of a job, in memory; five minutes of uncompressed stereo
+MAX_MEASURE_SECONDS = 300  # a machine of 2026 decodes a day of audio in this time
+TOLERANCE_SECONDS = 0.5  # a clip that is longer than its audio by more than this gets a warning
 
 # A hostile file must not reach FFmpeg's rarely used readers. A playlist must not open files or the network.
 CONTAINER_OPTIONS = {
@@ -39,74 +36,13 @@ CONTAINER_OPTIONS = {
     "protocol_whitelist": "none",
 }
 
-# How files begin, and as which media types they may be sent. Some containers hold a sound or a video.
-SIGNATURES: tuple[tuple[tuple[MediaType, ...], str, bytes], ...] = (
-    ((), "a web page or another XML file", rb"(?i)\s*<[!?a-z]"),
-    ((), "a PDF file", rb"%PDF-"),
-    ((), "a ZIP archive", rb"PK(\x03\x04|\x05\x06)"),
-    ((), "a gzip file", rb"\x1f\x8b\x08"),
-    (("image",), "a JPEG file", rb"\xff\xd8\xff"),
-    (("image",), "a PNG file", rb"\x89PNG\r\n\x1a\n"),
-    (("image", "gif"), "a GIF file", rb"GIF8[79]a"),
-    (("image", "gif"), "a WebP file", rb"RIFF.{4}WEBP"),
-    (("image",), "a TIFF file", rb"II\*\0|MM\0\*"),
-    (("image",), "a BMP file", rb"BM.{4}\0{4}"),
-    (("image",), "a HEIF or AVIF file", rb".{4}ftyp(hei|hev|mif|msf|avi[fs])"),
-    (("image",), "a JPEG 2000 file", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
-    (("audio",), "an MP3 or AAC file", rb"ID3|\xff[\xe2-\xfd]"),
-    (("audio",), "a WAV file", rb"(RIFF|RF64).{4}WAVE"),
-    (("audio",), "a FLAC file", rb"fLaC"),
-    (("audio",), "an Ogg file", rb"OggS"),
-    (("audio", "video"), "an MP4 or M4A file", rb".{4}ftyp(M4|mp4|iso|qt|3g|dash|avc1)"),
-    (("audio", "video"), "a WebM or Matroska file", rb"\x1a\x45\xdf\xa3"),
-    (("audio",), "an AIFF file", rb"FORM.{4}AIF[FC]"),
-    (("audio",), "an AMR file", rb"#!AMR"),
-)
-
-
-def check_media_type(source: Source) -> None:
-    """
-    Refuse a file whose first bytes show that it has another media type. If they are unknown, or the file is
-    damaged, the vendor decides.
-
-    :raises InvalidInput: it is something else; nothing was sent.
-    :raises StorageFailed: it could not be read; retryable; nothing was sent.
-    """
-    with source.opened() as file:
-        head = file.read(HEAD_BYTES)
-    media_types, what = _begins_like(head)
-    if what and source.media_type not in media_types:
-        name = {"image": "photo", "audio": "sound", "video": "video", "gif": "GIF"}[source.media_type]
-        raise InvalidInput.of(
-            source.field,
-            source.uri,
-            f"begins like {what}, so it is not a {name}; check the path and the file",
-        )
-
-
-def _begins_like(head: bytes) -> tuple[tuple[MediaType, ...], str | None]:
-    for media_types, what, pattern in SIGNATURES:
-        if re.match(pattern, head, re.DOTALL):
-            return media_types, what
-    return (), "a text file" if _is_text(head) else None
-
-
-def _is_text(head: bytes) -> bool:
-    """Is it text: only characters, and none of the control characters that a text does not have?"""
-    encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
-    try:
-        text = codecs.getincrementaldecoder(encoding)().decode(head)
-    except UnicodeDecodeError:
-        return False
-    return not re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]", text)
-
 
 def fill_end_seconds(inputs: TalkingPhotoInputs, client: MagicHourClient) -> TalkingPhotoInputs:
     """
-    The inputs with an ``end_seconds``: if it was left out, the end of the sound. Free.
+    The inputs with an ``end_seconds``. If it was left out, it becomes the end of the audio. Free.
 
-    :raises InvalidInput: the sound cannot be measured, or it ends before the clip begins; nothing was sent.
-    :raises TransferFailed: the sound could not be read or downloaded; retryable; nothing was charged.
+    :raises InvalidInput: the audio cannot be measured, or it ends before the clip begins; nothing was sent.
+    :raises TransferFailed: the audio could not be read or downloaded; retryable; nothing was charged.
     """
     if inputs.end_seconds is not None:
         return inputs
@@ -114,12 +50,12 @@ def fill_end_seconds(inputs: TalkingPhotoInputs, client: MagicHourClient) -> Tal
     job_id = library_audio(audio)
     source = None if job_id else Source.find("audio_file_path", "audio", audio)
     try:
-        seconds = of_file(source) if source else of_job(str(job_id), client)
+        seconds = duration_of_file(source) if source else duration_of_job(str(job_id), client)
     except InvalidInput as error:
         raise InvalidInput.of(
             "end_seconds",
             None,
-            f"is needed, since {error}; give the second at which the clip ends in the sound",
+            f"is needed, because {error}; give the second of the audio at which the clip ends",
         ) from error
     _check_start(inputs, seconds)
     return TalkingPhotoInputs.checked(inputs.model_dump() | {"end_seconds": seconds})
@@ -127,30 +63,33 @@ def fill_end_seconds(inputs: TalkingPhotoInputs, client: MagicHourClient) -> Tal
 
 def check_clip(inputs: TalkingPhotoInputs) -> str | None:
     """
-    Compare a clip whose end was given with its sound, if the sound is a file. Free.
+    Compare a clip that has an ``end_seconds`` with its audio, if the audio is a file. Free.
 
-    If a sound cannot be measured, the vendor decides.
+    If the audio cannot be measured, the vendor decides.
 
-    :returns: a warning if the clip ends after its sound, or None.
-    :raises InvalidInput: the sound ends before the clip begins; nothing was sent.
-    :raises StorageFailed: the sound could not be read; retryable; nothing was charged.
+    :returns: a warning if the clip ends after its audio, or None.
+    :raises InvalidInput: the audio ends before the clip begins; nothing was sent.
+    :raises StorageFailed: the audio could not be read; retryable; nothing was charged.
     """
     audio = str(inputs.audio_file_path)
     if inputs.end_seconds is None or is_remote(audio):
         return None
     source = Source.find("audio_file_path", "audio", audio)
     try:
-        seconds = _of_file(source, until=inputs.end_seconds)
+        seconds = duration_of_file(source, until=inputs.end_seconds)
     except InvalidInput:
         return None
     _check_start(inputs, seconds)
     if inputs.end_seconds <= seconds + TOLERANCE_SECONDS:
         return None
+    estimate = inputs.estimated_credits
     needed = inputs.model_copy(update={"end_seconds": seconds}).estimated_credits
+    assert estimate is not None
+    assert needed is not None
     return (
         f"end_seconds={inputs.end_seconds:g} is after the end of {audio}, which is {seconds:g} s long: the "
-        f"clip is estimated at {inputs.estimated_credits} credits, and at {needed} "
-        f"({inputs.estimated_credits - needed} fewer) if it ends with the sound"
+        f"clip is estimated at {estimate} credits, and at {needed} "
+        f"({estimate - needed} fewer) if it ends with the audio"
     )
 
 
@@ -163,29 +102,28 @@ def _check_start(inputs: TalkingPhotoInputs, seconds: float) -> None:
         )
 
 
-def of_file(source: Source) -> float:
+def duration_of_file(source: Source, until: float = math.inf) -> float:
     """
-    The length of a sound in seconds, rounded down to a millisecond. Takes at most ``MAX_MEASURE_SECONDS``.
+    The length of the audio of a file in seconds, rounded down to a millisecond.
 
-    :raises InvalidInput: it cannot be measured, or PyAV is not installed; nothing was sent.
-    :raises StorageFailed: it could not be read; retryable.
+    :param until: seconds; the audio after this is not decoded.
+    :raises InvalidInput: the audio cannot be measured within ``MAX_MEASURE_SECONDS``, or PyAV is not
+        installed; nothing was sent.
+    :raises StorageFailed: the file could not be read; retryable.
     """
-    return _of_file(source)
-
-
-def _of_file(source: Source, until: float = math.inf) -> float:
     with source.opened() as file:
-        return _seconds(file, source.uri, until)
+        return _measure(file, source.uri, until)
 
 
-def of_job(job_id: str, client: MagicHourClient) -> float:
+def duration_of_job(job_id: str, client: MagicHourClient) -> float:
     """
-    The length of the sound that a job has made, as ``of_file``. The sound is downloaded into memory.
+    The length of the audio that a job made, like ``duration_of_file``. The audio is downloaded into memory.
 
-    :raises InvalidInput: it cannot be measured, or is not there, or PyAV is not installed; nothing was sent.
-    :raises DownloadFailed: it could not be downloaded; retryable.
+    :raises InvalidInput: the audio cannot be measured, or does not exist, or PyAV is not installed; nothing
+        was sent.
+    :raises DownloadFailed: the audio could not be downloaded; retryable.
     """
-    what = f"the sound of job {job_id}"
+    what = f"the audio of job {job_id}"
     target = _Memory(what)
     try:
         client.download(job_id, target, "audio")
@@ -194,11 +132,11 @@ def of_job(job_id: str, client: MagicHourClient) -> float:
             raise _not_measured(what, str(error)) from error
         raise
     target.file.seek(0)
-    return _seconds(target.file, what)
+    return _measure(target.file, what)
 
 
 class _Memory:
-    """A target in memory, for a sound that is only measured."""
+    """A target in memory, for audio that is only measured."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -215,11 +153,11 @@ class _Memory:
         self.file.write(chunk)
 
 
-def _seconds(file: BinaryIO, what: str, until: float = math.inf) -> float:
+def _measure(file: BinaryIO, what: str, until: float = math.inf) -> float:
     """
-    Decode the first sound in a file.
+    Decode the first audio track of a file.
 
-    :param until: seconds; the rest of the sound is not decoded.
+    :param what: the file, for an error.
     """
     try:
         import av
@@ -229,7 +167,7 @@ def _seconds(file: BinaryIO, what: str, until: float = math.inf) -> float:
         ) from error
     reader = _Reader(file, what)
     try:
-        # Not options=: with it, some versions of PyAV crash the process if a track begins late.
+        # Not options=, with which some versions of PyAV crash the process if a track begins late.
         with av.open(
             reader, "r", container_options=CONTAINER_OPTIONS, metadata_errors="replace"
         ) as container:
@@ -237,7 +175,7 @@ def _seconds(file: BinaryIO, what: str, until: float = math.inf) -> float:
     except Exception as error:
         if reader.failure is None:
             why = (
-                f"FFmpeg cannot open it as a sound: {error.strerror}"
+                f"FFmpeg cannot open it as audio: {error.strerror}"
                 if isinstance(error, av.FFmpegError)
                 else str(error)
             )
@@ -251,11 +189,11 @@ def _decode(container: InputContainer, until: float) -> float:
     import av
 
     if not container.streams.audio:
-        raise ValueError("there is no sound in it")
+        raise ValueError("it contains no audio")
     stream = container.streams.audio[0]
-    if stream.codec_context is None:  # some versions of PyAV crash the process when they decode it
+    if stream.codec_context is None:  # some versions of PyAV crash the process when they decode this
         raise ValueError("FFmpeg has no decoder for it")
-    samples: Counter[int] = Counter()  # by sample rate, which changes in files that were joined
+    samples: Counter[int] = Counter()  # by sample rate, which changes in joined files
     seconds = 0.0
     for packet in _packets(container):
         with suppress(av.FFmpegError):  # like the ffmpeg program, skip a packet that cannot be decoded
@@ -266,12 +204,12 @@ def _decode(container: InputContainer, until: float) -> float:
             break
     milliseconds = math.floor(seconds * 1000)
     if not milliseconds:
-        raise ValueError("nothing in it can be decoded")
+        raise ValueError("none of its audio can be decoded")
     return milliseconds / 1000
 
 
 def _packets(container: InputContainer) -> Iterator[Packet[AudioStream] | None]:
-    """The packets of the first sound, then None: with it the decoder returns its last frames."""
+    """The packets of the first audio track, then None, for which the decoder returns its last frames."""
     import av
 
     try:
@@ -281,14 +219,14 @@ def _packets(container: InputContainer) -> Iterator[Packet[AudioStream] | None]:
     except av.error.PatchWelcomeError as error:
         raise ValueError("parts of it differ in sample rate or channels, as in a chained Ogg file") from error
     except av.FFmpegError:
-        pass  # like the ffmpeg program, take this for the end of the file
+        pass  # like the ffmpeg program, treat this as the end of the file
     yield None
 
 
 class _Reader:
     """
-    The file as FFmpeg reads it. To FFmpeg, a read that fails is the end of the file, and PyAV may lose the
-    exception. So ``failure`` keeps it: an error of the storage, or the timeout of a task.
+    The file as FFmpeg reads it. FFmpeg treats a failed read as the end of the file, and PyAV may lose the
+    exception. So ``failure`` keeps the exception: an error of the storage, or the timeout of a task.
     """
 
     def __init__(self, file: BinaryIO, what: str) -> None:
@@ -299,21 +237,21 @@ class _Reader:
 
     def read(self, size: int) -> bytes:
         if self.failure is None and time.monotonic() > self._deadline:
-            self.failure = _not_measured(self._what, f"that takes more than {MAX_MEASURE_SECONDS} s")
+            self.failure = _not_measured(self._what, f"this takes more than {MAX_MEASURE_SECONDS} s")
         if self.failure is not None:
             return b""
         try:
             return self._file.read(size)
-        except BaseException as error:  # noqa: BLE001 (raised by _seconds)
+        except BaseException as error:  # noqa: BLE001 (raised by _measure)
             self.failure = error
             return b""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
             return self._file.seek(offset, whence)
-        except (OSError, ValueError):  # a damaged file points to before its beginning
+        except (OSError, ValueError):  # a damaged file may point to before its beginning
             return -1
-        except BaseException as error:  # noqa: BLE001 (raised by _seconds)
+        except BaseException as error:  # noqa: BLE001 (raised by _measure)
             self.failure = error
             return -1
 

@@ -1,7 +1,7 @@
 """
 What a path is: local (``/data/me.jpg``), or an Airflow object-storage URI (``s3://conn_id@bucket/me.jpg``).
 
-Checks how a path is written, opens its file system, and turns errors of that file system into ours.
+Checks the form of a path, opens its file system, and turns errors of that file system into ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
@@ -26,38 +26,30 @@ from fsspec.implementations.local import LocalFileSystem
 
 from magichour_provider.api.inputs import extension_of
 from magichour_provider.api.jobs import JOBS
-from magichour_provider.api.models import clean
-from magichour_provider.exceptions import (
-    InvalidInput,
-    MagicHourError,
-    StorageFailed,
-    shortened,
-)
+from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed
+from magichour_provider.text import clean, shortened
 
 ErrorT = TypeVar("ErrorT", bound=MagicHourError)
-
-CHUNK_BYTES = 1 << 20
-LONGEST_KEY = 1024  # bytes of an object's name, in every store that is known here
 
 LOCAL_SCHEMES = ("file", "local")
 S3_SCHEMES = ("s3", "s3a", "s3n")
 GOOGLE_SCHEMES = ("gs", "gcs")
-# Stores that show an object only once its upload is complete.
+# Stores that show an object only when its upload is complete.
 ATOMIC_OBJECT_SCHEMES = (*S3_SCHEMES, *GOOGLE_SCHEMES, "abfs", "abfss", "adl")
 
 # The extensions of the files that jobs make.
-EXTENSIONS = frozenset(extension for spec in JOBS.values() for extension in spec.extensions)
+RESULT_EXTENSIONS = frozenset(extension for spec in JOBS.values() for extension in spec.extensions)
 
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:(?P<conn_id>[^/]*)@)?(?P<rest>.*)", re.IGNORECASE)
-# A URI that lost a slash (pathlib turns s3://bucket into s3:/bucket), or a Windows path: not a local file.
+# Not a local file: a URI that lost a slash (pathlib turns s3://bucket into s3:/bucket), or a Windows path.
 _BROKEN_URI = re.compile(
     rf"(?:{'|'.join((*LOCAL_SCHEMES, *ATOMIC_OBJECT_SCHEMES))}):|[a-z][a-z0-9+.-]*:[/\\]", re.IGNORECASE
 )
-_PASSWORD = re.compile(r"[^/@]*:(?!\d+/)[^@]*@")  # but not a port, and an @ in the path
+_PASSWORD = re.compile(r"[^/@]*:(?!\d+/)[^@]*@")  # not a port that is followed by a path with an @
 _WINDOWS_PATH = re.compile(r"/[a-z]:[/\\]", re.IGNORECASE)
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
-# Errors that a retry meets again. Object stores raise some of them without an errno.
+# Errors that a retry would get again. Object stores raise some of them without an errno.
 _BAD_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ValueError)
 _BAD_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
 
@@ -66,8 +58,8 @@ def uri_of(output_path: object) -> str:
     """
     An ``output_path`` as text.
 
-    A path object has lost its trailing slash, so its extension decides. With the extension of a video or a
-    voice it is a file. Without an extension it is a folder.
+    A path object has lost its trailing slash, so its extension decides. With the extension of a file that a
+    job makes, it is a file. Without an extension, it is a folder.
 
     :raises InvalidInput: it has another extension, or is not a path; nothing was sent.
     """
@@ -77,14 +69,14 @@ def uri_of(output_path: object) -> str:
         raise InvalidInput.of("output_path", output_path, "is not a path; write it as text")
     uri = str(output_path)
     extension = extension_of(uri)
-    if extension in EXTENSIONS or uri.endswith("/"):
+    if extension in RESULT_EXTENSIONS or uri.endswith("/"):
         return uri
     if extension:
         raise InvalidInput.of(
             "output_path",
             uri,
-            "is a path object, which loses a trailing slash, and may be a file or a folder: write it as "
-            "text, and end a folder with '/'",
+            "is a path object. Path objects lose a trailing slash, so this may be a file or a folder: write "
+            "it as text, and end a folder with '/'",
         )
     return f"{uri}/"
 
@@ -94,41 +86,45 @@ def unescaped(uri: str) -> str:
     A ``file://`` URI as Airflow reads it: without percent escapes.
 
     ``Path.as_uri()`` and RFC 8089 write a space as ``%20``. Airflow neither writes nor reads escapes, so a
-    URI from Airflow may have a real percent sign in it. Then a file of that name exists.
+    URI from Airflow may contain a real percent sign. In this case a file of that name exists.
     """
-    if _is_local(uri) and (found := _URI.match(uri)) and not os.path.lexists(found["rest"]):
+    if _has_local_scheme(uri) and (found := _URI.match(uri)) and not os.path.lexists(found["rest"]):
         return unquote(uri)
     return uri
 
 
-def _is_local(uri: str) -> bool:
+def _has_local_scheme(uri: str) -> bool:
     found = _URI.match(uri)
     return not found or found["scheme"].lower() in LOCAL_SCHEMES
 
 
 def error_at(error_cls: type[ErrorT], field: str, uri: str, text: str) -> ErrorT:
-    """The error for a path. For a local path it names the machine, since others may have another disk."""
-    if _is_local(uri):
+    """The error for a path. For a local path it names the machine, because others may have another disk."""
+    if _has_local_scheme(uri):
         text += f" (on host {socket.gethostname()!r}; a local path must be on a disk that all workers share)"
     return error_cls(f"{field}={shortened(uri)}: {text}")
 
 
 @contextmanager
 def translate_errors(field: str, uri: str) -> Iterator[None]:
-    """Turn an error of a file system into ours. File systems raise any class, so this catches all."""
+    """Turn an error of a file system into ours. It can be of any class, so this catches all."""
     try:
         yield
     except MagicHourError:
         raise
     except AirflowNotFoundException as error:
-        remedy = (
+        problem = (
             f"{clean(str(error))}; the part before the @ is an Airflow connection id: create that connection"
         )
-        raise InvalidInput.of(field, uri, remedy) from error
+        raise InvalidInput.of(field, uri, problem) from error
     except Exception as error:
         text = clean(getattr(error, "strerror", None) or str(error))
-        if _is_refusal(error):
-            whose = "the file's or folder's permissions" if _is_local(uri) else "the key and its permissions"
+        if is_refusal(error):
+            whose = (
+                "the file's or folder's permissions"
+                if _has_local_scheme(uri)
+                else "the key and its permissions"
+            )
             raise error_at(InvalidInput, field, uri, f"not allowed ({text}); check {whose}") from error
         if isinstance(error, _BAD_PATHS) or getattr(error, "errno", None) in _BAD_PATH_NUMBERS:
             raise error_at(InvalidInput, field, uri, f"{text}; check the path") from error
@@ -136,8 +132,12 @@ def translate_errors(field: str, uri: str) -> Iterator[None]:
         raise error_at(StorageFailed, field, uri, text) from error
 
 
-def _is_refusal(error: Exception) -> bool:
-    """s3fs raises PermissionError, adlfs sets ``status_code``, gcsfs raises ``OSError("Forbidden: …")``."""
+def is_refusal(error: Exception) -> bool:
+    """
+    Does the error say "not allowed"?
+
+    s3fs raises PermissionError, adlfs sets ``status_code``, gcsfs raises ``OSError("Forbidden: …")``.
+    """
     return (
         isinstance(error, PermissionError)
         or getattr(error, "status_code", None) in (401, 403)
@@ -147,7 +147,7 @@ def _is_refusal(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """The place that a field names: ``path``, in the file system ``fs``."""
+    """The place that a field names: the path ``path`` in the file system ``fs``."""
 
     field: str
     uri: str
@@ -159,27 +159,27 @@ class Place:
     @classmethod
     def of(cls, field: str, uri: str) -> Self:
         """
-        This does not use ``ObjectStoragePath``. That drops a last ``?`` or ``#``, and takes the host of
+        The place that a path names.
+
+        This does not use ``ObjectStoragePath``, which drops a last ``?`` or ``#``, and takes the host of
         ``file://host/x`` for a folder. In Airflow 3.0 and 3.1 it does not know ``~``, and resolves a relative
         path against ``/``.
 
-        :raises InvalidInput: the path is written in a wrong way, or Airflow cannot open this kind of storage.
+        :raises InvalidInput: the form of the path is wrong, or Airflow cannot open this kind of storage.
         """
         if _CONTROL_CHARACTER.search(uri):
-            raise InvalidInput.of(
-                field, uri, "has a line break or another control character in it; remove it"
-            )
+            raise InvalidInput.of(field, uri, "contains a line break or another control character; remove it")
         found = _URI.match(uri)
         if not found:
             if _BROKEN_URI.match(uri):
-                remedy = "is neither a URI (s3://bucket/me.mp4) nor a local path; write it as text"
-                raise InvalidInput.of(field, uri, remedy)
+                problem = "is neither a URI (s3://bucket/me.mp4) nor a local path; write it as text"
+                raise InvalidInput.of(field, uri, problem)
             fs = attach("file").fs
             return cls(field, uri, fs, fs._strip_protocol(uri))
         scheme, conn_id, rest = found["scheme"].lower(), found["conn_id"], found["rest"]
         if _PASSWORD.match(uri, len(scheme) + len("://")) and not rest.lower().startswith("arn:"):
-            remedy = f"has a password in it; keep it in a connection, and write {scheme}://conn_id@bucket/"
-            raise InvalidInput.of(field, uri, remedy)
+            problem = f"contains a password; put it into a connection, and write {scheme}://conn_id@bucket/"
+            raise InvalidInput.of(field, uri, problem)
         if scheme in LOCAL_SCHEMES and (not rest.startswith("/") or _WINDOWS_PATH.match(rest)):
             raise InvalidInput.of(field, uri, "is not a local file's URI; write it like file:///data/me.mp4")
         if scheme in ATOMIC_OBJECT_SCHEMES and rest[:1] in ("", "/"):
@@ -187,13 +187,13 @@ class Place:
         try:
             fs = attach(scheme, conn_id).fs
         except (ImportError, ValueError) as error:
-            remedy = (
+            problem = (
                 f"{clean(str(error))}; check the path, and install the Airflow provider for this storage: "
                 "apache-airflow-providers-amazon[s3fs] for s3, apache-airflow-providers-google for gs, "
                 "apache-airflow-providers-microsoft-azure for abfs"
             )
-            raise InvalidInput.of(field, uri, remedy) from error
-        name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]  # s3n is s3 to s3fs
+            raise InvalidInput.of(field, uri, problem) from error
+        name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]  # s3fs knows s3n as s3
         return cls(field, uri, fs, fs._strip_protocol(f"{name}://{rest}"), scheme, conn_id)
 
     def error(self, error_cls: type[ErrorT], text: str) -> ErrorT:
@@ -217,19 +217,23 @@ class Place:
         return PurePosixPath(self.path).parent
 
     def hidden_name(self, end: str) -> str:
-        """The name of a hidden file beside this one. It is short, even if the file's own name is long."""
+        """The name of a hidden file beside this one. It is short, even if the name of the file is long."""
         return f".mh-{digest(PurePosixPath(self.path).name, 12)}.{end}"
 
     def temporary_name(self, part: str | None = None) -> str:
-        """A new name for the file while it is written; with ``part="*"`` the pattern of all such names."""
+        """A new name for the file while it is written. ``part="*"`` gives the pattern of all such names."""
         return self.hidden_name(f"{part or uuid.uuid4().hex[:8]}.part")
 
     def stat(self) -> dict[str, Any] | None:
-        """What is there, or None. Not ``fs.exists()``: it says "not there" at every failure of a store."""
+        """
+        What exists at the place, or None.
+
+        This does not use ``fs.exists()``, which returns False at every failure of a store.
+        """
         if self.conn_id:
-            # If a connection is missing, some providers continue with other credentials or with none.
+            # If the connection does not exist, some providers continue with other credentials or with none.
             BaseHook.get_connection(self.conn_id)
-        self.fs.invalidate_cache()  # others write there too
+        self.fs.invalidate_cache()  # others write to the same place
         try:
             found: dict[str, Any] = self.fs.info(self.path)
             return found
@@ -239,7 +243,7 @@ class Place:
             bucket, _ = self.bucket_and_key
             try:
                 if self.scheme in GOOGLE_SCHEMES:
-                    # Google's roles for objects allow listing them, but not reading the bucket itself.
+                    # Google's roles for objects allow to list them, but not to read the bucket itself.
                     self.fs.call("GET", "b/{}/o", bucket, maxResults=1)
                 else:
                     self.fs.info(bucket)
@@ -247,42 +251,6 @@ class Place:
                 text = f"there is no bucket {shortened(bucket)}; create it, or check the path"
                 raise self.error(InvalidInput, text) from error
         return None
-
-    def try_upload(self) -> None:
-        """Test an upload. This is possible only on S3, where an upload can be started and aborted."""
-        bucket, key = self.bucket_and_key
-        if len(key.encode()) > LONGEST_KEY:
-            raise self.error(InvalidInput, f"an object's name has at most {LONGEST_KEY} bytes; shorten it")
-        if self.scheme in S3_SCHEMES:
-            try:
-                begun = self.fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
-            except Exception as error:
-                if _is_refusal(error):
-                    raise
-                return  # some stores with S3's API have no such uploads
-            with suppress(Exception):
-                self.fs.abort_mpu(bucket, key, begun["UploadId"])
-
-    def try_temporary_file(self) -> None:
-        """Missing folders are made only later, so the file is written to the nearest folder that exists."""
-        if self.path.endswith(("/.", "/..")):
-            raise self.error(InvalidInput, "is a folder; let it end in '/'")
-        folders = (self.folder, *self.folder.parents)
-        nearest = next((folder for folder in folders if self.fs.lexists(str(folder))), folders[-1])
-        if not self.fs.isdir(str(nearest)):
-            raise self.error(InvalidInput, f"{shortened(str(nearest))} is not a folder; choose another path")
-        if self.is_local:
-            longest = os.pathconf(nearest, "PC_NAME_MAX")
-            names = PurePosixPath(self.path).relative_to(nearest).parts
-            if 0 < longest < max(len(os.fsencode(name)) for name in names):
-                raise self.error(InvalidInput, f"a file's name has at most {longest} bytes here; shorten it")
-        temporary = str(nearest / self.temporary_name())
-        try:
-            with self.fs.open(temporary, "wb") as file:
-                file.write(bytes(CHUNK_BYTES))
-        finally:
-            with suppress(FileNotFoundError):
-                self.fs.rm_file(temporary)
 
 
 def digest(text: str, length: int) -> str:

@@ -6,31 +6,35 @@ Files are read and written in blocks, so large files need little memory.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from magichour_provider.api.inputs import MediaType, extension_of
-from magichour_provider.api.models import clean
 from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed, TargetExists
 from magichour_provider.files.places import (
-    CHUNK_BYTES,
-    EXTENSIONS,
+    RESULT_EXTENSIONS,
+    S3_SCHEMES,
     Place,
     digest,
     error_at,
+    is_refusal,
     translate_errors,
     unescaped,
 )
+from magichour_provider.text import clean, shortened
 
-BLOCK_BYTES = 8 << 20  # of one request to an object store; S3 takes 10,000 blocks for a file
+CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 8 << 20  # the size of one request to an object store; S3 accepts 10,000 blocks for a file
+MAX_KEY_BYTES = 1024  # the longest name of an object that every known store accepts
 
-# An id that is a valid file name everywhere. Windows reserves a few names, also on network drives.
+# An id that is a valid file name on every system. Windows reserves a few names, also on network drives.
 _SAFE_ID = re.compile(r"(?!(?:con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9][a-z0-9_-]{0,63}", re.IGNORECASE)
 
 
@@ -46,8 +50,11 @@ class Source:
     @classmethod
     def find(cls, field: str, media_type: MediaType, uri: str) -> Source:
         """
-        :raises InvalidInput: no such file, an empty one, a folder, no such connection; nothing charged.
-        :raises StorageFailed: the store could not be asked; retryable; nothing charged.
+        Find a file, and its size.
+
+        :raises InvalidInput: there is no such file or connection, or it is an empty file or a folder; nothing
+            was charged.
+        :raises StorageFailed: the store failed; retryable; nothing was charged.
         """
         uri = unescaped(uri)
         with translate_errors(field, uri):
@@ -58,7 +65,7 @@ class Source:
             if found["type"] == "directory":
                 raise place.error(InvalidInput, "is a folder; name a file in it")
             if found["type"] == "other":
-                raise place.error(InvalidInput, "is not a regular file; name one that is")
+                raise place.error(InvalidInput, "is not a regular file; name a regular file")
             size = int(found["size"])
             if size == 0:
                 raise place.error(InvalidInput, "is an empty file; write it again")
@@ -71,9 +78,9 @@ class Source:
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
         """
-        The file, open for reading and seeking.
+        The file, opened for reading and seeking.
 
-        :raises StorageFailed: it cannot be read; retryable.
+        :raises StorageFailed: the file cannot be read; retryable.
         """
         with translate_errors(self.field, self.uri), self._open(CHUNK_BYTES) as file:
             yield file
@@ -89,7 +96,7 @@ class Source:
                 raise error_at(StorageFailed, self.field, self.uri, "became shorter while it was uploaded")
 
     def _open(self, block_size: int) -> Any:
-        """Not with ``ObjectStoragePath.open()``: it reports each chunk to Airflow's lineage."""
+        """This does not use ``ObjectStoragePath.open()``, which reports each chunk to Airflow's lineage."""
         place = Place.of(self.field, self.uri)
         return place.fs.open(place.path, "rb", block_size=block_size)
 
@@ -97,10 +104,10 @@ class Source:
 @dataclass(frozen=True)
 class Target:
     """
-    Where a video, or a voice, goes.
+    The file or folder to which the result of a job is written.
 
     :param uri: a file, or a folder if it ends in ``/``. ``uri_of`` turns a path object into such a URI.
-    :param replace: whether a file that is there may be overwritten.
+    :param replace: may an existing file be overwritten?
     """
 
     uri: str
@@ -116,41 +123,43 @@ class Target:
 
     def for_job(self, job_id: str, extension: str = "mp4") -> Target:
         """
-        The exact file for this job. In a folder, a file with the job's id in its name is the job's own file,
-        so it is replaced.
+        The exact file for this job. In a folder, a file with the job's id in its name belongs to the job, so
+        it may be replaced.
 
-        The id and the extension come from a server. Characters that are unsafe in a file name are replaced,
-        and then a digest keeps two such ids apart. So the file stays in the folder, and its name is short.
+        The id and the extension come from a server. So characters that are unsafe in a file name are
+        replaced, and a digest makes the new name unique. The file stays in the folder, and its name is short.
         """
         if not self.is_folder:
             return self
         if not _SAFE_ID.fullmatch(job_id):
             readable = re.sub("[^A-Za-z0-9_-]+", "_", job_id[:40])
             job_id = f"job-{readable}.{digest(job_id, 16)}"  # no safe id has a dot
-        return Target(f"{self.uri}{job_id}.{extension if extension in EXTENSIONS else 'bin'}", replace=True)
+        return Target(
+            f"{self.uri}{job_id}.{extension if extension in RESULT_EXTENSIONS else 'bin'}", replace=True
+        )
 
     def check(self) -> None:
         """
-        Before anything is paid: test what will be done later, and leave nothing behind.
+        Test before the payment that the file can be written later. The test leaves no file.
 
-        On a file system this writes and deletes a temporary file. On S3 it starts and aborts an upload. Other
-        object stores are only asked for the bucket and the file.
+        On a file system this writes and deletes a temporary file. On S3 it starts and aborts an upload. On
+        other object stores it only looks for the bucket and the file.
 
-        :raises TargetExists: a file is there, and ``replace`` is False.
-        :raises InvalidInput: no file can be written there.
+        :raises TargetExists: the file exists, and ``replace`` is False.
+        :raises InvalidInput: the file cannot be written.
         :raises StorageFailed: the store failed, or is full; retryable.
         """
         with translate_errors("output_path", self.uri):
-            self._refuse_what_is_there()
+            self._check_existing()
             file = Place.of("output_path", self.for_job("magichour-check").uri)
             if file.is_object_store:
-                file.try_upload()
+                _try_upload(file)
             else:
-                file.try_temporary_file()
+                _try_temporary_file(file)
 
-    def _refuse_what_is_there(self) -> None:
+    def _check_existing(self) -> None:
         place = self._place
-        found = place.stat()  # for a folder too: this shows whether the store answers
+        found = place.stat()  # also for a folder: this shows whether the store answers
         if found is None:
             return
         if self.is_folder:
@@ -161,20 +170,21 @@ class Target:
         elif found["type"] == "other":
             raise place.error(InvalidInput, "is not a regular file; choose another path")
         elif not self.replace:
-            raise place.error(TargetExists, "is there already; choose another path, or set replace=True")
+            raise place.error(TargetExists, "exists already; choose another path, or set replace=True")
 
     def reserve(self, owner: str, seconds: float) -> None:
         """
-        Called just before the paid call: only one of several tasks can deliver the file, so the others must
-        not pay for it.
+        Reserve the file just before the paid call. Only one of several tasks can deliver the file, so the
+        other tasks must not pay for it.
 
         A hidden file beside the target names the owner, until the target is written or ``release`` is called.
-        It is made only on a local disk, and only for an exact file that must not be overwritten. In a folder
-        each job has a file of its own. In a bucket the hidden file would be an object that others react to.
+        This is only done on a local disk, and only for an exact file that must not be overwritten. In a
+        folder each job has its own file. In a bucket the hidden file would be an object that other programs
+        react to.
 
-        :param owner: the task instance in words: DAG, run, task and map index. Its tries share a reservation.
-        :param seconds: how long the reservation holds against others.
-        :raises TargetExists: another task makes this file, or has just made it; nothing charged.
+        :param owner: the task instance as text: DAG, run, task and map index. Its tries share a reservation.
+        :param seconds: how long the reservation is valid for other owners.
+        :raises TargetExists: another task makes this file, or has just made it; nothing was charged.
         """
         with translate_errors("output_path", self.uri):
             place = self._place
@@ -183,24 +193,24 @@ class Target:
             reservation = _reservation(place)
             reservation.parent.mkdir(parents=True, exist_ok=True)
             while not _create(reservation, f"{owner}\n{time.time() + seconds:.0f}"):
-                with suppress(FileNotFoundError):  # it was released meanwhile
+                with suppress(FileNotFoundError):  # its owner has just released it
                     holder, until = _holder(reservation)
                     if holder != owner and time.time() < until:
-                        text = (
+                        raise place.error(
+                            TargetExists,
                             f"{clean(holder) or 'another task'} makes this file, and has reserved it until "
                             f"{datetime.fromtimestamp(until, UTC):%F %T} UTC; choose another path, or delete "
-                            f"{reservation.name} beside it if that task is gone"
+                            f"{reservation.name} beside it if that task does not run any more",
                         )
-                        raise place.error(TargetExists, text)
                     reservation.unlink()
             try:
-                self._refuse_what_is_there()
+                self._check_existing()
             except BaseException:
                 self.release(owner)
                 raise
 
     def release(self, owner: str) -> None:
-        """Delete the owner's reservation: no job makes this file."""
+        """Delete the owner's reservation, because no job makes this file."""
         with suppress(OSError, MagicHourError):
             place = self._place
             if place.is_local and _holder(reservation := _reservation(place))[0] == owner:
@@ -209,10 +219,10 @@ class Target:
     @contextmanager
     def open_atomic(self) -> Iterator[Callable[[bytes], object]]:
         """
-        Write the whole file. If the block raises, nothing is written.
+        Write the complete file. If the block raises, nothing is written.
 
-        :raises TargetExists: a file has appeared there meanwhile, and ``replace`` is False.
-        :raises InvalidInput: the target has become a folder meanwhile.
+        :raises TargetExists: the file exists now, and ``replace`` is False.
+        :raises InvalidInput: the target is a folder now.
         :raises StorageFailed: the store did not accept the file; retryable.
         """
         with translate_errors("output_path", self.uri):
@@ -223,14 +233,14 @@ class Target:
             try:
                 draft.file.write(chunk)
             except Exception:
-                # Only now: there are many chunks, and to enter this for each of them would cost time.
+                # Enter translate_errors only after an error: to enter it for every chunk would be slow.
                 with translate_errors("output_path", self.uri):
                     raise
 
         try:
             yield write
             with translate_errors("output_path", self.uri):
-                self._refuse_what_is_there()
+                self._check_existing()
                 draft.finish()
         except BaseException:
             with suppress(Exception):
@@ -238,18 +248,64 @@ class Target:
             raise
 
 
+def _try_upload(place: Place) -> None:
+    """Test an upload. This is possible only on S3, where an upload can be started and aborted."""
+    bucket, key = place.bucket_and_key
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise place.error(InvalidInput, f"an object's name has at most {MAX_KEY_BYTES} bytes; shorten it")
+    if place.scheme not in S3_SCHEMES:
+        return
+    try:
+        begun = place.fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+    except Exception as error:
+        if is_refusal(error):
+            raise
+        return  # some stores with S3's API have no such uploads
+    with suppress(Exception):
+        place.fs.abort_mpu(bucket, key, begun["UploadId"])
+
+
+def _try_temporary_file(place: Place) -> None:
+    """Write a file to the nearest folder that exists, because missing folders are only made later."""
+    if place.path.endswith(("/.", "/..")):
+        raise place.error(InvalidInput, "is a folder; let it end in '/'")
+    folders = (place.folder, *place.folder.parents)
+    nearest = next((folder for folder in folders if place.fs.lexists(str(folder))), folders[-1])
+    if not place.fs.isdir(str(nearest)):
+        raise place.error(InvalidInput, f"{shortened(str(nearest))} is not a folder; choose another path")
+    if place.is_local:
+        longest = os.pathconf(nearest, "PC_NAME_MAX")
+        names = PurePosixPath(place.path).relative_to(nearest).parts
+        if 0 < longest < max(len(os.fsencode(name)) for name in names):
+            raise place.error(InvalidInput, f"a file's name has at most {longest} bytes here; shorten it")
+    temporary = str(nearest / place.temporary_name())
+    try:
+        with place.fs.open(temporary, "wb") as file:
+            file.write(bytes(CHUNK_BYTES))
+    finally:
+        with suppress(FileNotFoundError):
+            place.fs.rm_file(temporary)
+
+
 def _reservation(place: Place) -> Path:
     return Path(place.folder / place.hidden_name("reserved"))
 
 
 def _holder(reservation: Path) -> tuple[str, float]:
-    """Who holds it, and until when, in seconds since the epoch. One that cannot be read is held for a day."""
+    """
+    The owner of a reservation and its expiry, in seconds since the epoch. An unreadable reservation expires
+    after a day.
+    """
     holder, _, until = reservation.read_text(errors="replace").partition("\n")
     return holder, float(until) if until.isdecimal() else reservation.stat().st_mtime + 86_400
 
 
 def _create(path: Path, text: str) -> bool:
-    """False if it exists already. Only one of several processes, also on several machines, creates it."""
+    """
+    Create a file. Only one of several processes creates it, also if they are on several machines.
+
+    :returns: False if the file exists already.
+    """
     try:
         with path.open("x") as file:
             file.write(text)
@@ -263,11 +319,12 @@ def _create(path: Path, text: str) -> bool:
 
 class _ObjectWriter:
     """
-    An object that its store shows once the upload is complete: no temporary name, no copy.
+    An object that its store shows only when the upload is complete. So it needs no temporary name and no
+    copy.
 
-    If the process is killed, the store keeps the blocks that were sent, and nobody sees them. On S3 they stay
-    until a lifecycle rule for incomplete uploads deletes them. Azure keeps them for a week, also after an
-    upload that broke.
+    If the process is killed, the store keeps the blocks that were sent, but does not show them. S3 keeps them
+    until a lifecycle rule for incomplete uploads deletes them. Azure keeps them for a week, also after a
+    failed upload.
     """
 
     def __init__(self, place: Place) -> None:
@@ -284,17 +341,18 @@ class _ObjectWriter:
 
 
 class _TempFileWriter:
-    """A file with a temporary name beside its place. It is moved to its place when it is whole."""
+    """A file with a temporary name beside its place. It is moved to its place when it is complete."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._temporary = str(place.folder / place.temporary_name())
         place.fs.makedirs(str(place.folder), exist_ok=True)
         if place.is_local:
-            # Delete the part of an earlier try that was killed.
+            # Delete the incomplete file of an earlier try that was killed.
             for left in Path(place.folder).glob(place.temporary_name("*")):
                 left.unlink(missing_ok=True)
-            # With a buffer: a system call for each piece from a socket makes a download a tenth slower.
+            # With a buffer, because a system call for each piece from a socket makes a download a tenth
+            # slower.
             self.file: Any = Path(self._temporary).open("wb", buffering=CHUNK_BYTES)  # noqa: SIM115
         else:
             self.file = place.fs.open(self._temporary, "wb")

@@ -1,8 +1,8 @@
 """
-The plugin: the pages about the videos in Airflow's UI, and the endpoint of the webhooks.
+The Airflow plugin: pages about the jobs in Airflow's UI, and the webhook endpoint.
 
-Every component of Airflow imports plugins, the processes of tasks too. So this module imports only Airflow's
-own base class. The API server imports the app at the first request.
+Every component of Airflow imports its plugins, and so does every task process. So this module imports only
+Airflow's own base class. The API server imports the app (``plugin.app``) at the first request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
 
 PREFIX, ROUTE = "/magichour", "magichour"
-OPERATORS = (
+OPERATORS = (  # whose runs and tasks get a tab
     "MagicHourOperator",
     "TalkingPhotoOperator",
     "VoiceGeneratorOperator",
@@ -33,14 +33,18 @@ OPERATORS = (
 async def serve(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
-    """The real app (``plugin.app``), which the first request imports."""
-    from magichour_provider.plugin.app import studio
+    """Pass a request to the app. The first request imports it."""
+    from magichour_provider.plugin.app import create_app
 
-    await studio()(scope, receive, send)
+    await create_app()(scope, receive, send)
 
 
 def _view(destination: str, href: str, **more: Any) -> dict[str, Any]:
-    """The paths are relative: the UI's ``<base href>`` knows the path of ``[api] base_url``."""
+    """
+    An entry of ``external_views``.
+
+    Its paths are relative, because the UI's ``<base href>`` has the path of ``[api] base_url``.
+    """
     return {
         "name": "Magic Hour",
         "destination": destination,
@@ -54,8 +58,10 @@ def _view(destination: str, href: str, **more: Any) -> dict[str, Any]:
 
 def _views() -> list[dict[str, Any]]:
     """
-    The pages in Airflow's UI. Below Airflow 3.4, which knows ``applies_to``, a tab would appear on every run
-    and task of the installation. So there the tabs are off, unless ``[magichour] tabs`` is on.
+    The entries of all pages in Airflow's UI.
+
+    Airflow 3.4 added ``applies_to``. On older versions a tab would appear on every run and task of the
+    installation. So there the tabs are off, unless ``[magichour] tabs`` is on.
     """
     views = [_view("nav", "", category="browse")]
     scoped = {"applies_to": {"operators": list(OPERATORS)}}
@@ -67,7 +73,7 @@ def _views() -> list[dict[str, Any]]:
 
 
 def airflow_version() -> tuple[int, int]:
-    """Major and minor."""
+    """The major and the minor version."""
     from airflow import __version__
 
     major, minor, *_ = __version__.split(".")
@@ -75,7 +81,7 @@ def airflow_version() -> tuple[int, int]:
 
 
 class MagicHourPlugin(AirflowPlugin):
-    """On Airflow 3.0 a plugin cannot add such pages, so there it does nothing."""
+    """It does nothing on Airflow 3.0, where a plugin cannot add pages to the UI."""
 
     name = "magichour"
     if hasattr(AirflowPlugin, "external_views"):

@@ -1,4 +1,4 @@
-"""The app of the plugin: pages that only read, behind Airflow's permissions, and the webhooks' endpoint."""
+"""The plugin's FastAPI app: read-only pages behind Airflow's permissions, and the webhook endpoint."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from magichour_provider.plugin import views, webhooks
 if TYPE_CHECKING:
     from fastapi import Request, Response
 
-# Airflow does not check permissions for a plugin's app. This checks each page: for the DAG in its path or
-# query, or for any DAG if there is none in them.
-READS_JOBS = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))
+# Airflow does not check permissions for a plugin's app. This dependency checks them: for the DAG in the path
+# or the query of a page. If a page names no DAG, permission for any DAG is enough.
+MAY_READ_XCOMS = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))
 
 ERRORS = {
     HTTPStatus.UNAUTHORIZED: "Sign in to Airflow, then reload this page.",
-    HTTPStatus.FORBIDDEN: "You may not read the XComs of this DAG. Ask an administrator of Airflow.",
-    HTTPStatus.NOT_FOUND: "There is no such page.",
+    HTTPStatus.FORBIDDEN: "You cannot read the XComs of this DAG. Ask an Airflow administrator for access.",
+    HTTPStatus.NOT_FOUND: "This page does not exist.",
 }
 
 
 @cache
-def studio() -> FastAPI:
-    """The app, made at the first request."""
+def create_app() -> FastAPI:
+    """Create the app of this process. Later calls return the same one."""
     app = FastAPI(title="Magic Hour", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(views.router, dependencies=[READS_JOBS])
-    app.include_router(webhooks.router)  # it checks the sender's signature instead
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))  # holds nothing secret
+    app.include_router(views.router, dependencies=[MAY_READ_XCOMS])
+    app.include_router(webhooks.router)  # checks the sender's signature instead
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))  # nothing in it is secret
     app.add_exception_handler(HTTPException, _error_page)
     app.add_exception_handler(RequestValidationError, _error_page)
     app.add_exception_handler(Exception, _error_page)
@@ -49,5 +49,5 @@ def _error_page(request: Request, error: Exception) -> Response:
         status = HTTPStatus(error.status_code)
     elif isinstance(error, RequestValidationError):
         status = HTTPStatus.NOT_FOUND
-    message = ERRORS.get(status, "Airflow could not make this page. The log of its API server says why.")
+    message = ERRORS.get(status, "Airflow could not show this page. The log of the API server says why.")
     return views.render(request, "error.html", status=status, message=message)

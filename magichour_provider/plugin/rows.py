@@ -1,23 +1,34 @@
 """
-Turns journals and results into rows for people. It reads no database.
+Turns journals and results into rows for the pages. It reads no database.
 
-A journal may be from another version, or damaged. What cannot be read is left out, and does not break a page.
+A journal may be damaged, or from another version. A value that cannot be read is left out, so that the rest
+of the page still works.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from magichour_provider.api.jobs import JOBS, JobType
 
-# States in which a task instance does not continue by itself. In any other state it does.
-SETTLED = ("success", "failed", "skipped", "upstream_failed", "removed", "up_for_retry", "awaiting_input")
-STOPPED = ("failed", "upstream_failed", "removed")
+# States in which no try of the task instance is active: it has ended, or it waits for its next try or for a
+# person. In every other state, a try may still change the journal.
+INACTIVE_STATES = (
+    "success",
+    "failed",
+    "skipped",
+    "upstream_failed",
+    "removed",
+    "up_for_retry",
+    "awaiting_input",
+)
+# States without success, in which no try follows unless a person clears the task.
+STOPPED_STATES = ("failed", "upstream_failed", "removed")
 
 
 class TaskKey(NamedTuple):
@@ -29,17 +40,8 @@ class TaskKey(NamedTuple):
     map_index: int
 
 
-class Intent(NamedTuple):
-    """The task instance of a short id or a job id, and what is needed to ask the vendor about it."""
-
-    task: TaskKey
-    conn_id: str | None
-    job_type: JobType
-    host: str | None
-
-
 class State(StrEnum):
-    """What became of a job, in the order in which the page lists them."""
+    """The state of a job, in the order in which the page lists the states."""
 
     NEEDS_YOU = "needs-you"
     SUBMITTED = "submitted"
@@ -75,40 +77,59 @@ _ENDS = {
 }
 _ADVICE = {
     State.FAILED: "Refunded. Correct the input, then clear the task to try again.",
-    State.CANCELED: "Somebody stopped it at Magic Hour, which refunds it.",
-    State.DELETED: "Somebody deleted it at Magic Hour, which does not refund it.",
+    State.CANCELED: "Somebody canceled the job at Magic Hour. It was refunded.",
+    State.DELETED: "Somebody deleted the job at Magic Hour. It was not refunded.",
 }
 
 
-class Open(StrEnum):
-    """What the journal leaves open: only the state of the task instance shows what it means."""
+class Preview(NamedTuple):
+    """
+    How a card shows the file of a job.
+
+    :ivar element: the HTML element that plays or shows the file.
+    :ivar drawing: the symbol of ``page.html`` that the card shows until a person clicks on it.
+    """
+
+    element: Literal["video", "audio", "img"]
+    drawing: Literal["person", "wave", "picture"]
+
+
+PREVIEWS: dict[JobType, Preview] = {
+    "video": Preview("video", "person"),
+    "audio": Preview("audio", "wave"),
+    "image": Preview("img", "picture"),
+}
+
+
+class Pending(StrEnum):
+    """What the journal does not know yet. The state of the task instance decides how a page shows it."""
 
     ANSWER = "answer"  # the paid call was sent, and its answer is not known
     END = "end"  # the job has not ended, as far as Airflow knows
-    DELIVERY = "delivery"  # made and paid for, and not at its place
+    DELIVERY = "delivery"  # the job is complete, and its file is not at its output path
 
 
 @dataclass(slots=True)
 class JobRow:
     """
-    One job, or one paid call that has none.
+    One job, or one paid call that has no job.
 
     :ivar at: when it was submitted.
-    :ivar number: its place among the jobs of its task instance, by which it is played.
-    :ivar open: what the journal leaves open, or None.
-    :ivar credits: what it cost; an estimate unless ``is_final``.
+    :ivar number: its position among the jobs of its task instance; the play URL has this number.
+    :ivar pending: what the journal does not know yet, or None.
+    :ivar credits: its cost; an estimate unless ``is_final``.
     :ivar is_made: the vendor has its file.
-    :ivar advice: what happened and what a person can do, in a sentence or two.
-    :ivar is_result: the row is what a task returned, or a sensor's record: another task may have paid.
-    :ivar sensors: the task instances that waited for it and did not pay.
-    :ivar label: the task instance's own name among its mapped siblings.
+    :ivar advice: what happened and what a person can do, in one or two sentences.
+    :ivar is_result: the row is from a task's result or a sensor's journal, so another task may have paid.
+    :ivar sensors: the task instances that waited for the job and did not pay.
+    :ivar label: the name of the mapped task instance.
     """
 
     task: TaskKey
     at: datetime
     state: State
     number: int = 0
-    open: Open | None = None
+    pending: Pending | None = None
     job_id: str | None = None
     job_type: JobType = "video"
     short_id: str | None = None
@@ -132,10 +153,10 @@ class JobRow:
 
 def journal_rows(task: TaskKey, journal: Any, reported: Any, stamp: datetime) -> list[JobRow]:
     """
-    The jobs of one journal, and its paid calls that have none.
+    The jobs of one journal, and its paid calls that have no job.
 
-    :param reported: what webhooks and the command line have reported about it.
-    :param stamp: when the journal was written, for what has no time of its own.
+    :param reported: the reports of webhooks and of the command line about this task instance.
+    :param stamp: when the journal was written; the time of every entry that has none of its own.
     """
     intents, jobs = dicts(journal, "intents"), dicts(journal, "jobs")
     paths = {intent.get("short_id"): intent.get("output_path") for intent in intents}
@@ -146,21 +167,20 @@ def journal_rows(task: TaskKey, journal: Any, reported: Any, stamp: datetime) ->
         reports = [text(report.get("job_id")) for report in dicts(reported, intent.get("short_id"))]
         match intent.get("outcome"):
             case "open":
-                rows.append(replace(row, open=Open.ANSWER, job_id=reports[0] if reports else None))
+                rows.append(replace(row, pending=Pending.ANSWER, job_id=reports[0] if reports else None))
             case "no_job" if intent is intents[-1]:
-                rows.append(
-                    replace(row, state=State.NOT_CHARGED, advice="No job was made. The task's log says why.")
-                )
+                why = "No job was made. The task's log says why."
+                rows.append(replace(row, state=State.NOT_CHARGED, advice=why))
             case "refused" if intent is intents[-1] and not reports:
-                why = "Magic Hour refused (HTTP 502 or 503) and says that no job was made."
+                why = "Magic Hour answered HTTP 502 or 503 and said that no job was made."
                 rows.append(replace(row, state=State.NOT_CHARGED, advice=why))
             case "paid_again" if not reports:
-                why = "A person chose to pay again. Whether this call was charged is not known."
+                why = "It is not known whether this call was charged. A person chose to pay again."
                 rows.append(replace(row, state=State.LOST, advice=why))
             case "refused" | "paid_again":
                 why = (
                     "A second paid job: the answer to its paid call was lost, and the job was reported later."
-                    " It replaces nothing. Its file is in Magic Hour's library."
+                    " No task uses this job. Its file is in Magic Hour's library."
                 )
                 rows += [
                     replace(row, state=State.NEEDS_YOU, job_id=job_id, advice=why)
@@ -173,6 +193,7 @@ def journal_rows(task: TaskKey, journal: Any, reported: Any, stamp: datetime) ->
 def _job_row(
     task: TaskKey, number: int, job: Mapping[str, Any], paths: Mapping[Any, Any], stamp: datetime
 ) -> JobRow:
+    """:param paths: the output paths of the journal's intents, by short id."""
     row = replace(
         _row(task, job, stamp),
         number=number,
@@ -181,7 +202,7 @@ def _job_row(
     )
     end = job.get("ended")
     if not isinstance(end, dict):
-        return replace(row, state=State.RENDERING, open=Open.END)
+        return replace(row, state=State.RENDERING, pending=Pending.END)
     state = _ENDS.get(str(end.get("status")), State.COMPLETE)
     is_made = state is State.COMPLETE
     final = number_of(end.get("credits_charged"))
@@ -191,7 +212,7 @@ def _job_row(
     return replace(
         row,
         state=state,
-        open=Open.DELIVERY if is_made and is_wanted and not output_path else None,
+        pending=Pending.DELIVERY if is_made and is_wanted and not output_path else None,
         is_made=is_made,
         credits=row.credits if final is None else final,
         is_final=final is not None,
@@ -202,22 +223,30 @@ def _job_row(
     )
 
 
-def _row(task: TaskKey, of: Mapping[str, Any], stamp: datetime) -> JobRow:
-    """What an intent and a job have in common."""
+def _row(task: TaskKey, entry: Mapping[str, Any], stamp: datetime) -> JobRow:
+    """
+    A row with what intents and jobs have in common.
+
+    :param entry: an intent or a job of the journal.
+    """
     return JobRow(
         task,
-        time_of(of.get("submitted_at", of.get("at"))) or stamp,
+        time_of(entry.get("submitted_at", entry.get("at"))) or stamp,
         State.SUBMITTED,
-        job_type=job_type_of(of.get("job_type")),
-        short_id=text(of.get("short_id")),
-        conn_id=text(of.get("conn_id")),
-        host=text(of.get("host")),
-        credits=number_of(of.get("credits_charged", of.get("estimated_credits"))),
+        job_type=job_type_of(entry.get("job_type")),
+        short_id=text(entry.get("short_id")),
+        conn_id=text(entry.get("conn_id")),
+        host=text(entry.get("host")),
+        credits=number_of(entry.get("credits_charged", entry.get("estimated_credits"))),
     )
 
 
 def result_row(task: TaskKey, result: Any, stamp: datetime) -> JobRow | None:
-    """A row from the result of a task of ours."""
+    """
+    A row from what a task of this provider returned, or None if the result names no job.
+
+    :param stamp: when the task returned it.
+    """
     job_id = text(result.get("job_id")) if isinstance(result, dict) else None
     if job_id is None:
         return None
@@ -237,8 +266,13 @@ def result_row(task: TaskKey, result: Any, stamp: datetime) -> JobRow | None:
     )
 
 
-def completed(row: JobRow, end: JobRow) -> JobRow:
-    """The row of a job, completed with its end, which another task has seen."""
+def with_end_of(row: JobRow, end: JobRow) -> JobRow:
+    """
+    The row, with the end of another row.
+
+    :param row: of the task that paid.
+    :param end: of another task, which has seen the end of the same job.
+    """
     return replace(
         end,
         task=row.task,
@@ -252,59 +286,54 @@ def completed(row: JobRow, end: JobRow) -> JobRow:
     )
 
 
-def settle(row: JobRow, task_state: str | None) -> JobRow:
-    """Complete a row that is still open, by the state of its task instance."""
-    goes_on = task_state not in SETTLED
-    stopped = task_state in STOPPED
+def resolved(row: JobRow, task_state: str | None) -> JobRow:
+    """
+    The row, with the state and the advice that follow from the state of its task instance.
+
+    :param row: a row with ``pending``.
+    :param task_state: may be None if a try is active: such states are not read.
+    """
+    is_active = task_state not in INACTIVE_STATES
+    has_stopped = task_state in STOPPED_STATES
     state, advice = row.state, row.advice
-    match row.open:
-        case None:
-            return row
-        case Open.ANSWER if goes_on:
-            state, advice = State.SUBMITTED, "The paid call was sent, and the task waits for its answer."
-        case Open.ANSWER:
+    match row.pending:
+        case Pending.ANSWER if is_active:
+            state, advice = State.SUBMITTED, "The paid call was sent, and the task waits for the answer."
+        case Pending.ANSWER:
             state, advice = State.NEEDS_YOU, _lost(row, task_state)
-        case Open.END if stopped:
+        case Pending.END if has_stopped:
             state = State.NEEDS_YOU
             advice = (
-                "Paid for, and the task stopped before the end. Clear the task: it picks the job up free of "
-                "charge."
+                "The job is paid for, and the task stopped before the job ended. Clear the task: it picks up "
+                "the job, free of charge."
             )
-        case Open.END if not goes_on and task_state != "up_for_retry":
-            state, advice = State.SUBMITTED, "The task did not wait for it."
-        case Open.DELIVERY if stopped:
+        case Pending.END if not is_active and task_state != "up_for_retry":
+            state, advice = State.SUBMITTED, "The task did not wait for the job."
+        case Pending.DELIVERY if has_stopped:
             state = State.NEEDS_YOU
-            advice = "Made and paid for, and not delivered. Clear the task: it downloads it free of charge."
+            advice = (
+                "The job is complete and paid for, and its file was not delivered. Clear the task: it "
+                "downloads the file, free of charge."
+            )
     return replace(row, state=state, advice=advice, task_state=task_state)
 
 
 def _lost(row: JobRow, task_state: str | None) -> str:
+    """The advice for a paid call whose answer was lost."""
     if row.job_id:
         return (
-            "The answer was lost, and the job was reported later. Clear the task: it picks the job up free "
-            "of charge."
+            "The answer to the paid call was lost, and the job was reported later. Clear the task: it picks "
+            "up the job, free of charge."
         )
     if task_state == "awaiting_input":
-        return "The answer was lost, and the task asks what to do: adopt the job, or pay again. Answer it."
+        return (
+            "The answer to the paid call was lost. Open the task's required action, and choose: adopt the "
+            "job, or pay again."
+        )
     return (
-        "The answer was lost, so it is not known whether this was charged. Clear the task: it asks what to "
-        "do, and pays nothing by itself."
+        "It is not known whether this was charged: the answer to the paid call was lost. Clear the task: it "
+        "asks what to do, and pays nothing by itself."
     )
-
-
-def intents(task: TaskKey, journal: Any) -> Iterator[tuple[str, Intent]]:
-    """By their short ids."""
-    for intent in dicts(journal, "intents"):
-        if short_id := text(intent.get("short_id")):
-            yield (
-                short_id,
-                Intent(
-                    task,
-                    text(intent.get("conn_id")),
-                    job_type_of(intent.get("job_type")),
-                    text(intent.get("host")),
-                ),
-            )
 
 
 def decoded(value: Any) -> Any:
@@ -318,8 +347,9 @@ def decoded(value: Any) -> Any:
 
 
 def dicts(value: Any, key: Any) -> list[dict[str, Any]]:
+    """The dicts in the list under this key of ``value``; empty if there is no such list."""
     found = value.get(key) if isinstance(value, dict) else None
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
 def text(value: Any) -> str | None:
@@ -328,7 +358,8 @@ def text(value: Any) -> str | None:
 
 def number_of(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) < 1e12 else None  # what arithmetic can bear
+    # Infinity, NaN or a huge number would break a sum.
+    return value if is_number and abs(value) < 1e12 else None
 
 
 def time_of(value: Any) -> datetime | None:
@@ -344,13 +375,14 @@ def job_type_of(value: Any) -> JobType:
 
 
 def result_type(result: Mapping[str, Any]) -> JobType:
+    """The type of the job that a task returned; the name of one field of the result shows it."""
     return next((name for name, spec in JOBS.items() if spec.result_field in result), "video")
 
 
-def _sizes(of: Mapping[str, Any]) -> dict[str, Any]:
-    pixels_and_bytes = ("width", "height", "size_bytes")
-    whole = {key: of.get(key) for key in pixels_and_bytes}
+def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a row that measure the file, from the end of a job or from a result."""
+    counts = {key: found.get(key) for key in ("width", "height", "size_bytes")}
     return {
-        "seconds": number_of(of.get("duration_seconds")),
-        **{key: value if type(value) is int and value > 0 else None for key, value in whole.items()},
+        "seconds": number_of(found.get("duration_seconds")),
+        **{key: value if type(value) is int and value > 0 else None for key, value in counts.items()},
     }

@@ -1,4 +1,4 @@
-"""The pages. They write nothing. They ask the vendor only if a person clicks on *Play* or *Show*."""
+"""The pages. They write nothing, and call the vendor only when a person clicks on *Play* or *Show*."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from magichour_provider.api.client import MagicHourClient
 from magichour_provider.api.jobs import JOBS
 from magichour_provider.connection import settings_from_connection
 from magichour_provider.exceptions import InvalidConnection, JobEnded, MagicHourError
-from magichour_provider.plugin import PREFIX, ROUTE, airflow_version, index, queries
+from magichour_provider.plugin import PREFIX, ROUTE, airflow_version, index, queries, webhooks
 from magichour_provider.plugin.queries import Filters, Playable
-from magichour_provider.plugin.rows import JobRow, State, TaskKey
+from magichour_provider.plugin.rows import PREVIEWS, JobRow, State, TaskKey
 
-LONGEST_ANSWER = 10.0  # seconds that a person waits for a video to begin
+MAX_PLAY_SECONDS = 10.0  # the longest time from a click to the vendor's response
 DEFAULT_BACKEND = "airflow.state.metastore.MetastoreBackend"
 
-# Scripts and styles come from files only. A video comes from the vendor's storage, whose host may change.
+# Scripts and styles come only from files of this plugin. A job's file comes from the vendor's storage, whose
+# host may change.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "; ".join(
         [
@@ -58,7 +59,7 @@ router = APIRouter()
 
 
 def permitted_dags(user: GetUserDep) -> set[str]:
-    """The DAGs that this user may read, as in Airflow's own lists."""
+    """The DAGs that this user may read; Airflow's own lists show the same."""
     return get_auth_manager().get_authorized_dag_ids(user=user, method="GET")
 
 
@@ -121,7 +122,7 @@ def jobs_of_task(
 
 @router.get("/watch/{path:path}")
 def watch(request: Request, path: str) -> Response:
-    """Redirect the button on a task to its page: inside Airflow's UI (3.3 and newer), or on its own."""
+    """Redirect from a task's button *Watch* to its page: inside Airflow's UI (3.3 and newer), or alone."""
     links = Links(request.scope["root_path"], {})
     frame = f"{links.airflow}/plugin/{ROUTE}" if airflow_version() >= (3, 3) else ""
     return RedirectResponse(f"{frame}{links.root}/{quote(path)}", headers=SECURITY_HEADERS)
@@ -132,9 +133,9 @@ def play(
     dag_id: str, run_id: str, task_id: str, map_index: int, number: Annotated[int, Path(ge=0)]
 ) -> Response:
     """
-    Redirect to a fresh signed URL of the job's file. Nothing is copied.
+    Redirect to a fresh signed URL of the job's file.
 
-    The task instance and the place in its journal identify the job: the request has no job id.
+    The request has no job id: the task instance and the position in its journal identify the job.
     """
     task = TaskKey(dag_id, run_id, task_id, map_index)
     with create_session(scoped=False) as session:
@@ -149,7 +150,9 @@ def play(
 
 
 class _CannotPlay(Exception):
-    """Says why, to the person who clicked."""
+    """
+    :param why: a sentence for the person who clicked.
+    """
 
     def __init__(self, status: HTTPStatus, why: str) -> None:
         super().__init__(why)
@@ -158,10 +161,11 @@ class _CannotPlay(Exception):
 
 def _signed_url(job: Playable, dag_id: str) -> str:
     """
-    Ask the vendor where the file is. The key goes only to the host of its own connection. The host in a
-    journal is only compared with that.
+    Ask the vendor for the URL of the file.
 
-    :raises _CannotPlay: it was not asked, or has no file.
+    The API key goes only to the host of its own connection. The host in a journal is only compared with it.
+
+    :raises _CannotPlay: the vendor was not asked, or has no file.
     """
     if job.conn_id is None:
         raise _CannotPlay(
@@ -178,24 +182,24 @@ def _signed_url(job: Playable, dag_id: str) -> str:
         raise _CannotPlay(
             HTTPStatus.FAILED_DEPENDENCY,
             f"This API server cannot read the connection {job.conn_id!r}: it was deleted, or only workers "
-            "can read it. Give the API server the same secrets backend to play videos here.",
+            "can read it. To play files here, give the API server the same secrets backend.",
         ) from None
     except InvalidConnection as error:
         raise _CannotPlay(HTTPStatus.FAILED_DEPENDENCY, str(error)) from None
     if job.host is not None and job.host != settings.base_url:
         raise _CannotPlay(
             HTTPStatus.CONFLICT,
-            f"The connection {job.conn_id!r} now leads to {settings.base_url}, and this job was made at "
-            f"{job.host}. So Magic Hour was not asked.",
+            f"This job was made at {job.host}, and the connection {job.conn_id!r} now has the address "
+            f"{settings.base_url}. So Magic Hour was not asked for the file.",
         )
     try:
-        with MagicHourClient(replace(settings, timeout=min(settings.timeout, LONGEST_ANSWER))) as client:
-            _, download = client.completed(job.job_id, job.job_type, once=True)
+        with MagicHourClient(replace(settings, timeout=min(settings.timeout, MAX_PLAY_SECONDS))) as client:
+            _, downloads = client.completed(job.job_id, job.job_type, once=True)
     except JobEnded as error:
         raise _CannotPlay(HTTPStatus.GONE, str(error)) from None
     except MagicHourError as error:
         raise _CannotPlay(HTTPStatus.BAD_GATEWAY, str(error)) from None
-    return download.url  # http(s), or it would not have been read
+    return downloads[0].url  # http or https: the client accepts no other scheme
 
 
 def _is_multi_team() -> bool:
@@ -205,6 +209,9 @@ def _is_multi_team() -> bool:
 def _page(
     request: Request, permitted: set[str], filters: Filters, number: int, *, narrowed: bool = False
 ) -> Response:
+    """
+    :param narrowed: the page is about one run or task, and has no form for the filters.
+    """
     with create_session(scoped=False) as session:
         page = queries.read_page(session, permitted, filters, number)
     return render(
@@ -213,34 +220,34 @@ def _page(
         page=page,
         filters=filters,
         narrowed=narrowed,
-        finished_only=_finished_only(),
+        why_finished_only=_why_finished_only(),
         arrivals={conn_id: events.arrivals.get(conn_id, events.Arrivals()) for conn_id in page.conn_ids},
-        refusals=events.refusals,
+        refusals=webhooks.receiver.refusals,
     )
 
 
-def _finished_only() -> str | None:
-    """Why the page shows finished jobs only, or None if it shows all."""
-    if index.TaskStateStore is None:
-        return "This version of Airflow keeps no record of running jobs that this page could read (3.3 does)"
+def _why_finished_only() -> str | None:
+    """Why the page shows only finished jobs, as a sentence; None if it shows all jobs."""
+    if index.StoreModel is None:
+        return "To show the other jobs, this page needs Airflow 3.3 or newer."
     custom = conf.get("workers", "state_store_backend", fallback="") or conf.get("state_store", "backend")
     if custom != DEFAULT_BACKEND:
-        return f"The task state store is {custom}, which this page cannot read"
+        return f"This page cannot read the state store backend {custom}."
     return None
 
 
 def render(request: Request, template: str, *, status: int = HTTPStatus.OK, **values: Any) -> Response:
-    """A page, with the headers that each has."""
+    """Render a page, with the security headers of every page."""
     links = Links(request.scope["root_path"], request.query_params)
     text = templates.get_template(template).render(
-        links=links, now=datetime.now(UTC), status=status, State=State, **values
+        links=links, now=datetime.now(UTC), status=status, **values
     )
     return HTMLResponse(text, status, headers=SECURITY_HEADERS)
 
 
 class Links:
     """
-    Addresses that begin with the path of ``[api] base_url``.
+    URLs for the templates. Each begins with the path of ``[api] base_url``.
 
     :param root: the path of this app.
     :param query: the query of this page.
@@ -258,7 +265,7 @@ class Links:
         return f"{self.root}/{_query(query)}"
 
     def here(self, **changes: Any) -> str:
-        """This page with other filters; without ``page`` it is the first one again."""
+        """This page with other filters. Without ``page`` it is the first page of the list."""
         kept = {name: value for name, value in self.query.items() if name in FILTERS}
         return _query(kept | changes) or "?"
 
@@ -272,7 +279,7 @@ class Links:
         return f"{self.task(row.task)}play/{row.number}"
 
     def library(self, row: JobRow) -> str | None:
-        """The job in the vendor's web app, or where to search for it; None if it was not made there."""
+        """The job in the vendor's web app, or else its library; None if the job was made at another host."""
         if row.host != wire.BASE_URL:
             return None
         try:
@@ -333,7 +340,7 @@ def _ago(then: datetime, now: datetime) -> str:
 
 
 def _tone(row: JobRow) -> int:
-    """One of six colours of the placeholder. The same name always has the same colour."""
+    """The number of one of six colours of the drawing. The same name always has the same colour."""
     return sum((row.label or row.task.task_id).encode()) % 6
 
 
@@ -344,5 +351,5 @@ templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-templates.globals["JOBS"] = JOBS
+templates.globals |= {"JOBS": JOBS, "PREVIEWS": PREVIEWS, "State": State}
 templates.filters |= {"credits": _credits, "size": _size, "length_of": _length, "ago": _ago, "tone": _tone}

@@ -1,9 +1,9 @@
 """
 The endpoint of the vendor's webhooks: ``POST …/magichour/webhooks/<connection id>``.
 
-It is the only part of this package that is open to the world. An event is believed if it is signed with the
-secret of the connection. A refusal costs no query, except for a connection id that is new to this process: a
-token bucket limits those. ``effects`` applies an event to Airflow.
+Only this part of the package is open to the world. It accepts an event if it is signed with a secret of the
+connection. A refusal costs no query, unless the connection id is new to this process; a token bucket limits
+these queries. ``effects`` applies an accepted event to Airflow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -30,13 +30,14 @@ from magichour_provider.plugin import effects
 
 log = logging.getLogger(__name__)
 
-LARGEST_BODY = 256 * 1024
+MAX_BODY_BYTES = 256 * 1024
 BODY_SECONDS = 5.0  # for the whole body
-MOST_BODIES = 256  # bodies that are read at the same time
-ANSWER_SECONDS = 1.0  # then the vendor is asked to send the event again
-REFUSAL_SECONDS = 0.1  # a refusal takes at least so long, whatever its reason
+MAX_BODIES = 256  # bodies that are read at the same time
+ANSWER_SECONDS = 1.0  # for the change in Airflow; after that, the vendor must send the event again
+REFUSAL_SECONDS = 0.1  # the least time of a refusal, so that its time does not show its reason
 KEEP_SECRETS = 60.0  # seconds
-MOST_UNKNOWN = 1000  # connection ids without a secret that this process remembers
+MAX_UNKNOWN = 1000  # connection ids without a secret that this process remembers
+# Refusals that may come before the whole body was read.
 UNREAD = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 CONN_ID = re.compile(r"[\w.\-]{1,250}", re.ASCII)
 
@@ -45,13 +46,15 @@ router = APIRouter()
 
 @router.post("/webhooks/{conn_id}")
 async def receive(conn_id: str, request: Request) -> Response:
-    """An event of the vendor. 2xx: it is accepted. Otherwise the vendor sends it again."""
-    return await door.receive(conn_id, request)
+    """Receive an event. After any status but 2xx, the vendor sends it again."""
+    return await receiver.receive(conn_id, request)
 
 
 class Refused(Exception):
     """
-    :param reason: a word for the metric and for our log; the sender learns the status only.
+    The endpoint does not accept a request.
+
+    :param reason: for the metric and the page; the sender sees only the status.
     """
 
     def __init__(self, reason: str, status: HTTPStatus = HTTPStatus.UNAUTHORIZED) -> None:
@@ -63,8 +66,10 @@ class Refused(Exception):
 @dataclass
 class TokenBucket:
     """
-    :param rate: tokens per second.
-    :param burst: tokens that it holds.
+    Limits how often something happens.
+
+    :param rate: the tokens that it gets per second.
+    :param burst: the most tokens that it holds.
     """
 
     rate: float
@@ -75,6 +80,7 @@ class TokenBucket:
         self._tokens, self._at = self.burst, self.clock()
 
     def take(self) -> bool:
+        """Take a token, if there is one."""
         now = self.clock()
         self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
         self._at = now
@@ -86,9 +92,9 @@ class TokenBucket:
 
 class Secrets:
     """
-    The secrets of the connections, each read once a minute.
+    The webhook secrets of the connections. Each connection is read once a minute.
 
-    A flood of made-up connection ids uses up the tokens. A connection whose secret is known needs none.
+    A flood of made-up connection ids uses up the tokens. A connection whose secret is known needs no token.
     """
 
     def __init__(self) -> None:
@@ -99,7 +105,7 @@ class Secrets:
 
     async def of(self, conn_id: str) -> tuple[str, ...]:
         """
-        :returns: empty if there is no such connection, or if it has no webhook secret.
+        :returns: the secrets; none if the connection does not exist or has no webhook secret.
         :raises Refused: too many connections are being read.
         """
         now = time.monotonic()
@@ -126,7 +132,7 @@ class Secrets:
         else:
             self._known.pop(conn_id, None)
             self._unknown[conn_id] = until
-            if len(self._unknown) > MOST_UNKNOWN:
+            if len(self._unknown) > MAX_UNKNOWN:
                 self._unknown.popitem(last=False)
         return secrets
 
@@ -139,20 +145,25 @@ def _read_secrets(conn_id: str) -> tuple[str, ...]:
     return webhook_secrets(connection) if connection.conn_type == CONN_TYPE else ()
 
 
-class Door:
-    """Receives the events in one process: checks them, and applies those that are right."""
+class WebhookReceiver:
+    """
+    Receives the events of one process: checks each event, and applies it.
+
+    :ivar refusals: the number of refusals for each reason.
+    """
 
     def __init__(self) -> None:
         self.secrets = Secrets()
+        self.refusals: Counter[str] = Counter()
         self._tokens = TokenBucket(rate=200, burst=1000)
         self._bodies = 0
-        self._taken: OrderedDict[str, float] = OrderedDict()  # signatures, until their events are too old
+        self._accepted: OrderedDict[str, float] = OrderedDict()  # signatures, until their events are too old
 
     async def receive(self, conn_id: str, request: Request) -> Response:
         began = time.monotonic()
         try:
             async with asyncio.timeout(BODY_SECONDS + ANSWER_SECONDS):
-                await self._take(conn_id, request)
+                await self._accept(conn_id, request)
             return Response(status_code=HTTPStatus.NO_CONTENT)
         except Refused as error:
             refused = error
@@ -161,21 +172,26 @@ class Door:
         except effects.Busy:
             refused = Refused("busy", HTTPStatus.SERVICE_UNAVAILABLE)
         except Exception:
-            log.exception("A webhook event could not be handled")
+            log.exception("Handling a webhook event failed")
             refused = Refused("failed", HTTPStatus.SERVICE_UNAVAILABLE)
-        events.refusals[refused.reason] += 1
+        self.refusals[refused.reason] += 1
         telemetry.count(f"webhooks.refused.{refused.reason.replace(' ', '_')}")
         await asyncio.sleep(began + REFUSAL_SECONDS - time.monotonic())
-        # Without this, uvicorn would read the rest of an unread body, of any length.
+        # Without this header, uvicorn would read the rest of the body, however long it is.
         headers = {"Connection": "close"} if refused.status in UNREAD else {}
         return Response(status_code=refused.status, headers=headers)
 
-    async def _take(self, conn_id: str, request: Request) -> None:
+    async def _accept(self, conn_id: str, request: Request) -> None:
+        """
+        Check and apply the event of a request.
+
+        :raises Refused: the event is not valid, or there are too many.
+        """
         timestamp = request.headers.get(events.TIMESTAMP_HEADER, "")
         signature = request.headers.get(events.SIGNATURE_HEADER, "")
         body = await self._body(request)
         secrets = await self.secrets.of(conn_id)
-        # An unknown connection takes the same time as a wrong signature, and gets the same answer.
+        # Also for an unknown connection, so that its refusal takes as long as one for a wrong signature.
         matches = [
             events.is_signed(secret, timestamp=timestamp, signature=signature, body=body)
             for secret in secrets or ("",)
@@ -187,7 +203,7 @@ class Door:
         if not any(matches) or not events.is_recent(timestamp):
             arrivals.refuse()
             raise Refused("wrong signature" if not any(matches) else "wrong time")
-        if signature in self._taken:
+        if signature in self._accepted:
             return
         try:
             event = Event.of(body)
@@ -202,7 +218,7 @@ class Door:
         telemetry.count(f"webhooks.{effect}")
 
     async def _body(self, request: Request) -> bytes:
-        if self._bodies >= MOST_BODIES:
+        if self._bodies >= MAX_BODIES:
             raise Refused("too many requests", HTTPStatus.TOO_MANY_REQUESTS)
         self._bodies += 1
         body = bytearray()
@@ -210,7 +226,7 @@ class Door:
             async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in request.stream():
                     body += chunk
-                    if len(body) > LARGEST_BODY:
+                    if len(body) > MAX_BODY_BYTES:
                         raise Refused("too large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         except TimeoutError:
             raise Refused("too slow", HTTPStatus.REQUEST_TIMEOUT) from None
@@ -222,9 +238,9 @@ class Door:
 
     def _remember(self, signature: str) -> None:
         now = time.monotonic()
-        self._taken[signature] = now + 2 * events.TOLERANCE
-        while next(iter(self._taken.values())) < now:
-            self._taken.popitem(last=False)
+        self._accepted[signature] = now + 2 * events.TOLERANCE
+        while next(iter(self._accepted.values())) < now:
+            self._accepted.popitem(last=False)
 
 
-door = Door()
+receiver = WebhookReceiver()

@@ -14,7 +14,7 @@ from typing import Any
 
 from magichour_provider.exceptions import InvalidInput
 
-LONGEST = 10 * 365 * 86_400.0  # seconds: what Airflow's dates can bear
+MAX_SECONDS = 10 * 365 * 86_400.0  # ten years: safe in Airflow's dates
 
 Check = Callable[[str, Any], Any]
 Notifier = Callable[[Any], object]  # called with the task's context, as Airflow's notifiers are
@@ -30,7 +30,7 @@ def text(field: str, value: Any) -> str:
 
 def path(field: str, value: Any) -> str:
     """Text, or an object that stands for a path."""
-    from magichour_provider.files.places import uri_of  # a DAG file without output_path does not need it
+    from magichour_provider.files.places import uri_of  # not for a DAG file without output_path
 
     return uri_of(text(field, value) if isinstance(value, str) else value)
 
@@ -68,7 +68,7 @@ def number(field: str, value: Any) -> float:
 
 def seconds(field: str, value: Any) -> float:
     found = number(field, value.total_seconds() if isinstance(value, timedelta) else value)
-    if found > LONGEST:
+    if found > MAX_SECONDS:
         raise InvalidInput.of(field, value, "is longer than ten years; give fewer seconds")
     return found
 

@@ -82,7 +82,7 @@ def ask(
     shown: Any = task_runner.SUPERVISOR_COMMS.send(question)
     if intent.mark not in shown.body or shown.assigned_users != question.assigned_users:
         log.warning(
-            "A person cannot be asked: Airflow shows the first question of a task instance, and this one "
+            "The question was not asked: Airflow still shows the first question of this task instance, which "
             "is about another paid call, or for other users"
         )
         return
@@ -114,7 +114,7 @@ def _body(intent: Intent, balance: object, timeout: float) -> str:
         f"- At stake: about **{at_stake} credits**. The account had {balance} credits at "
         f"{datetime.now(UTC):%H:%M} UTC.\n"
         f"- Connection: `{intent.conn_id}`.\n"
-        f"- {_how_to_find(intent)} Search [the library of Magic Hour]({wire.LIBRARY_URL}) for it.\n\n"
+        f"- {_how_to_find(intent)}. Search [the library of Magic Hour]({wire.LIBRARY_URL}) for it.\n\n"
         f"**If the job is there**, write its id below{tick} and choose *{ADOPT}*. Nothing is paid.\n\n"
         f"**If it is not there**, choose *{PAY_AGAIN}*. That costs about {at_stake} credits. A job that was "
         "charged can be missing for some minutes.\n\n"
@@ -123,9 +123,9 @@ def _body(intent: Intent, balance: object, timeout: float) -> str:
 
 
 def _how_to_find(intent: Intent) -> str:
-    if intent.takes_name:
-        return f"The name of such a job ends in `{intent.mark}`."
-    return f"{intent.how_to_find} ({intent.mark} is only in Airflow)."
+    if not intent.takes_name:
+        return f"{intent.how_to_find} ({intent.mark} is only in Airflow)"
+    return intent.how_to_find.replace(intent.mark, f"`{intent.mark}`")
 
 
 def _hours(seconds: float) -> str:
@@ -176,7 +176,7 @@ def answered(event: Any) -> Report | None:
 
 def unanswered(intent: Intent, timeout: float) -> SubmissionUncertain:
     return SubmissionUncertain(
-        f"nobody has answered within {_hours(timeout)} whether the job of {intent.mark} is there. Clear the "
+        f"nobody has answered within {_hours(timeout)} whether the job of {intent.mark} exists. Clear the "
         "task: it asks again",
         credits=intent.estimated_credits,
     )

@@ -1,4 +1,4 @@
-"""The record of one task instance, read once and written through. All its tries share it."""
+"""The journal: the record of one task instance, read once and written through. All its tries share it."""
 
 from __future__ import annotations
 
@@ -10,34 +10,28 @@ from typing import Any, Self
 
 import tenacity
 
-from magichour_provider.api.models import clean
 from magichour_provider.api.wire import LIBRARY_URL
 from magichour_provider.exceptions import JournalUnavailable, MagicHourError, SubmissionUncertain
+from magichour_provider.task.errors import Bill
 from magichour_provider.task.record import Ending, Intent, Outcome, PaidJob, Record, Report, mark
 from magichour_provider.task.stores import REPORTED_KEY, Store, TaskStateStore, VariableStore
+from magichour_provider.text import clean
 
 log = logging.getLogger(__name__)
 
 # Seconds for which a write is repeated while Airflow's API server is down, before and after the paid call.
-INTENT_PATIENCE = 60.0
-LONGEST_PATIENCE = 1800.0
+INTENT_WRITE_TIMEOUT = 60.0
+WRITE_TIMEOUT = 1800.0
 
 
 class Journal:
-    """
-    The record of one task instance: read once, then written through.
+    """The record of one task instance: read once, then written through."""
 
-    :param patience: seconds for which a write is repeated while Airflow's API server does not answer.
-    """
-
-    def __init__(
-        self, store: Store, *, try_number: int, max_tries: int, patience: float = LONGEST_PATIENCE
-    ) -> None:
+    def __init__(self, store: Store, *, try_number: int, max_tries: int) -> None:
         """
         :raises JournalUnavailable: the record cannot be read; nothing was sent.
         """
         self._store = store
-        self.patience = patience
         self.try_number = try_number
         self.max_tries = max_tries
         try:
@@ -50,11 +44,11 @@ class Journal:
         self.record = Record.of(written)
 
     @classmethod
-    def of(cls, context: Any, *, patience: float = LONGEST_PATIENCE) -> Self:
+    def of(cls, context: Any) -> Self:
         """The journal of the task instance that is running."""
         ti = context["ti"]
         store: Store = (TaskStateStore if "task_state_store" in context else VariableStore)(context)
-        return cls(store, try_number=ti.try_number, max_tries=ti.max_tries, patience=patience)
+        return cls(store, try_number=ti.try_number, max_tries=ti.max_tries)
 
     def reports(self, intent: Intent) -> list[Report]:
         """What others have reported about this intent, the oldest report first."""
@@ -86,7 +80,7 @@ class Journal:
             **details,
         )
         try:
-            self._write(self.record.with_intent(intent), patience=INTENT_PATIENCE)
+            self._write(self.record.with_intent(intent), INTENT_WRITE_TIMEOUT)
         except Exception as error:
             raise JournalUnavailable(
                 f"could not record that this task is about to pay ({_briefly(error)}); nothing was submitted"
@@ -94,8 +88,8 @@ class Journal:
         return intent
 
     def settle(self, intent: Intent, outcome: Outcome) -> None:
-        """Write down what became of an intent that did not get a job."""
-        self._write_if_possible(self.record.settled(intent.short_id, outcome))
+        """Write down the outcome of an intent that did not get a job."""
+        self._write_if_possible(self.record.with_outcome(intent.short_id, outcome))
 
     def record_job(self, job: PaidJob, outcome: Outcome = "job") -> bool:
         """
@@ -104,7 +98,9 @@ class Journal:
         :param outcome: of the intent that has its short id.
         :returns: False if it could not be written: then the next try does not know the job.
         """
-        return self._write_if_possible(self.record.settled(job.short_id, outcome, job.job_id).with_job(job))
+        return self._write_if_possible(
+            self.record.with_outcome(job.short_id, outcome, job.job_id).with_job(job)
+        )
 
     def is_own_delivery(self, job_id: str, output_path: str) -> bool:
         """Did an earlier try of this task instance begin to write this file? Then a file there is its own."""
@@ -156,17 +152,25 @@ class Journal:
             )
         return error.copied(f"{error}.\n{steps}")
 
-    def adopt_instructions(self, job: PaidJob) -> str:
-        """How a person records a job that this task could not record."""
+    def bill(self) -> Bill:
+        """What this task instance has paid so far."""
+        if lost := self.record.lost:
+            return Bill("unknown", lost.estimated_credits)
+        if self.record.paid and not (job := self.record.paid[-1]).is_refunded:
+            return Bill("yes", job.credits_charged, job.job_id)
+        return Bill()
+
+    def adopt_command(self, job: PaidJob) -> str:
+        """The command with which a person records a job that this task could not record."""
         nameless = {intent.short_id for intent in self.record.intents if not intent.takes_name}
         return self._store.adopt_command(job.short_id or "", job.job_id, anyway=job.short_id in nameless)
 
-    def _write(self, record: Record, patience: float = LONGEST_PATIENCE) -> None:
+    def _write(self, record: Record, timeout: float | None = None) -> None:
         """Write, and repeat a failed write for a while: Airflow's API server may be restarting."""
         tenacity.Retrying(
-            stop=tenacity.stop_after_delay(min(patience, self.patience, LONGEST_PATIENCE)),
+            stop=tenacity.stop_after_delay(WRITE_TIMEOUT if timeout is None else timeout),
             wait=tenacity.wait_exponential(0.2, max=15) + tenacity.wait_random(0, 0.5),
-            retry=tenacity.retry_if_exception(_may_pass),
+            retry=tenacity.retry_if_exception(_is_transient),
             reraise=True,
         )(self._store.set, _dumped(record))
         self.record = record
@@ -187,7 +191,7 @@ def _dumped(record: Record) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude_none=True)
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Can a repeated write succeed? Not after a 404: the running task was cleared, and has a new id."""
     detail = getattr(getattr(error, "error", None), "detail", None)
     gone = isinstance(detail, dict) and detail.get("status_code") == 404

@@ -1,9 +1,9 @@
-"""After a lost answer to a paid call: believe a report of its job, wait for a report, or ask a person."""
+"""After a lost answer to a paid call: check the reports about its job, wait for a report, or ask a person."""
 
 from __future__ import annotations
 
 import time
-from time import sleep as pause
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from magichour_provider.api.watching import JUST_CREATED
@@ -29,45 +29,48 @@ class LostAnswers:
     """
     The lost answers of one task instance.
 
-    :ivar why_not_believed: text for the end of an error: why the last report was not believed, or empty.
+    :ivar rejection: text for the end of an error: why the last report was rejected, or empty.
     """
 
     def __init__(self, operator: PaidJobOperator[Any], journal: Journal) -> None:
         self._operator = operator
         self.journal = journal
         self.log = operator.log
-        self.why_not_believed = ""
+        self.rejection = ""
 
     def adopt_reported(self) -> bool:
         """
-        Settle each intent with a lost answer for which there is a report that can be believed.
+        Settle each intent whose answer is lost, and for which there is a report that is true.
 
         :returns: whether the record has changed, so that it must be decided again whether to pay.
         """
         before = self.journal.record
         for intent in self.journal.record.adoptable:
-            # A job that is there weighs more than a person who did not find it.
+            # A job that exists takes precedence over a person who did not find it.
             for report in sorted(self.journal.reports(intent), key=lambda report: report.pay_again):
                 if report.pay_again and intent.outcome != "open":
                     continue
-                why_not = self._settle(intent, report)
+                why_not = self._apply(intent, report)
                 if why_not is None:
                     break
-                self._disbelieve(f"{report.source} of {intent.mark}: {why_not}")
+                self._reject(f"{report.source} of {intent.mark}: {why_not}")
         return self.journal.record is not before
 
     def await_report(self, lost: Intent) -> bool:
-        """With webhooks: wait for a report of the job. True if there was one, and it was believed."""
-        left = lost.at.timestamp() + self._operator.report_timeout - time.time()
+        """With webhooks: wait for a report of the job. True if a report has settled the intent."""
+        # The pauses after HTTP 429 come between the record of the call and the call.
+        sent_at = max(lost.at.timestamp(), self._operator.sent_at)
+        left = sent_at + self._operator.report_timeout - time.time()
         if not self._operator.hook.settings.webhooks or left <= 0:
             return False
         self.log.warning(
-            "The answer to the paid call of %s is lost. Waiting for a webhook's report, for at most %.0f s",
-            *(lost.mark, left),
+            "The answer to the paid call of %s is lost. Waiting for a webhook event, for at most %.0f s",
+            lost.mark,
+            left,
         )
         deadline = time.monotonic() + left
         while self.journal.record.lost and time.monotonic() < deadline:
-            pause(REPORT_INTERVAL)
+            sleep(REPORT_INTERVAL)
             try:
                 self.adopt_reported()
             except MagicHourError as error:
@@ -76,7 +79,7 @@ class LostAnswers:
         return self.journal.record.lost is None
 
     def ask_a_person(self, context: Context, lost: Intent) -> None:
-        """Park the task until a person says what became of the lost answer."""
+        """Park the task until a person says whether the lost call made a job."""
         self.log.warning(
             "The answer to the paid call of %s is lost, and the task was cleared. A person is asked: see "
             "Required Actions in Airflow's UI",
@@ -100,19 +103,19 @@ class LostAnswers:
             if answer is None:
                 raise ask.unanswered(lost, self._operator.question_timeout)
             what = "pay again" if answer.pay_again else f"adopt {answer.job_id}"
-            anyway = ", whatever its name" if answer.anyway else ""
+            anyway = " (adopt anyway)" if answer.anyway else ""
             self.log.warning("%s answered about %s: %s%s", answer.source, lost.mark, what, anyway)
-            why_not = self._settle(lost, answer)
+            why_not = self._apply(lost, answer)
         except InvalidInput as error:
             why_not = str(error)
         if why_not is not None:
             raise ask.not_usable(lost, why_not)
 
-    def _settle(self, intent: Intent, report: Report) -> str | None:
+    def _apply(self, intent: Intent, report: Report) -> str | None:
         """
         Check a report, and settle the intent if the report is true.
 
-        :returns: why the report is not believed, or None.
+        :returns: why the report is rejected, or None.
         :raises RequestFailed: the API could not be asked now.
         :raises JournalUnavailable: the report is true, and could not be recorded; a retry reads it again.
         """
@@ -136,7 +139,7 @@ class LostAnswers:
         adopted = intent.made(job.job_id, at=intent.at, credits_charged=job.credits_charged)
         if not self.journal.record_job(adopted, outcome="adopted"):
             raise JournalUnavailable(
-                f"that job {job.job_id} is adopted could not be recorded; this try has submitted nothing",
+                f"the adoption of job {job.job_id} could not be recorded; this try has submitted nothing",
                 job_id=job.job_id,
                 charged="yes",
                 credits=job.credits_charged,
@@ -145,23 +148,24 @@ class LostAnswers:
 
     def _without_answer(self, intent: Intent, report: Report, failed: RequestFailed) -> str:
         """
-        The vendor does not show the job now: that is no proof that there is none.
+        The API does not return the job now. That does not prove that the job does not exist.
 
-        :raises RequestFailed: it may show it soon; a report is not thrown away because the API is busy.
+        :raises RequestFailed: the API may return it later; the report is kept.
         """
-        # The vendor's own event may be sooner than its answers.
-        is_early = report.source == "webhook" and time.time() - intent.at.timestamp() < JUST_CREATED
+        # A webhook event can arrive before the API returns the job.
+        reported_at = (report.at or intent.at).timestamp()
+        is_early = report.source == "webhook" and time.time() - reported_at < JUST_CREATED
         if failed.retryable or not failed.by_vendor or (is_early and failed.status_code == 404):
             raise failed.copied(retryable=True, charged="unknown", credits=intent.estimated_credits)
         if intent.outcome == "refused" and report.source == "webhook" and report.conn_id == intent.conn_id:
-            # The vendor has said that no job was made, and has signed that one was: a person decides.
+            # The API said that no job was made, but a signed event says that there is one: a person decides.
             self.journal.settle(intent, "open")
             if self.journal.record.lost is None:  # not recorded: the next step would pay
                 raise failed.copied(retryable=True, charged="unknown", credits=intent.estimated_credits)
         return str(failed)
 
-    def _disbelieve(self, why: str) -> None:
-        ending = f". What was reported is not believed: {why}"
-        if ending != self.why_not_believed:
-            self.log.warning("A report is not believed: %s", why)
-        self.why_not_believed = ending
+    def _reject(self, why: str) -> None:
+        ending = f". The report about it is rejected: {why}"
+        if ending != self.rejection:
+            self.log.warning("A report is rejected: %s", why)
+        self.rejection = ending

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from magichour_provider.api.events import short_id_of
 from magichour_provider.api.jobs import JobType
 from magichour_provider.api.models import Job
-from magichour_provider.api.watching import JUST_CREATED, submission_time
+from magichour_provider.api.watching import JUST_CREATED
 from magichour_provider.exceptions import (
     JobCanceled,
     JobDeleted,
@@ -31,13 +31,15 @@ from magichour_provider.exceptions import (
     SubmissionUncertain,
 )
 
-KEY = "magichour_journal"  # under which the record is kept
+KEY = "magichour_journal"  # the key of the record in Airflow's store
 CLOCK_SKEW = 600.0  # seconds by which the vendor's clock may be behind ours
-LONGEST_SUBMIT = 3600.0  # seconds from an intent to its job, with all pauses and the vendor's clock ahead
+# Seconds from the last moment at which a call may be sent to its job: the call itself, and the vendor's clock
+# ahead of ours.
+MAX_SUBMIT_SECONDS = 3600.0
 KEPT = 20  # jobs, and intents that are settled
 
-# What became of an intent. "refused": the vendor says that no job was made, and only the next try believes
-# it. "adopted" and "paid_again" settle an intent whose answer was lost.
+# The outcome of an intent. "refused": the API answered 502 or 503 and says that no job was made. This try
+# fails, and the next try may submit again. "adopted" and "paid_again" settle an intent whose answer was lost.
 Outcome = Literal["open", "job", "no_job", "refused", "adopted", "paid_again"]
 
 
@@ -58,6 +60,7 @@ class Intent(_Entry):
     job_type: JobType = "video"
     output_path: str | None = None
     estimated_credits: float | None = None
+    rate_limit_timeout: float = 0.0  # seconds for which the call may be repeated before the API takes it
     name: str | None = None
     takes_name: bool = True
     outcome: Outcome = "open"
@@ -72,7 +75,7 @@ class Intent(_Entry):
         """How a person finds the job in the vendor's library, as a sentence without a full stop."""
         if not self.takes_name:
             return (
-                "Such a job takes no name, so it cannot be found by one: it is the one that was made at "
+                "Jobs of this tool have no name. Look for the job that was created at "
                 f"{self.at:%Y-%m-%d %H:%M:%S} UTC"
             )
         return f"The name of such a job ends in {self.mark}"
@@ -115,6 +118,10 @@ class Ending(_Entry):
     error_code: str | None = None
     error_message: str | None = None
 
+    @property
+    def is_refunded(self) -> bool:
+        return self.status in ("error", "canceled")
+
 
 class PaidJob(_Entry):
     """
@@ -142,9 +149,9 @@ class PaidJob(_Entry):
 
     @property
     def is_refunded(self) -> bool:
-        return self.ended is not None and self.ended.status in ("error", "canceled")
+        return self.ended is not None and self.ended.is_refunded
 
-    def submitted_lately(self, now: float) -> float | None:
+    def recent_submission_time(self, now: float) -> float | None:
         """When it was submitted, in seconds since the epoch, while the API may not know it yet."""
         return self.submitted_at.timestamp() if self.submitted_at and self.age(now) < JUST_CREATED else None
 
@@ -185,14 +192,15 @@ class Report(_Entry):
         """Why this job is not the one that the intent paid for, or None if it is."""
         if self.conn_id is not None and self.conn_id != intent.conn_id:
             return f"it was reported for the connection {self.conn_id}, and paid for with {intent.conn_id}"
-        # The vendor has signed that this is the name, also where its answer now leaves the name out.
+        # A signed webhook event had the right name, even if the API's answer has no name.
         is_signed = self.source == "webhook" and job.name is None
         if short_id_of(job.name or "") != intent.short_id and not self.anyway and not is_signed:
             return f"its name does not end in {intent.mark}"
-        created_at = submission_time(job)
+        created_at = job.creation_time
         if created_at is not None and created_at < intent.at.timestamp() - CLOCK_SKEW:
             return f"it was made at {job.created_at}, before the paid call was sent"
-        if created_at is not None and created_at > intent.at.timestamp() + LONGEST_SUBMIT:
+        latest = intent.at.timestamp() + intent.rate_limit_timeout + MAX_SUBMIT_SECONDS
+        if created_at is not None and created_at > latest and not self.anyway:
             return f"it was made at {job.created_at}, long after the paid call was sent"
         return None
 
@@ -242,7 +250,7 @@ class Record(_Entry):
         """
         Intents whose job may still be found, latest first.
 
-        One that was refused, or that a person gave up, until another call has paid.
+        These are the open, refused and paid_again intents that are newer than the latest intent with a job.
         """
         found: list[Intent] = []
         for intent in reversed(self.intents):
@@ -275,7 +283,7 @@ class Record(_Entry):
         ordered = sorted([*kept, intent], key=lambda known: known.at)
         return self.model_copy(update={"intents": tuple(ordered)})
 
-    def settled(self, short_id: str | None, outcome: Outcome, job_id: str | None = None) -> Record:
+    def with_outcome(self, short_id: str | None, outcome: Outcome, job_id: str | None = None) -> Record:
         """The record with this outcome of the intent."""
         intent = next((known for known in self.intents if known.short_id == short_id), None)
         if intent is None or (intent.outcome == "adopted" and intent.job_id == job_id):

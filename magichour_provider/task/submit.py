@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from magichour_provider.task import runtime
-from magichour_provider.task.wait import JobMixin, ending_of, event_job_id
+from magichour_provider import task as runtime
+from magichour_provider.task.wait import JobMixin, ending_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from magichour_provider.api.client import MagicHourClient
     from magichour_provider.api.inputs import Inputs
     from magichour_provider.api.models import Job, Submission
-    from magichour_provider.api.wire import Call
-    from magichour_provider.exceptions import InsufficientCredits, MagicHourError, RequestFailed
+    from magichour_provider.exceptions import MagicHourError, RequestFailed
     from magichour_provider.task.arguments import Check, Notifier
     from magichour_provider.task.journal import Journal
     from magichour_provider.task.lost_answer import LostAnswers
-    from magichour_provider.task.record import PaidJob
+    from magichour_provider.task.record import Intent, PaidJob
 
 InputsT = TypeVar("InputsT", bound="Inputs")
 
-LONGEST_NAME = 200  # characters before the mark, which must not be cut off
+MAX_NAME = 200  # characters before the mark, which must not be truncated
 
 
 class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
@@ -53,21 +54,21 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     :param wait_for_completion: if False, return as soon as the job is submitted.
     :param timeout: seconds to wait, for each try; default 3600. After that the job continues, and a retry
         picks it up. Templated.
-    :param poll_interval: seconds between two polls; default: the connection's, or timed from render times.
+    :param poll_interval: seconds between two polls; default: the connection's, or chosen from render times.
         Templated.
     :param rate_limit_timeout: seconds for which an upload or the paid call is repeated while the API answers
         429 (too many requests); default 300, 0 is off.
     :param multiple_outputs: each value of the result is an XCom of its own too, so that
         ``task.output["job_id"]`` works.
-    :param report_timeout: if the answer to the paid call is lost and the connection has webhooks: seconds
-        since that call in which the task waits for the webhook's report; default 900, 0 is off.
-    :param question_timeout: after a lost answer, and after the task was cleared: seconds that a person has to
-        answer the question of the task; default 43200 (12 h). Airflow 3.3.
-    :param question_notifiers: Airflow's notifiers, or functions. They are called with the context when such a
-        question is there, since Airflow calls no callback of a task that waits for an answer.
+    :param report_timeout: how long the task waits for a webhook event after a lost answer, in seconds since
+        the paid call; default 900, 0 is off. Needs a connection with webhooks.
+    :param question_timeout: after a lost answer, and after the task was cleared: seconds to wait for a
+        person's answer to the task's question; default 43200 (12 h). Needs Airflow 3.3.
+    :param question_notifiers: Airflow's notifiers, or functions. They are called with the context when the
+        task asks this question, because Airflow calls no callback of a task that waits for an answer.
     :param assigned_users: who may answer the question, ``{"id": …, "name": …}`` each; default: all who may
         edit task instances of the DAG.
-    :raises MagicHourError: every error is one of this package and of Airflow at once. An error that no retry
+    :raises MagicHourError: every error is also an Airflow exception. An error that no retry
         can overcome is an ``AirflowFailException``: invalid input, a refused request such as HTTP 402 or 422
         (nothing charged), a permanent job error (refunded), ``SubmissionUncertain`` (it is not known whether
         it was charged; the message says what to do). The other errors use the task's retries. A retry costs
@@ -89,8 +90,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     question_timeout: float
     question_notifiers: list[Notifier]
     assigned_users: list[dict[str, str]]
-    _render_class: tuple[str | None, float | None] = (None, None)  # not known for a resumed job
+    _render_profile: tuple[str | None, float | None] = (None, None)  # not known for a resumed job
     _is_paused = False
+    sent_at = 0.0  # when this try last sent the paid call, in seconds since the epoch
     ui_color = "#efe7fb"
 
     def __init__(
@@ -117,7 +119,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.output_path = output_path
         self.replace = replace  # type: ignore[assignment] # until check_arguments
         self.max_credits = max_credits
-        self.limited = max_credits is not None
+        self.has_credit_limit = max_credits is not None
         self.magichour_conn_id = magichour_conn_id  # type: ignore[assignment]
         self.deferrable = deferrable  # type: ignore[assignment]
         self.wait_for_completion = wait_for_completion
@@ -156,15 +158,6 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         """Fill in, free of charge, what the user left out on purpose. Not called for a resumed job."""
         return inputs
 
-    def paid_call(self, inputs: InputsT, uploaded: Mapping[str, str], name: str) -> Call[Submission]:
-        """
-        The call that pays.
-
-        :param uploaded: by field of ``inputs.uploads()``, the ``api-assets/`` path.
-        :param name: for the job, if it takes one.
-        """
-        raise NotImplementedError
-
     def validate_static_fields(self) -> None:
         """At DAG parse: check all values, except those from a template or from another task."""
         with self.at_parse_time():
@@ -172,7 +165,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def _check_all(self) -> InputsT:
         self.check_arguments()
-        if self.limited and self.max_credits is None:
+        if self.has_credit_limit and self.max_credits is None:
             raise runtime.exceptions.InvalidInput.of(
                 "max_credits", None, "is empty; a limit that comes from a template or a task must be a number"
             )
@@ -188,14 +181,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def execute(self, context: Context) -> dict[str, Any]:
         with self.as_airflow_errors():
-            journal = self._read_journal(context)
-            inputs = self._check_all()
-            journal.patience = self.timeout
-            self.push_watch_link(context)
-            answers = runtime.LostAnswers(self, journal)
-            answers.adopt_reported()
-            if lost := journal.record.lost:
-                if lost.is_cleared_since(journal.max_tries) and runtime.ask.is_possible(context):
+            answers, inputs = self._begin(context)
+            if lost := answers.journal.record.lost:
+                if lost.is_cleared_since(answers.journal.max_tries) and runtime.ask.is_possible(context):
                     answers.ask_a_person(context, lost)
                 answers.await_report(lost)
             return self._pay_and_wait(context, answers, inputs)
@@ -210,26 +198,22 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         :param deadline: until when a person may answer, in seconds since the epoch.
         """
         with self.as_airflow_errors():
-            journal = self._read_journal(context)
-            inputs = self._check_all()
-            journal.patience = self.timeout
-            answers = runtime.LostAnswers(self, journal)
-            answers.adopt_reported()
-            lost = journal.record.lost
+            answers, inputs = self._begin(context)
+            lost = answers.journal.record.lost
             if lost is not None and lost.short_id == short_id:
                 answers.apply(lost, event, deadline)
             return self._pay_and_wait(context, answers, inputs)
 
-    def _read_journal(self, context: Context) -> Journal:
-        """Before all else: an error of what follows says whether this task has paid."""
-        self._charged = "unknown" if context["ti"].try_number > 1 else "no"
-        journal = runtime.Journal.of(context)
-        self._charged = "no"
-        if lost := journal.record.lost:
-            self._charged, self._credits = "unknown", lost.estimated_credits
-        elif journal.record.paid and not (job := journal.record.paid[-1]).is_refunded:
-            self._charged, self._credits, self._job_id = "yes", job.credits_charged, job.job_id
-        return journal
+    def _begin(self, context: Context) -> tuple[LostAnswers, InputsT]:
+        """Read the journal before any other step, so that every later error can say what was paid."""
+        self.bill = runtime.errors.Bill("unknown" if context["ti"].try_number > 1 else "no")
+        journal = runtime.journal.Journal.of(context)
+        self.bill = journal.bill()
+        inputs = self._check_all()
+        self.push_watch_link(context)
+        answers = runtime.lost_answer.LostAnswers(self, journal)
+        answers.adopt_reported()
+        return answers, inputs
 
     def _pay_and_wait(self, context: Context, answers: LostAnswers, inputs: InputsT) -> dict[str, Any]:
         journal = answers.journal
@@ -237,20 +221,25 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         try:
             job = self._resumable(context, answers, inputs)
             if job is None:
-                whole, uploaded = self._prepare(context, inputs)
+                complete, uploaded = self._prepare(context, inputs)
                 # Meanwhile the job of an earlier call may have been reported.
                 if answers.adopt_reported():
                     job = self._resumable(context, answers, inputs)
             if job is None:
-                job, is_new = self._submit(context, journal, inputs, whole, uploaded), True
+                fingerprint = inputs.fingerprint()
+                job, is_new = self._submit(journal, fingerprint, complete, uploaded), True
         except runtime.exceptions.SubmissionUncertain:
             if (lost := journal.record.lost) and answers.await_report(lost):
                 return self._pay_and_wait(context, answers, inputs)
             raise
-        self.push_link(context, job.job_id)
+        except BaseException:
+            if self.bill.charged == "no":
+                self._release_target(context)
+            raise
+        self.push_job_link(context, job.job_id)
         if not self.wait_for_completion:
             if is_new:
-                runtime.telemetry.charged(job.credits_charged)  # this task does not see the end
+                runtime.telemetry.count_charged(job.credits_charged)  # this task does not see the end
             return {"job_id": job.job_id, "status": "queued", "credits_charged": job.credits_charged}
         return self._wait(context, job, just_submitted=is_new)
 
@@ -266,7 +255,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             self._record_failure(context, journal, answer)
         host = self.hook.settings.base_url
         try:
-            job = runtime.decide(
+            job = runtime.record.decide(
                 journal.record,
                 fingerprint,
                 host=host,
@@ -279,13 +268,13 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             runtime.exceptions.JobDeleted,
             runtime.exceptions.JobMismatch,
         ) as error:
-            raise journal.with_instructions(error.copied(f"{error}{answers.why_not_believed}")) from error
+            raise journal.with_instructions(error.copied(f"{error}{answers.rejection}")) from error
         if job is None:
-            self._charged, self._credits, self._job_id = "no", None, None  # of what is paid for now
+            self.bill = runtime.errors.Bill()
             return None
-        self.log.info("Job %s was paid for by an earlier try: it is picked up, nothing is paid", job.job_id)
-        # Complete the record of a job that a person adopted. With the new ``max_tries``, only a later Clear
-        # counts as the person's wish to pay again.
+        self.log.info("Job %s was paid for by an earlier try: this try pays nothing", job.job_id)
+        # Complete the record of a job that a person adopted. Store the current ``max_tries`` too: then only a
+        # later Clear counts as permission to pay again.
         job = job.model_copy(
             update={
                 "host": host,
@@ -295,7 +284,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 "max_tries": journal.max_tries,
             }
         )
-        self._charged, self._credits = "yes", job.credits_charged
+        self.bill = runtime.errors.Bill("yes", job.credits_charged, job.job_id)
         journal.record_job(job)
         return job
 
@@ -316,73 +305,101 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     # --- paying ---
 
     def _submit(
-        self, context: Context, journal: Journal, asked: InputsT, inputs: InputsT, uploaded: dict[str, str]
+        self, journal: Journal, fingerprint: dict[str, str], inputs: InputsT, uploaded: dict[str, str]
     ) -> PaidJob:
         """
-        :param asked: what the task asks for, by which its next try knows the job again.
-        :param inputs: the same, complete.
+        :param fingerprint: of the inputs before ``complete``; the next try finds the job by it.
+        :param inputs: the inputs after ``complete``; they are sent.
         """
         client = self.hook.client  # made here: what can fail must fail before the intent is written
-        self._render_class = inputs.render_class
-        name = (inputs.name or f"{self.dag_id}.{self.task_id}")[:LONGEST_NAME]
+        self._render_profile = inputs.render_profile
+        name = (inputs.name or f"{self.dag_id}.{self.task_id}")[:MAX_NAME]
         intent = journal.record_intent(
             name=name if inputs.takes_name else None,
-            inputs=asked.fingerprint(),
+            inputs=fingerprint,
             host=self.hook.settings.base_url,
             conn_id=self.magichour_conn_id,
             job_type=self.job_type,
             output_path=self.output_path,
             estimated_credits=inputs.estimated_credits,
+            rate_limit_timeout=self.rate_limit_timeout,
         )
         self.name = intent.name
-        self._charged, self._credits = "unknown", inputs.estimated_credits
+        submission = self._send(client, journal, intent, inputs, uploaded)
+        if self.poll_interval is None and self.hook.settings.poll_interval is None:
+            self.poll_interval = submission.poll_interval
+        job = intent.made(submission.job_id, at=datetime.now(UTC), credits_charged=submission.credits_charged)
+        self.log.info(
+            "Submitted job %s %s, %s credits charged (an estimate until it is complete)",
+            job.job_id,
+            intent.mark,
+            "?" if job.credits_charged is None else f"{job.credits_charged:g}",
+        )
+        self._record(journal, job)
+        runtime.telemetry.count_submitted(submission.credits_charged)
+        return job
+
+    def _send(
+        self,
+        client: MagicHourClient,
+        journal: Journal,
+        intent: Intent,
+        inputs: InputsT,
+        uploaded: dict[str, str],
+    ) -> Submission:
+        """
+        Send the paid call. If it made no job, settle its intent.
+
+        :raises SubmissionUncertain: a job may have been made; the intent stays open.
+        """
+        self.bill = runtime.errors.Bill("unknown", inputs.estimated_credits)
         self._is_paused = True  # until the client sends
         try:
-            submission = client.submit(
-                self.paid_call(inputs, uploaded, str(intent.name)),
+            return client.submit(
+                runtime.wire.paid_call(inputs, uploaded, intent.name),
                 retry_429_seconds=self.rate_limit_timeout,
                 pausing=self._set_paused,
             )
         except runtime.exceptions.SubmissionUncertain as error:
             raise journal.with_instructions(error.copied(f"{error}. {intent.how_to_find}")) from error
         except runtime.exceptions.MagicHourError as error:
-            self._charged = "no"
-            self._release_target(context)
-            # The vendor says that no job was made. A gateway can say so too: only the next try believes it.
-            refused = isinstance(error, runtime.exceptions.RequestFailed) and error.on_vendors_word
+            self.bill = runtime.errors.Bill()
+            # The vendor says that no job was made. A gateway can say so too, so only the next try may pay.
+            refused = isinstance(error, runtime.exceptions.RequestFailed) and error.no_job_unproven
             journal.settle(intent, "refused" if refused else "no_job")
-            if isinstance(error, runtime.exceptions.InsufficientCredits):
-                raise self._with_balance(error, inputs) from error
-            if isinstance(error, runtime.exceptions.InvalidRequest) and (hint := inputs.hint()):
-                raise error.copied(f"{error}. {hint}") from error
+            if advice := self._advice(error, inputs):
+                raise error.copied(f"{error}. {advice}") from error
             raise
         except BaseException as error:
             if self._is_paused:  # nothing was sent, or all that was sent was refused
-                self._charged = "no"
+                self.bill = runtime.errors.Bill()
                 journal.settle(intent, "no_job")
             elif isinstance(error, Exception):  # a fault of ours must not hide what was sent
                 raise journal.with_instructions(
                     runtime.exceptions.SubmissionUncertain(
                         f"the paid call was sent, and its answer was not understood: {type(error).__name__}: "
-                        f"{runtime.models.clean(str(error))}. "
+                        f"{runtime.errors.clean(str(error))}. "
                         f"A job may have been made and charged. {intent.how_to_find}"
                     )
                 ) from error
             raise
-        if self.poll_interval is None and self.hook.settings.poll_interval is None:
-            self.poll_interval = submission.poll_interval
-        job = intent.made(submission.job_id, at=datetime.now(UTC), credits_charged=submission.credits_charged)
-        self.log.info(
-            "Submitted job %s %s, %s credits charged (an estimate until it is complete)",
-            *(job.job_id, intent.mark, "?" if job.credits_charged is None else f"{job.credits_charged:g}"),
-        )
-        self._record(journal, job)
-        runtime.telemetry.submitted(submission.credits_charged)
-        return job
+
+    def _advice(self, error: MagicHourError, inputs: InputsT) -> str:
+        """What only this task knows about a refusal."""
+        if isinstance(error, runtime.exceptions.InsufficientCredits):
+            estimate = inputs.estimated_credits
+            needed = "an unknown number" if estimate is None else f"about {estimate}"
+            return f"The account has {self.balance()} credits, {inputs.description} needs {needed}"
+        return inputs.hint() if isinstance(error, runtime.exceptions.InvalidRequest) else ""
 
     def _set_paused(self, is_paused: bool) -> None:
-        """A pause begins or ends. In it, no call is under way, and no job was made."""
+        """
+        The client calls this when a pause between two attempts begins, and before each attempt. During a
+        pause no call is in progress, and no job exists.
+        """
         self._is_paused = is_paused
+        if not is_paused:
+            self.sent_at = time.time()
 
     def on_kill(self) -> None:
         """
@@ -402,61 +419,61 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
         :raises JournalUnavailable: the next try does not know the job; a person can adopt it, free of charge.
         """
-        self._job_id, self._charged, self._credits = job.job_id, "yes", job.credits_charged
-        self._adopt_instructions = journal.adopt_instructions(job)
+        paid = runtime.errors.Bill("yes", job.credits_charged, job.job_id)
+        self.bill = replace(paid, adopt_command=journal.adopt_command(job))
         if not journal.record_job(job):
             raise runtime.exceptions.JournalUnavailable(
                 "Airflow did not store the record of this task", retryable=False
             )
-        self._adopt_instructions = None
+        self.bill = paid
 
     def _prepare(self, context: Context, inputs: InputsT) -> tuple[InputsT, dict[str, str]]:
         """The free steps before the paid call. They may be repeated."""
         self._refuse_shared_target(context)
         if self.output_path is not None:
-            runtime.Target(self.output_path, self.replace).check()
-        sources = [runtime.Source.find(*asset) for asset in inputs.uploads()]
+            runtime.storage.Target(self.output_path, self.replace).check()
+        sources = [runtime.storage.Source.find(*asset) for asset in inputs.uploads()]
         for source in sources:
-            runtime.media.check_media_type(source)
+            runtime.signatures.check_media_type(source)
         inputs = self.complete(inputs)
         for warning in inputs.warnings():
             self.log.warning(warning)
-        self._hold_limit(inputs)
+        self._check_credit_limit(inputs)
         uploaded: dict[str, str] = {}
         if sources:
             self.log.info("Uploading %s", " and ".join(f"{s.uri} ({s.size} bytes)" for s in sources))
             paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
             uploaded = {source.field: path for source, path in zip(sources, paths, strict=True)}
         if self.output_path is not None:
-            runtime.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
+            runtime.storage.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
         return inputs, uploaded
 
-    def _hold_limit(self, inputs: InputsT) -> None:
+    def _check_credit_limit(self, inputs: InputsT) -> None:
         """
         :raises CreditLimitExceeded: the estimate is above ``max_credits``.
         :raises InvalidInput: there is a limit, and no estimate to compare with it.
         """
         estimate = inputs.estimated_credits
         if estimate is None:
-            self.log.info("No estimate for %s: %s", inputs.description, inputs.price)
+            self.log.info("No estimate for %s: %s", inputs.description, inputs.price.text)
             if self.max_credits is not None:
                 raise runtime.exceptions.InvalidInput.of(
                     "max_credits",
                     self.max_credits,
-                    f"cannot be checked for {inputs.description}: {inputs.price}; give estimated_credits, "
-                    "which is then compared with it. Nothing was submitted",
+                    f"cannot be checked for {inputs.description}: {inputs.price.text}; give "
+                    "estimated_credits, which is then compared with it. Nothing was submitted",
                 )
             return
-        self.log.info("Estimate: %s credits for %s, %s", estimate, inputs.description, inputs.price)
+        self.log.info("Estimate: %s credits for %s, %s", estimate, inputs.description, inputs.price.text)
         if self.max_credits is not None and estimate > float(self.max_credits):
             raise runtime.exceptions.CreditLimitExceeded(
                 f"max_credits={self.max_credits:g}: {inputs.description} is estimated at {estimate} credits, "
-                f"{inputs.price}; raise the limit or shorten it. Nothing was submitted",
+                f"{inputs.price.text}; raise the limit, or make the input shorter. Nothing was submitted",
                 credits=estimate,
             )
 
     def _refuse_shared_target(self, context: Context) -> None:
-        """If all mapped tasks have one file, only one can deliver it, and the others pay for nothing."""
+        """Refuse one file for all mapped tasks: one task could write it, and the others would pay in vain."""
         if (
             (-1 if context["ti"].map_index is None else context["ti"].map_index) < 0
             or self.replace
@@ -475,14 +492,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     def _release_target(self, context: Context) -> None:
         """This task has no job that makes the file, so another task may make it."""
         if self.output_path is not None:
-            runtime.Target(self.output_path, self.replace).release(_owner(context))
-
-    def _with_balance(self, error: InsufficientCredits, inputs: InputsT) -> MagicHourError:
-        estimate = inputs.estimated_credits
-        needed = "an unknown number" if estimate is None else f"about {estimate}"
-        return error.copied(
-            f"{error}. The account has {self.balance()} credits, {inputs.description} needs {needed}"
-        )
+            runtime.storage.Target(self.output_path, self.replace).release(_owner(context))
 
     def balance(self) -> object:
         """The account's credits, or words for a message if the API does not say."""
@@ -494,32 +504,32 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     # --- waiting ---
 
     def _wait(self, context: Context, job: PaidJob, *, just_submitted: bool) -> dict[str, Any]:
-        mode, clip_seconds = self._render_class
-        how: dict[str, Any] = {
+        mode, clip_seconds = self._render_profile
+        options: dict[str, Any] = {
             "mode": mode,
             "clip_seconds": clip_seconds,
             "deadline": self.deadline(),
-            "submitted_at": job.submitted_lately(time.time()),
+            "submitted_at": job.recent_submission_time(time.time()),
             "poll_interval": self.poll_interval,
         }
         if self.deferrable:
             # A webhook finds the task by its journal in the task state store.
-            self.defer_until_ended(job.job_id, **how, expects_event="task_state_store" in context)
+            self.defer_until_ended(job.job_id, **options, expects_event="task_state_store" in context)
         observer = runtime.telemetry.PollObserver(self.log, self.job_type, from_the_start=just_submitted)
-        self.hook.client.wait(job.job_id, self.job_type, **how, listener=observer)
+        self.hook.client.wait(job.job_id, self.job_type, **options, listener=observer)
         return self.collect_result(context, job.job_id)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """The task was resumed by the event of the trigger, or by a webhook."""
         with self.as_airflow_errors():
-            self._charged = "yes"  # whatever comes next
-            self._job_id = event_job_id(event)
+            self.bill = runtime.errors.Bill("yes")  # every later error must say so
+            job_id = runtime.triggers.job_id_of(event)
             paid = None
             with runtime.telemetry.best_effort("What the job costs could not be read"):
-                paid = runtime.Journal.of(context).record.job(self._job_id)
-            self._credits = paid.credits_charged if paid else None
+                paid = runtime.journal.Journal.of(context).record.job(job_id)
+            self.bill = runtime.errors.Bill("yes", paid.credits_charged if paid else None, job_id)
             if event.get("source") == "webhook":
-                self._wait_unless_ended(self._job_id, paid)
+                self._wait_unless_ended(job_id, paid)
         return super().execute_complete(context, event)
 
     def _wait_unless_ended(self, job_id: str, paid: PaidJob | None) -> None:
@@ -531,7 +541,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             self.defer_until_ended(
                 job_id,
                 deadline=self.deadline(),
-                submitted_at=paid.submitted_lately(time.time()) if paid else None,
+                submitted_at=paid.recent_submission_time(time.time()) if paid else None,
                 poll_interval=self.poll_interval,  # type: ignore[arg-type] # it is checked
             )
 
@@ -542,9 +552,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             self._release_target(context)
             raise
 
-    def job_name(self, context: Context) -> str:
+    def job_label(self, context: Context) -> str:
         try:
-            jobs = runtime.Journal.of(context).record.jobs
+            jobs = runtime.journal.Journal.of(context).record.jobs
         except runtime.exceptions.MagicHourError:
             return "its job"
         return f"job {jobs[-1].job_id}" if jobs else "its job"

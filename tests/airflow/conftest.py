@@ -66,13 +66,13 @@ def submit(emulator: Emulator) -> Callable[[], str]:
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client's own retries follow at once; a Retry-After is still honoured."""
-    monkeypatch.setattr("magichour_provider.api.flows.backoff", lambda _: 0.0)
+    monkeypatch.setattr("magichour_provider.api.retries.backoff", lambda _: 0.0)
 
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that cannot be written is not written again for minutes."""
-    monkeypatch.setattr("magichour_provider.task.journal.LONGEST_PATIENCE", 0.5)
+    monkeypatch.setattr("magichour_provider.task.journal.WRITE_TIMEOUT", 0.5)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from harness import both_modes
 import magichour_provider
 from magichour_provider.api.client import MagicHourClient
 from magichour_provider.api.integrity import DownloadValidator
-from magichour_provider.exceptions import SubmissionUncertain
+from magichour_provider.exceptions import JournalUnavailable, SubmissionUncertain
 from magichour_provider.files import media
 from magichour_provider.files.storage import Source, Target
 from magichour_provider.operators import TalkingPhotoOperator
@@ -60,7 +60,7 @@ STEPS_BEFORE_PAYING = [
 STEPS_WITH_A_JOB = [
     (Journal, "record_job"),
     (TalkingPhotoOperator, "_submit"),
-    (TalkingPhotoOperator, "push_link"),
+    (TalkingPhotoOperator, "push_job_link"),
     (Journal, "record_delivery"),
     (DownloadValidator, "feed"),  # a part of the video is on disk
     (DownloadValidator, "close"),
@@ -97,7 +97,7 @@ def test_a_death_after_any_step_costs_one_charge_and_the_video_is_delivered(
 
 
 @both_modes
-@pytest.mark.parametrize(("owner", "step"), [(DownloadValidator, "close"), (media, "of_file")])
+@pytest.mark.parametrize(("owner", "step"), [(DownloadValidator, "close"), (media, "duration_of_file")])
 def test_a_death_after_a_step_that_a_voice_has_of_its_own_costs_one_charge_and_it_is_delivered(
     airflow: Airflow,
     emulator: Emulator,
@@ -137,6 +137,31 @@ def test_an_end_while_the_api_is_busy_leaves_nothing_uncertain(
     assert ended == [end]
     assert run.state() == "success", run.errors()
     assert emulator.charges() == 1
+
+
+def ended_by_airflow(operator: TalkingPhotoOperator, is_paused: bool) -> None:
+    if is_paused:
+        raise AirflowTaskTimeout
+
+
+def not_recorded(*_: Any, **__: Any) -> None:
+    raise JournalUnavailable("Airflow's API server is away")
+
+
+@pytest.mark.parametrize(
+    ("owner", "step", "broken"),
+    [(TalkingPhotoOperator, "_set_paused", ended_by_airflow), (Journal, "record_intent", not_recorded)],
+)
+def test_a_try_that_ends_before_it_has_sent_anything_leaves_the_file_to_others(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, owner: type, step: str, broken: Any
+) -> None:
+    emulator.fault("create", status=429)
+    monkeypatch.setattr(owner, step, broken)
+    folder = airflow.folder / "out"
+    folder.mkdir()
+    run = airflow.video(output_path=str(folder / "video.mp4"))
+    assert run.state() == "failed"
+    assert list(folder.iterdir()) == []
 
 
 @both_modes

@@ -9,7 +9,6 @@ from harness import both_modes
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api import wire
-from magichour_provider.task.journal import Journal
 from magichour_provider.task.record import Record
 from magichour_provider.task.stores import TaskStateStore
 
@@ -81,7 +80,7 @@ def test_a_task_that_has_paid_never_says_that_it_was_not_charged(
     with monkeypatch.context() as away:
         away.setattr(TaskStateStore, "get", broken_read)
         run.clear()
-        assert "Whether it was charged is not known" in run.errors()[0]
+        assert "It is not known whether this was charged" in run.errors()[0]
     with monkeypatch.context() as without:
         without.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", '{"conn_type": "magichour"}')
         run.clear()
@@ -91,14 +90,14 @@ def test_a_task_that_has_paid_never_says_that_it_was_not_charged(
 def test_a_fault_of_ours_before_the_paid_call_is_sent_leaves_nothing_uncertain(
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = wire.create_talking_photo
+    create = wire.paid_call
     tries: list[int] = []
 
     def broken_once(*args: Any, **kwargs: Any) -> Any:
         tries.append(1)
         return broken() if len(tries) == 1 else create(*args, **kwargs)
 
-    monkeypatch.setattr(wire, "create_talking_photo", broken_once)
+    monkeypatch.setattr(wire, "paid_call", broken_once)
     run = airflow.video(retries=1)
     assert run.state() == "success", run.errors()
     assert emulator.charges() == 1
@@ -223,7 +222,6 @@ def test_a_job_that_cannot_be_recorded_ends_the_task_with_the_command_that_adopt
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = TaskStateStore.set
-    of = Journal.of
 
     def away_once_paid(self: TaskStateStore, value: Any) -> None:
         if emulator.jobs():
@@ -231,7 +229,6 @@ def test_a_job_that_cannot_be_recorded_ends_the_task_with_the_command_that_adopt
         put(self, value)
 
     monkeypatch.setattr(TaskStateStore, "set", away_once_paid)
-    monkeypatch.setattr(Journal, "of", lambda context, **_: of(context, patience=0))
     run = airflow.video(retries=2)
     (words,) = run.errors()
     assert f'"job_id": "{emulator.jobs()[0]["id"]}"' in words

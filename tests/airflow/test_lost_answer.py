@@ -235,7 +235,7 @@ def test_the_job_of_a_tool_without_names_is_adopted_with_the_tick_only(
         "AirflowFailException: SubmissionUncertain: the answer to the question"
     )
     (question,) = person.questions
-    assert "Such a job takes no name, so it cannot be found by one" in question["body"]
+    assert "Jobs of this tool have no name" in question["body"]
     assert ", tick *Adopt anyway*, and choose *adopt*" in question["body"]
     person.will("adopt", job_id=job["id"], adopt_anyway=True)
     run.clear("job")
@@ -367,7 +367,7 @@ def while_it_waits(monkeypatch: pytest.MonkeyPatch, *happens: Callable[[], objec
         pauses.append(seconds)
         next(steps, lambda: None)()
 
-    monkeypatch.setattr("magichour_provider.task.lost_answer.pause", pause)
+    monkeypatch.setattr("magichour_provider.task.lost_answer.sleep", pause)
     return pauses
 
 
@@ -432,6 +432,18 @@ def test_without_a_report_that_is_true_it_fails_for_good_in_time(
     assert error.startswith("AirflowFailException: SubmissionUncertain")
     assert "curl -X PUT" in error
     assert emulator.charges() == len(jobs())
+
+
+@pytest.mark.usefixtures("webhooks")
+def test_the_wait_for_a_report_begins_when_the_call_is_sent_and_not_when_it_is_recorded(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.fault("create", status=429, headers={"Retry-After": "2"})
+    emulator.fault("create", reset="after")
+    while_it_waits(monkeypatch, lambda: reported_latest(emulator.jobs()[0]["id"]))
+    run = airflow.video(report_timeout=1.5)
+    assert run.state() == "success", run.errors()
+    assert emulator.charges() == 1
 
 
 @pytest.mark.usefixtures("webhooks")

@@ -12,8 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from harness import both_modes
 
 from magichour_provider.exceptions import InvalidInput, StorageFailed, TargetExists
-from magichour_provider.files.places import CHUNK_BYTES
-from magichour_provider.files.storage import Source, Target
+from magichour_provider.files.storage import CHUNK_BYTES, Source, Target
 
 if TYPE_CHECKING:
     from buckets import Buckets

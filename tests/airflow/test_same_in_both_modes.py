@@ -48,7 +48,7 @@ FREE = "Not charged"
 FREE_IF_BELIEVED = "Not charged, as Magic Hour says"
 PAID = "Paid 48 credits"
 REFUNDED = "Refunded 48 credits"
-UNKNOWN = "Whether it was charged is not known: about 48 credits are at stake"
+UNKNOWN = "It is not known whether this was charged; about 48 credits are at stake"
 
 
 def refused(error: str, money: str = FREE) -> Ending:

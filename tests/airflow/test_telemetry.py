@@ -206,6 +206,7 @@ def runs(database: Path, s3_server: Buckets, tmp_path_factory: pytest.TempPathFa
             "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
             "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+            "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",  # a fork for each event takes most of the time
             "AIRFLOW_CONN_MAGICHOUR_DEFAULT": emulator.connection_json,
             "AIRFLOW_CONN_STORE": s3_server.connection(),
             "PYTHONPATH": str(Path(__file__).parents[2]),  # for tools/

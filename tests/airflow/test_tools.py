@@ -359,6 +359,18 @@ def test_one_path_takes_the_first_of_images_that_nobody_asked_for(
     assert "has made 2 files, and output_path=" in capsys.readouterr().out
 
 
+def test_the_urls_of_a_job_come_in_the_order_in_which_its_files_are_downloaded(
+    airflow: Airflow, emulator: Emulator
+) -> None:
+    image = {"$answer": "/downloads/0"}
+    other = {"url": "https://files.example/metadata.json", "expires_at": "2026-12-01T00:00:00Z"}
+    emulator.fault("get_image", body={"$answer": "", "downloads": [other, image]}, times=None)
+    run = airflow.call("photo-colorizer", {"assets": {"image_file_path": str(airflow.photo)}})
+    result = run.result("job")
+    assert result["download_url"] == result["download_urls"][0] != other["url"]
+    assert result["download_urls"][1] == other["url"]
+
+
 # --- credits ---
 
 
@@ -395,7 +407,7 @@ def test_a_lost_job_without_a_name_needs_the_tick(airflow: Airflow, emulator: Em
     emulator.fault("create_tool", reset="after")
     run = airflow.call("ai-ugc-ad", body, retries=1)
     (error,) = run.errors("job")
-    assert "Such a job takes no name, so it cannot be found by one" in error
+    assert "Jobs of this tool have no name" in error
     assert '"anyway": true' in error
     assert "name" not in emulator.requests("create_tool")[0]["json"]
     assert emulator.charges() == 1

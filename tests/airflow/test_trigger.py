@@ -117,13 +117,13 @@ async def test_a_triggers_row_is_plain_data_without_a_secret_and_makes_the_same_
 async def test_a_key_that_is_rotated_during_the_wait_does_not_end_it(
     emulator: Emulator, job_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saw = JobWatcher.saw
+    saw = JobWatcher.record_poll
 
     def rotate(watcher: JobWatcher, seen: Any, now: float) -> Any:
         monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", emulator.connection_json)
         return saw(watcher, seen, now)
 
-    monkeypatch.setattr(JobWatcher, "saw", rotate)
+    monkeypatch.setattr(JobWatcher, "record_poll", rotate)
     monkeypatch.setattr(JobWatcher, "REFUSED_FOR", 0.0)
     revoked = json.dumps(emulator.connection | {"password": "mhk_revoked"})
     monkeypatch.setenv("AIRFLOW_CONN_MAGICHOUR_DEFAULT", revoked)

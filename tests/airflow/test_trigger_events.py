@@ -66,4 +66,4 @@ async def test_ends_that_polls_find_bring_the_normal_schedule_back_with_one_warn
         for _ in range(4):
             assert await anext(trigger(job_id, submitted_at=None).run())
         assert not client.renders.events_arrive
-    assert capfd.readouterr().out.count("the events do not arrive") == 1
+    assert capfd.readouterr().out.count("The events do not seem to arrive") == 1

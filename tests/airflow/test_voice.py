@@ -236,7 +236,7 @@ def test_a_voice_that_grew_between_two_tries_is_still_the_same_input(
     [
         ("broken.mp3", "broken.mp3 cannot be measured"),
         ("{{ 'https://x.example/voice.mp3' }}", "is not a file that can be measured here"),
-        ("https://magichour.ai/my-library?audioId=nobodys", "the sound of job nobodys cannot be measured"),
+        ("https://magichour.ai/my-library?audioId=nobodys", "the audio of job nobodys cannot be measured"),
     ],
 )
 def test_what_cannot_be_measured_asks_for_the_end_before_anything_is_paid_or_uploaded(

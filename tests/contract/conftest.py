@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from magichour_provider.api import flows
+from magichour_provider.api import retries
 from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Pauses(list[float]):
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     """Makes the clients repeat without a wait, and collects the pauses that the server has asked for."""
     made = Pauses()
-    retry_429, retry_submit = flows.retry_429, flows.retry_submit
+    retry_429, retry_submit = retries.retry_429, retries.retry_submit
 
     def pause(seconds: float) -> None:
         made.append(seconds)
@@ -52,15 +52,15 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
             made.on_pause()
 
     def at_once(state: Any) -> float:
-        pause(flows.pause(state))
+        pause(retries.pause(state))
         return 0.0
 
-    monkeypatch.setattr(flows, "backoff", lambda _: 0.0)
-    for policy in (flows.RETRY_SAFE, flows.RETRY_TRANSFER):
+    monkeypatch.setattr(retries, "backoff", lambda _: 0.0)
+    for policy in (retries.RETRY_SAFE, retries.RETRY_TRANSFER):
         monkeypatch.setitem(policy, "wait", at_once)
-    monkeypatch.setattr(flows, "retry_submit", lambda *given: retry_submit(*given) | {"wait": at_once})
+    monkeypatch.setattr(retries, "retry_submit", lambda *given: retry_submit(*given) | {"wait": at_once})
     # Its pauses count against its time, so they keep their length, and only the sleep is left out.
-    monkeypatch.setattr(flows, "retry_429", lambda *given: retry_429(*given) | {"sleep": pause})
+    monkeypatch.setattr(retries, "retry_429", lambda *given: retry_429(*given) | {"sleep": pause})
     return made
 
 

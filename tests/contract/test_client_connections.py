@@ -14,7 +14,7 @@ import pytest
 from both import MODES, says, settings_for, stand_in, through
 
 from magichour_provider.api.client import MagicHourClient, Settings
-from magichour_provider.api.client.api import MAX_ANSWER_BYTES
+from magichour_provider.api.client.answers import MAX_ANSWER_BYTES
 from magichour_provider.api.client.asynchronous import MAX_CONNECTIONS, AsyncMagicHourClient
 from magichour_provider.exceptions import InvalidConnection, Unavailable
 
@@ -213,3 +213,9 @@ async def test_an_answer_without_end_is_cut_off_at_its_limit() -> None:
             with pytest.raises(Unavailable, match=f"longer than {MAX_ANSWER_BYTES} bytes"):
                 await api.account(once=True)
         assert await asyncio.to_thread(gone.wait, 20)  # nothing reads on
+
+
+def test_a_key_that_no_header_can_hold_is_refused_before_any_call() -> None:
+    with pytest.raises(InvalidConnection, match="the API key has a character") as refused:
+        Settings(api_key="ключ")
+    assert "ключ" not in str(refused.value)

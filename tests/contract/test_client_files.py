@@ -20,7 +20,7 @@ from both import KEY, Row, StandIn, row, says, settings_for, stand_in, through
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.inputs import TalkingPhotoInputs
-from magichour_provider.api.wire import create_talking_photo
+from magichour_provider.api.wire import paid_call
 from magichour_provider.emulator import Emulator
 from magichour_provider.files.storage import Source, Target
 
@@ -73,7 +73,7 @@ def test_two_files_need_one_call_for_their_urls_and_can_then_be_used(
     through(
         "sync",
         settings_for(emulator),
-        lambda api: api.submit(create_talking_photo(INPUTS, image=image, audio=audio, name="n")),
+        lambda api: api.submit(paid_call(INPUTS, {"image_file_path": image, "audio_file_path": audio}, "n")),
     )
 
 
@@ -129,7 +129,9 @@ def test_a_file_that_did_not_get_through_is_sent_again_and_it_alone(
     through(
         "sync",
         settings_for(emulator),
-        lambda api: api.submit(create_talking_photo(INPUTS, image=paths[0], audio=paths[1], name="n")),
+        lambda api: api.submit(
+            paid_call(INPUTS, {"image_file_path": paths[0], "audio_file_path": paths[1]}, "n")
+        ),
     )
 
 
@@ -288,11 +290,14 @@ def test_a_file_that_became_shorter_is_not_uploaded(
 @pytest.fixture(scope="module")
 def job_id(emulator: Emulator) -> str:
     """A job that is complete."""
-    assets = {"image": emulator.put_asset(b"photo", "png"), "audio": emulator.put_asset(b"voice", "wav")}
+    assets = {
+        "image_file_path": emulator.put_asset(b"photo", "png"),
+        "audio_file_path": emulator.put_asset(b"voice", "wav"),
+    }
     submitted = through(
         "sync",
         settings_for(emulator),
-        lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
+        lambda api: api.submit(paid_call(INPUTS, assets, "n")),
     )
     return str(submitted.job_id)
 
@@ -545,8 +550,8 @@ def test_a_storage_host_that_falls_silent_is_left_after_a_while(
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        ({"status": 500}, "the API did not say where it is"),
-        ({"status": 404}, "the API did not say where it is"),
+        ({"status": 500}, "the API gave no download URL"),
+        ({"status": 404}, "the API gave no download URL"),
         ({"body": {"status": "complete", "downloads": []}}, "no download URL"),
         ({"body": {"status": "rendering"}}, "the job is rendering"),
     ],

@@ -17,7 +17,7 @@ from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 from magichour_provider.api.inputs import TalkingPhotoInputs
 from magichour_provider.api.models import Job
 from magichour_provider.api.watching import Listener
-from magichour_provider.api.wire import create_talking_photo
+from magichour_provider.api.wire import paid_call
 from magichour_provider.emulator import Emulator
 
 SHORT = 0.5
@@ -39,11 +39,14 @@ def _no_faults_left(emulator: Emulator) -> Iterator[None]:
 def job_id(emulator: Emulator) -> str:
     """A job that was just submitted."""
     inputs = TalkingPhotoInputs(image_file_path="a.png", audio_file_path="a.wav", end_seconds=1)
-    assets = {"image": emulator.put_asset(b"photo", "png"), "audio": emulator.put_asset(b"voice", "wav")}
+    assets = {
+        "image_file_path": emulator.put_asset(b"photo", "png"),
+        "audio_file_path": emulator.put_asset(b"voice", "wav"),
+    }
     submitted = through(
         "sync",
         settings_for(emulator),
-        lambda api: api.submit(create_talking_photo(inputs, **assets, name="n")),
+        lambda api: api.submit(paid_call(inputs, assets, "n")),
     )
     return str(submitted.job_id)
 

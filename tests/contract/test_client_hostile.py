@@ -15,9 +15,9 @@ import pytest
 from both import KEY, MODES, says, settings_for, stand_in, through
 
 from magichour_provider.api.client import MagicHourClient, Settings
-from magichour_provider.api.client.api import MAX_ANSWER_BYTES
+from magichour_provider.api.client.answers import MAX_ANSWER_BYTES
 from magichour_provider.api.inputs import TalkingPhotoInputs
-from magichour_provider.api.wire import create_talking_photo
+from magichour_provider.api.wire import paid_call
 from magichour_provider.exceptions import InvalidConnection, MagicHourError, SubmissionUncertain, Unavailable
 
 INPUTS = TalkingPhotoInputs(image_file_path="me.png", audio_file_path="hello.mp3", end_seconds=1)
@@ -25,7 +25,7 @@ ESCAPED = "".join(f"\\u{ord(character):04x}" for character in KEY)
 
 
 def submit(client: MagicHourClient) -> Any:
-    return client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n"))
+    return client.submit(paid_call(INPUTS, {"image_file_path": "a", "audio_file_path": "b"}, "n"))
 
 
 # --- the key ---

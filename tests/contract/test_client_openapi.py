@@ -14,7 +14,7 @@ from magichour_provider import exceptions as errors
 from magichour_provider.api import models, wire
 from magichour_provider.api.client import MagicHourClient, Settings
 from magichour_provider.api.inputs import EXTENSIONS, TalkingPhotoInputs, VoiceInputs
-from magichour_provider.api.wire import create_talking_photo
+from magichour_provider.api.wire import paid_call
 from magichour_provider.emulator import Emulator
 from magichour_provider.files.storage import Source
 
@@ -64,7 +64,7 @@ def test_a_submission_is_as_described(
         {"image_file_path": "me.png", "audio_file_path": "hello.wav", "end_seconds": 1, **given}
     )
     image, audio = emulator.put_asset(b"photo", "png"), emulator.put_asset(b"voice", "wav")
-    client.submit(create_talking_photo(inputs, image=image, audio=audio, name="n"))
+    client.submit(paid_call(inputs, {"image_file_path": image, "audio_file_path": audio}, "n"))
     sent = emulator.requests("create")[-1]["json"]
     jsonschema.validate(sent, content_schema(paths["/v1/ai-talking-photo"]["post"]["requestBody"]))
 
@@ -73,7 +73,7 @@ def test_a_text_to_be_spoken_is_as_described(
     emulator: Emulator, client: MagicHourClient, paths: dict[str, Any]
 ) -> None:
     inputs = VoiceInputs(prompt="Good evening.", voice_name="Albert Einstein")
-    client.submit(wire.create_voice(inputs, name="n"))
+    client.submit(wire.paid_call(inputs, {}, "n"))
     schema = content_schema(paths["/v1/ai-voice-generator"]["post"]["requestBody"])
     sent = emulator.requests("create_voice")[-1]["json"]
     jsonschema.validate(sent, schema)
@@ -137,16 +137,13 @@ def examples(schema: dict[str, Any]) -> Any:
         (
             "post",
             "/v1/ai-voice-generator",
-            wire.create_voice(VoiceInputs(prompt="Hello", voice_name="Albert Einstein"), name="n"),
+            wire.paid_call(VoiceInputs(prompt="Hello", voice_name="Albert Einstein"), {}, "n"),
         ),
         (
             "post",
             "/v1/ai-talking-photo",
-            wire.create_talking_photo(
-                TalkingPhotoInputs(image_file_path="a.png", audio_file_path="a.wav", end_seconds=1),
-                image="a.png",
-                audio="a.wav",
-                name="n",
+            wire.paid_call(
+                TalkingPhotoInputs(image_file_path="a.png", audio_file_path="a.wav", end_seconds=1), {}, "n"
             ),
         ),
         ("post", "/v1/files/upload-urls", wire.create_upload_slots([("image", "png"), ("audio", "mp3")])),

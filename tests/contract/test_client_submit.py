@@ -16,7 +16,7 @@ from both import DRIPS, Row, StandIn, accepts, drips, heard, row, says, settings
 
 from magichour_provider.api.client import Settings
 from magichour_provider.api.inputs import TalkingPhotoInputs
-from magichour_provider.api.wire import create_talking_photo
+from magichour_provider.api.wire import paid_call
 from magichour_provider.emulator import Emulator
 from magichour_provider.exceptions import RateLimited, SubmissionUncertain
 
@@ -46,7 +46,10 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def assets(emulator: Emulator) -> dict[str, str]:
-    return {"image": emulator.put_asset(b"photo", "png"), "audio": emulator.put_asset(b"voice", "wav")}
+    return {
+        "image_file_path": emulator.put_asset(b"photo", "png"),
+        "audio_file_path": emulator.put_asset(b"voice", "wav"),
+    }
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def submitted(emulator: Emulator, assets: dict[str, str]) -> Iterator[Callable[.
         return row(
             "sync",
             settings_for(emulator, timeout=timeout),
-            lambda client: client.submit(create_talking_photo(INPUTS, **assets, name=name)),
+            lambda client: client.submit(paid_call(INPUTS, assets, name)),
             charges=lambda: emulator.charges(name),
             requests=lambda: sum(
                 bool(sent["json"]) and sent["json"]["name"] == name for sent in emulator.requests("create")
@@ -156,7 +159,7 @@ def test_the_paid_call_is_repeated_after_429_for_as_long_as_the_caller_wants(
         through(
             "sync",
             settings_for(emulator),
-            lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n"), retry_429_seconds=20),
+            lambda api: api.submit(paid_call(INPUTS, assets, "n"), retry_429_seconds=20),
         )
     emulator.clear_faults()
     # The clock stands still here: what ends it is the number of attempts.
@@ -181,7 +184,7 @@ def test_a_call_that_was_not_sent_between_two_429s_is_repeated_too(
         through(
             "sync",
             settings_for(emulator),
-            lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
+            lambda api: api.submit(paid_call(INPUTS, assets, "n")),
         )
     finally:
         emulator.clear_faults()
@@ -202,7 +205,7 @@ def test_a_pause_that_is_too_long_is_left_to_the_caller(
         through(
             "sync",
             settings_for(emulator),
-            lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
+            lambda api: api.submit(paid_call(INPUTS, assets, "n")),
         )
     assert limited.value.retry_after is not None
     assert limited.value.retry_after >= least
@@ -215,7 +218,7 @@ def test_the_vendors_reason_reaches_the_caller(emulator: Emulator, assets: dict[
         through(
             "sync",
             settings_for(emulator),
-            lambda api: api.submit(create_talking_photo(INPUTS, **assets, name="n")),
+            lambda api: api.submit(paid_call(INPUTS, assets, "n")),
         )
 
 
@@ -227,7 +230,7 @@ def posted(server: StandIn, **settings: Any) -> Row:
         "sync",
         settings_for(server, **settings),
         lambda client: client.submit(
-            create_talking_photo(INPUTS, image="api-assets/1", audio="api-assets/2", name="n")
+            paid_call(INPUTS, {"image_file_path": "api-assets/1", "audio_file_path": "api-assets/2"}, "n")
         ),
         requests=lambda: server.requests,
     )
@@ -333,7 +336,9 @@ def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch, pauses: l
     expected = row(
         "sync",
         settings,
-        lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
+        lambda client: client.submit(
+            paid_call(INPUTS, {"image_file_path": "a", "audio_file_path": "b"}, "n")
+        ),
         requests=lambda: 0,
     )
     assert expected == NOT_SENT
@@ -384,7 +389,9 @@ def test_a_server_that_does_not_speak_tls(emulator: Emulator, pauses: list[float
     ending = row(
         "sync",
         Settings(api_key="k", base_url=emulator.url.replace("http:", "https:"), verify=False),
-        lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
+        lambda client: client.submit(
+            paid_call(INPUTS, {"image_file_path": "a", "audio_file_path": "b"}, "n")
+        ),
         requests=lambda: len(emulator.requests()),
     )
     assert ending == NOT_SENT
@@ -401,7 +408,9 @@ def tunnelled(inside: Callable[[socket.socket], object], **more: Any) -> Row:
         return row(
             "sync",
             Settings(api_key="k", base_url="https://127.0.0.1:1", proxy=server.url, verify=False, **more),
-            lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
+            lambda client: client.submit(
+                paid_call(INPUTS, {"image_file_path": "a", "audio_file_path": "b"}, "n")
+            ),
             requests=lambda: server.requests,  # CONNECTs
         )
 
@@ -427,7 +436,7 @@ def test_the_paid_call_goes_out_on_a_connection_of_its_own() -> None:
 
         def one_by_one(client: Any) -> None:
             client.account()
-            client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n"))
+            client.submit(paid_call(INPUTS, {"image_file_path": "a", "audio_file_path": "b"}, "n"))
 
         through("sync", settings_for(server), one_by_one)
         assert (server.connections, server.requests) == (2, 2)
@@ -438,7 +447,9 @@ def test_the_key_is_in_no_error(submitted: Callable[..., Row]) -> None:
         through(
             "sync",
             settings_for(server),
-            lambda client: client.submit(create_talking_photo(INPUTS, image="a", audio="b", name="n")),
+            lambda client: client.submit(
+                paid_call(INPUTS, {"image_file_path": "a", "audio_file_path": "b"}, "n")
+            ),
         )
     error: BaseException | None = lost.value
     while error is not None:

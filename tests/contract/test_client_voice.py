@@ -12,7 +12,7 @@ from both import BLOCKING, Row, row, settings_for, through
 
 from magichour_provider import exceptions as errors
 from magichour_provider.api.inputs import VoiceInputs
-from magichour_provider.api.wire import create_voice
+from magichour_provider.api.wire import paid_call
 from magichour_provider.emulator import Emulator
 from magichour_provider.files.storage import Target
 
@@ -32,7 +32,7 @@ def _no_faults_left(emulator: Emulator) -> Iterator[None]:
 
 
 def submit(emulator: Emulator, mode: str, inputs: VoiceInputs = SPOKEN) -> Any:
-    return through(mode, settings_for(emulator), lambda api: api.submit(create_voice(inputs, name="n")))
+    return through(mode, settings_for(emulator), lambda api: api.submit(paid_call(inputs, {}, "n")))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_an_answer_to_the_paid_call(
     assert expected == row(
         mode,
         settings_for(emulator),
-        lambda api: api.submit(create_voice(SPOKEN, name="n")),
+        lambda api: api.submit(paid_call(SPOKEN, {}, "n")),
         charges=emulator.charges,
         requests=lambda: len(emulator.requests("create_voice")),
     )

@@ -76,7 +76,7 @@ def test_no_key(stub: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_EXODPYTO", json.dumps({"conn_type": "magichour", "host": stub.url}))
     works, told = MagicHourHook("EXoDpYTo").test_connection()
     assert not works
-    assert told.startswith("InvalidConnection: password=None: holds no API key")
+    assert told.startswith("InvalidConnection: password=None: contains no API key")
 
 
 def test_a_wrong_key(stub: Emulator, press: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_wrong_key(stub: Emulator, press: Any) -> None:
 
 WRONG_HOST = "Wrong host: 127.0.0.1:{port} is not Magic Hour's API. Check Base URL"
 PROXY = "The proxy wants a user and a password. Put them into Proxy"
-PAGE = "A web page came for 127.0.0.1:{port}, not the API: a proxy's"
+PAGE = "Web page: 127.0.0.1:{port} returned a web page instead of an API response. It is from a proxy"
 HTML = "<!DOCTYPE html><html><body>Log in to our network</body></html>"
 
 
@@ -109,10 +109,15 @@ HTML = "<!DOCTYPE html><html><body>Log in to our network</body></html>"
             "500 Oops",
             '{"message": "try later"}',
             "application/json",
-            "127.0.0.1:{port} answers, but has a pr",
+            "127.0.0.1:{port} answers, but reports an err",
         ),
-        ("429 Slow", '{"message": "slow down"}', "application/json", "Too many requests just now. Try again"),
-        ("403 No", '{"message": "account closed"}', "application/json", "The key is known, but refused."),
+        ("429 Slow", '{"message": "slow down"}', "application/json", "Too many requests. Try again"),
+        (
+            "403 No",
+            '{"message": "account closed"}',
+            "application/json",
+            "Magic Hour knows the key, but refuses it.",
+        ),
     ],
 )
 def test_what_is_not_the_api_or_not_well(press: Any, status: str, body: str, kind: str, words: str) -> None:
@@ -162,9 +167,7 @@ def test_an_answer_that_does_not_come(press: Any, start: str) -> None:
     with stand_in(drips(start, "")) as server:
         works, told = press(server.url, timeout=0.2)
     assert not works
-    assert re.match(
-        r"No answer: 127\.0\.0\.1:\d+ accepted the call, and has not answered within 0\.2 s", told
-    )
+    assert re.match(r"No answer: 127\.0\.0\.1:\d+ accepted the call, and did not answer within 0\.2 s", told)
 
 
 def test_a_server_that_hangs_up(press: Any) -> None:

@@ -113,10 +113,10 @@ def test_each_extra_is_read(field: str, written: object, read: object) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"password": None}, "password=None: holds no API key"),
-        ({"password": "  "}, "password='  ': holds no API key"),
-        ({"password": "two words"}, r"password='\*\*\*': holds what cannot be an API key"),
-        ({"password": "mhk_\u2026"}, r"password='\*\*\*': holds what cannot be an API key"),
+        ({"password": None}, "password=None: contains no API key"),
+        ({"password": "  "}, "password='  ': contains no API key"),
+        ({"password": "two words"}, r"password='\*\*\*': is not an API key"),
+        ({"password": "mhk_\u2026"}, r"password='\*\*\*': is not an API key"),
         ({"host": "api.magichour.ai"}, "host='api.magichour.ai': .* write https://api.magichour.ai"),
         ({"host": "localhost:8787"}, "host='localhost:8787': .* write https://localhost:8787"),
         ({"host": "ftp://x.example"}, "host='ftp://x.example': .* write https://x.example"),
@@ -124,7 +124,7 @@ def test_each_extra_is_read(field: str, written: object, read: object) -> None:
         ({"host": "ftp://u:secret@x.example"}, "host='ftp://x.example': is not an http"),
         ({"host": "https://u:se/secret@x.example"}, "host='https://x.example': is not an http"),
         ({"host": "x.example?key=secret"}, "host='x.example': is not an http"),
-        ({"host": "https://x.example#secret"}, "host='https://x.example': holds a user"),
+        ({"host": "https://x.example#secret"}, "host='https://x.example': contains a user"),
         ({"host": "mhk_live_secret"}, r"host='\*\*\*': is not an http"),
         ({"conn_type": "aws"}, "conn_type='aws': is not a connection of magichour"),
         ({"conn_type": "openai"}, "conn_type='openai': is not a connection of magichour"),
@@ -172,7 +172,7 @@ def test_a_connection_that_does_not_exist_says_how_to_create_it() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"password": ""}, "InvalidConnection: .*holds no API key"),
+        ({"password": ""}, "InvalidConnection: .*contains no API key"),
         (
             {"extra": {"verify": "/no/bundle.pem"}},
             "InvalidConnection: verify='/no/bundle.pem': .*check the path",
@@ -397,7 +397,7 @@ async def test_a_connection_that_is_mended_can_be_opened(
 ) -> None:
     hook = connected(monkeypatch, json.dumps(emulator.connection | {"password": ""}))
     for _ in range(2):
-        with pytest.raises(errors.InvalidConnection, match="holds no API key"):
+        with pytest.raises(errors.InvalidConnection, match="contains no API key"):
             async with hook.async_client():
                 raise AssertionError("opened")
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", emulator.connection_json)

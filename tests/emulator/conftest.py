@@ -1,4 +1,4 @@
-"""Inputs, emulators, and the vendor's API as plain HTTP, for the emulator's own tests."""
+"""Fixtures for the tests of the emulator: inputs, emulators, and a client that validates the responses."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
+from emulator_http import connect, talking_photo
 
 from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import httpx
+
 OPENAPI = Path(__file__).parents[3] / "shared" / "api"
-# Half a second of silence, a second of tone, half a second of silence: two seconds in all.
+# The seconds and the amplitude of each part: silence, a tone, silence.
 QUIET_LOUD_QUIET = ((0.5, 0.0), (1.0, 0.6), (0.5, 0.0))
 
 
-def write_wav(path: Path, parts: tuple[tuple[float, float], ...] = QUIET_LOUD_QUIET) -> Path:
-    """A WAV of tones: (seconds, amplitude) one after the other."""
+@pytest.fixture(scope="session")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("voice") / "voice.wav"
     samples = [
-        round(32_000 * loud * math.sin(2 * math.pi * 220 * at / 16_000))
-        for seconds, loud in parts
-        for at in range(round(seconds * 16_000))
+        round(32_000 * amplitude * math.sin(2 * math.pi * 220 * index / 16_000))
+        for seconds, amplitude in QUIET_LOUD_QUIET
+        for index in range(round(seconds * 16_000))
     ]
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
@@ -35,11 +38,6 @@ def write_wav(path: Path, parts: tuple[tuple[float, float], ...] = QUIET_LOUD_QU
         out.setframerate(16_000)
         out.writeframes(struct.pack(f"<{len(samples)}h", *samples))
     return path
-
-
-@pytest.fixture(scope="session")
-def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wav(tmp_path_factory.mktemp("voice") / "voice.wav")
 
 
 @pytest.fixture(scope="session")
@@ -53,62 +51,51 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stub() -> Iterator[Emulator]:
-    """An emulator that renders nothing: for all that is not about the picture."""
+    """An emulator that does not render."""
     with Emulator(render="stub") as emulator:
         yield emulator
 
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[Emulator]:
-    """An emulator that makes videos, shared by the tests of a module."""
+    """An emulator that renders. The tests of a module share it."""
     with Emulator() as emulator:
         yield emulator
 
 
 class Api:
-    """The vendor's API as plain HTTP, each 2xx answer checked against the vendor's OpenAPI."""
+    """A client of the emulator that checks each response against the vendor's OpenAPI."""
 
     def __init__(self, emulator: Emulator, validate: Callable[..., None]) -> None:
         self.emulator = emulator
         self.validate = validate
-        self.http = httpx.Client(
-            base_url=emulator.url,
-            headers={"Authorization": f"Bearer {emulator.api_key}"},
-            # Nothing here is encrypted, and loading certificates for it takes its time.
-            verify=False,
-        )
+        self.http = connect(emulator)
 
     def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
-        answer = self.http.request(method, path, **options)
-        self.validate(method, path, answer)
-        return answer
+        response = self.http.request(method, path, **options)
+        self.validate(method, path, response)
+        return response
 
     def body(self, **changes: Any) -> dict[str, Any]:
-        """A request for a talking photo that is accepted."""
-        return {
-            "name": "test",
-            "start_seconds": 0,
-            "end_seconds": 1,
-            "assets": {
-                "image_file_path": self.emulator.put_asset(b"picture", "png"),
-                "audio_file_path": self.emulator.put_asset(b"sound", "wav"),
-            },
-        } | changes
+        """Return a request for a talking photo that is accepted."""
+        return talking_photo(self.emulator, **changes)
 
     def create(self, **changes: Any) -> str:
-        answer = self("POST", "/v1/ai-talking-photo", json=self.body(**changes))
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["id"])
+        """Create a talking photo. Return its id."""
+        response = self("POST", "/v1/ai-talking-photo", json=self.body(**changes))
+        assert response.status_code == 200, response.text
+        return str(response.json()["id"])
 
     def get(self, job_id: str) -> dict[str, Any]:
-        answer = self("GET", f"/v1/video-projects/{job_id}")
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
+        """Return the details of a talking photo."""
+        response = self("GET", f"/v1/video-projects/{job_id}")
+        assert response.status_code == 200, response.text
+        return dict(response.json())
 
 
 @pytest.fixture(scope="session")
 def validate() -> Callable[..., None]:
-    """Checks an answer against the vendor's OpenAPI, where that is at hand."""
+    """Return a function that checks a response against the vendor's OpenAPI, if that exists here."""
     path = OPENAPI / "openapi-2026-08.json"
     if not path.exists():
         return lambda *_: None
@@ -116,39 +103,39 @@ def validate() -> Callable[..., None]:
 
     paths = json.loads(path.read_text("utf-8"))["paths"]
 
-    def check(method: str, called: str, answer: httpx.Response) -> None:
+    def check(method: str, path: str, response: httpx.Response) -> None:
         for template, operations in paths.items():
-            if template != called and template.rpartition("/")[0] != called.rpartition("/")[0]:
+            if template != path and template.rpartition("/")[0] != path.rpartition("/")[0]:
                 continue
-            if "{" not in template and template != called:
+            if "{" not in template and template != path:
                 continue
-            promised = operations.get(method.lower(), {}).get("responses", {})
-            content = promised.get(str(answer.status_code), {}).get("content", {})
+            responses = operations.get(method.lower(), {}).get("responses", {})
+            content = responses.get(str(response.status_code), {}).get("content", {})
             if "application/json" in content:
-                schema = nullable(content["application/json"]["schema"])
-                jsonschema.validate(answer.json(), schema)
+                schema = to_json_schema(content["application/json"]["schema"])
+                jsonschema.validate(response.json(), schema)
 
     return check
 
 
-def nullable(schema: Any) -> Any:
-    """OpenAPI 3.0's ``nullable`` in the words of JSON Schema."""
+def to_json_schema(schema: Any) -> Any:
+    """Convert a schema of OpenAPI 3.0, which has ``nullable``, to JSON Schema."""
     if isinstance(schema, list):
-        return [nullable(part) for part in schema]
+        return [to_json_schema(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    plain = {key: nullable(part) for key, part in schema.items()}
-    if plain.pop("nullable", False):
-        return {"anyOf": [plain, {"type": "null"}]}
-    return plain
+    converted = {key: to_json_schema(part) for key, part in schema.items()}
+    if converted.pop("nullable", False):
+        return {"anyOf": [converted, {"type": "null"}]}
+    return converted
 
 
 @pytest.fixture(scope="session")
 def conforms() -> Callable[[Any, Any], None]:
-    """Checks a value against a schema in OpenAPI's words."""
+    """Return a function that checks a value against a schema of OpenAPI 3.0."""
     import jsonschema
 
-    return lambda schema, value: jsonschema.validate(value, nullable(schema))
+    return lambda schema, value: jsonschema.validate(value, to_json_schema(schema))
 
 
 @pytest.fixture
@@ -160,7 +147,7 @@ def api(stub: Emulator, validate: Callable[..., None]) -> Iterator[Api]:
 
 @pytest.fixture
 def openapi() -> Path:
-    """The folder of the vendor's OpenAPI, which a clone of this repository does not hold."""
+    """The folder of the vendor's OpenAPI, which is not in this repository."""
     if not OPENAPI.exists():
         pytest.skip("the vendor's OpenAPI is not part of this repository")
     return OPENAPI

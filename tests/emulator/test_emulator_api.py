@@ -1,4 +1,4 @@
-"""Requests: what the vendor accepts is accepted; what it refuses is refused, and the field is named."""
+"""Requests: the emulator accepts and refuses the same requests as the vendor, and names the wrong field."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from emulator_http import connect, talking_photo
 
 from magichour_provider.emulator import Emulator, validation
 from magichour_provider.emulator.exceptions import ApiError
@@ -19,15 +20,15 @@ VOICE = "/v1/ai-voice-generator"
 
 
 def changed(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """``body`` with one leaf set, or removed."""
-    *parents, leaf = path.split(".")
+    """Set or remove a field of ``body``."""
+    *parents, field = path.split(".")
     inner = body
     for parent in parents:
         inner = inner.setdefault(parent, {})
     if value is MISSING:
-        del inner[leaf]
+        del inner[field]
     else:
-        inner[leaf] = value
+        inner[field] = value
     return body
 
 
@@ -36,7 +37,7 @@ LIBRARY = "https://magichour.ai/my-library"
 
 
 def body() -> dict[str, Any]:
-    """A request for a talking photo that is accepted."""
+    """Return a request for a talking photo that is accepted."""
     assets = {"image_file_path": "https://a/photo.png", "audio_file_path": "api-assets/1/voice.mp3"}
     return {"name": "test", "start_seconds": 0, "end_seconds": 1, "assets": assets}
 
@@ -74,9 +75,9 @@ def test_a_talking_photo_that_the_vendor_documents_is_accepted(field: str, value
 
 
 def test_an_accepted_job_has_its_price_in_the_deprecated_field_too(api: Any) -> None:
-    answer = api("POST", CREATE, json=api.body()).json()
-    # The vendor's own SDK requires it.
-    assert answer["estimated_frame_cost"] == answer["credits_charged"] == 48
+    response = api("POST", CREATE, json=api.body()).json()
+    # The vendor's SDK requires the deprecated field.
+    assert response["estimated_frame_cost"] == response["credits_charged"] == 48
 
 
 NOT_NUMBERS = ["1", True, None, [], {}]
@@ -142,14 +143,14 @@ def test_a_wrong_talking_photo_is_refused_with_the_name_of_the_field(field: str,
     ],
 )
 def test_a_refused_request_is_answered_with_422_and_charges_nothing(api: Any, field: str, value: str) -> None:
-    answer = api("POST", CREATE, json=changed(api.body(), field, value))
-    assert answer.status_code == 422, answer.text
-    assert field.split(".")[-1] in answer.json()["message"]
+    response = api("POST", CREATE, json=changed(api.body(), field, value))
+    assert response.status_code == 422, response.text
+    assert field.split(".")[-1] in response.json()["message"]
     assert api.emulator.charges() == 0
 
 
 @pytest.mark.parametrize(
-    ("style", "says"),
+    ("style", "message"),
     [
         ({"intensity": 1}, "expressive"),
         ({"generation_mode": "prompted", "intensity": 1}, "expressive"),
@@ -157,9 +158,9 @@ def test_a_refused_request_is_answered_with_422_and_charges_nothing(api: Any, fi
     ],
 )
 def test_an_intensity_is_only_accepted_with_expressive_and_two_decimals(
-    style: dict[str, Any], says: str
+    style: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ApiError, match=f"style.intensity: .*{says}"):
+    with pytest.raises(ApiError, match=f"style.intensity: .*{message}"):
         validation.check_talking_photo(body() | {"style": style}, "business")
 
 
@@ -175,9 +176,11 @@ def test_the_length_of_a_clip_is_limited_and_not_its_place() -> None:
 @pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_number_that_json_does_not_have_is_refused_with_the_name_of_the_field(api: Any, bad: str) -> None:
     content = api.http.build_request("POST", CREATE, json=api.body()).content
-    answer = api("POST", CREATE, content=content.replace(b'"end_seconds":1', f'"end_seconds":{bad}'.encode()))
-    assert answer.status_code == 422
-    assert "end_seconds" in answer.json()["message"]
+    response = api(
+        "POST", CREATE, content=content.replace(b'"end_seconds":1', f'"end_seconds":{bad}'.encode())
+    )
+    assert response.status_code == 422
+    assert "end_seconds" in response.json()["message"]
 
 
 @pytest.mark.parametrize("path", [CREATE, UPLOADS, VOICE])
@@ -197,17 +200,17 @@ def test_a_number_that_json_does_not_have_is_refused_with_the_name_of_the_field(
     ],
 )
 def test_a_body_that_is_not_an_object_is_refused(api: Any, path: str, content: bytes, status: int) -> None:
-    answer = api("POST", path, content=content, headers={"Content-Type": "application/json"})
-    assert answer.status_code == status
-    assert answer.json()["message"]
+    response = api("POST", path, content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == status
+    assert response.json()["message"]
 
 
 def test_a_body_that_is_not_compressed_as_its_header_says_is_refused(api: Any) -> None:
-    # Twice, over one client: the answer says that the connection is closed.
+    # The response closes the connection, so the client can send the same again.
     for _ in range(2):
-        answer = api("POST", CREATE, content=b"not gzip", headers={"Content-Encoding": "gzip"})
-        assert answer.status_code == 400
-        assert answer.json()["message"]
+        response = api("POST", CREATE, content=b"not gzip", headers={"Content-Encoding": "gzip"})
+        assert response.status_code == 400
+        assert response.json()["message"]
     assert api.emulator.charges() == 0
 
 
@@ -242,12 +245,12 @@ def test_a_wrong_request_for_upload_urls_is_refused_with_the_name_of_the_field(
 
 
 def test_an_invalid_extension_is_refused_in_the_vendors_words(api: Any) -> None:
-    answer = api("POST", UPLOADS, json={"items": [{"type": "audio", "extension": "mp4"}]})
-    assert answer.status_code == 422
+    response = api("POST", UPLOADS, json={"items": [{"type": "audio", "extension": "mp4"}]})
+    assert response.status_code == 422
     assert (
         "'mp4' is an invalid audio extension. Possible extensions are"
         " 'mp3, wav, aac, flac, webm, weba, m4a, opus, ogg, oga, aiff, amr'"
-    ) in answer.json()["message"]
+    ) in response.json()["message"]
 
 
 @pytest.mark.parametrize(
@@ -289,10 +292,10 @@ def test_a_request_without_the_key_is_answered_with_401(
     stub: Emulator, validate: Any, method: str, path: str, header: str | None
 ) -> None:
     headers = {} if header is None else {"Authorization": header.format(key=stub.api_key)}
-    answer = httpx.request(method, stub.url + path, headers=headers, verify=False)
-    assert answer.status_code == 401
-    assert answer.json() == {"message": "Unauthorized"}
-    validate(method, path, answer)
+    response = httpx.request(method, stub.url + path, headers=headers, verify=False)
+    assert response.status_code == 401
+    assert response.json() == {"message": "Unauthorized"}
+    validate(method, path, response)
 
 
 @pytest.mark.parametrize(
@@ -317,11 +320,11 @@ def test_a_request_without_the_key_is_answered_with_401(
 def test_an_unknown_route_or_job_is_answered_with_the_right_status(
     api: Any, method: str, path: str, status: int
 ) -> None:
-    answer = api(method, path)
-    assert answer.status_code == status
-    message = answer.json()["message"]
+    response = api(method, path)
+    assert response.status_code == status
+    message = response.json()["message"]
     assert message == "Not Found" if status == 404 else message
-    assert ("Allow" in answer.headers) == (status == 405)
+    assert ("Allow" in response.headers) == (status == 405)
 
 
 def test_a_voice_is_not_found_as_a_video_nor_a_video_as_a_voice(api: Any) -> None:
@@ -337,24 +340,14 @@ def test_the_account_shows_plan_and_remaining_credits(api: Any) -> None:
     assert account["tier"] == "business"
 
 
-def test_a_resolution_that_the_plan_lacks_is_answered_with_403(validate: Any) -> None:
-    with Emulator(render="stub", tier="free") as emulator:
-        headers = {"Authorization": f"Bearer {emulator.api_key}"}
-        assert httpx.get(f"{emulator.url}/v1/account", headers=headers).json()["subscription"] is None
-        body = {
-            "start_seconds": 0,
-            "end_seconds": 1,
-            "resolution": "720p",
-            "assets": {
-                "image_file_path": emulator.put_asset(b"x", "png"),
-                "audio_file_path": emulator.put_asset(b"x", "mp3"),
-            },
-        }
-        answer = httpx.post(emulator.url + CREATE, headers=headers, json=body)
-        assert answer.status_code == 403
-        assert "resolution" in answer.json()["message"]
-        body["resolution"] = "480p"
-        assert httpx.post(emulator.url + CREATE, headers=headers, json=body).status_code == 200
+def test_a_resolution_that_the_plan_lacks_is_refused_with_403() -> None:
+    with Emulator(render="stub", tier="free") as emulator, connect(emulator) as http:
+        assert http.get("/v1/account").json()["subscription"] is None
+        body = talking_photo(emulator, resolution="720p")
+        refused = http.post(CREATE, json=body)
+        assert refused.status_code == 403
+        assert "resolution" in refused.json()["message"]
+        assert http.post(CREATE, json=body | {"resolution": "480p"}).status_code == 200
 
 
 ANYTHING: list[Any] = [
@@ -366,14 +359,14 @@ ANYTHING: list[Any] = [
 
 
 def test_random_input_never_causes_a_server_error(api: Any) -> None:
-    chance = random.Random(7)
-    full = {"style": {"generation_mode": "expressive", "intensity": 1.5}, "max_resolution": 640}
+    generator = random.Random(7)
+    options = {"style": {"generation_mode": "expressive", "intensity": 1.5}, "max_resolution": 640}
     for _ in range(200):
-        body = api.body(**copy.deepcopy(full))
-        inside = chance.choice([body, body["assets"], body["style"]])
-        inside[chance.choice([*inside, "more"])] = chance.choice(ANYTHING)
-        answer = api.http.post(CREATE, content=json.dumps(body))
-        assert answer.status_code in (200, 402, 422), (body, answer.text)
-        items = [{"type": chance.choice(ANYTHING), "extension": chance.choice(ANYTHING)}]
-        answer = api.http.post(UPLOADS, content=json.dumps({"items": items}))
-        assert answer.status_code == 422, items
+        body = api.body(**copy.deepcopy(options))
+        fields = generator.choice([body, body["assets"], body["style"]])
+        fields[generator.choice([*fields, "more"])] = generator.choice(ANYTHING)
+        response = api.http.post(CREATE, content=json.dumps(body))
+        assert response.status_code in (200, 402, 422), (body, response.text)
+        items = [{"type": generator.choice(ANYTHING), "extension": generator.choice(ANYTHING)}]
+        response = api.http.post(UPLOADS, content=json.dumps({"items": items}))
+        assert response.status_code == 422, items

@@ -1,4 +1,4 @@
-"""The command line that steers an emulator that runs."""
+"""The command line that controls a running emulator."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
+from emulator_http import connect
 
 from magichour_provider.emulator import settings
 from magichour_provider.emulator.__main__ import CHANGES, LISTS, main
@@ -21,7 +21,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command in this process; returns its exit code and what it prints."""
+    """Run the command in this process. Return its exit code, stdout and stderr."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         try:
@@ -35,17 +35,18 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.mark.parametrize("before", [True, False], ids=["--url before the verb", "--url after the verb"])
 def test_a_fault_is_added_printed_and_removed(stub: Emulator, command: Command, before: bool) -> None:
-    def steer(verb: str, *arguments: str) -> str:
-        at = ("--url", stub.url)
-        code, out, err = command(*at, verb, *arguments) if before else command(verb, *arguments, *at)
+    def run(verb: str, *arguments: str) -> str:
+        url = ("--url", stub.url)
+        code, out, err = command(*url, verb, *arguments) if before else command(verb, *arguments, *url)
         assert (code, err) == (0, "")
         return out
 
-    steer("fault", "account", "status=429", 'headers={"Retry-After": "3"}')
-    answer = httpx.get(f"{stub.url}/v1/account", headers={"Authorization": f"Bearer {stub.api_key}"})
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
-    assert json.loads(steer("faults"))["hits"] == 1
-    assert steer("clear-faults") == ""
+    run("fault", "account", "status=429", 'headers={"Retry-After": "3"}')
+    with connect(stub) as http:
+        response = http.get("/v1/account")
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+    assert json.loads(run("faults"))["hits"] == 1
+    assert run("clear-faults") == ""
     assert stub.faults() == []
 
 
@@ -69,7 +70,7 @@ def test_the_names_of_voices_are_printed_without_an_emulator(command: Command) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--progression", "soon"], "choose instant"),
         (["--fps", "0"], "choose 1 to 120"),
@@ -82,26 +83,26 @@ def test_the_names_of_voices_are_printed_without_an_emulator(command: Command) -
         (["nothing"], "invalid choice"),
     ],
 )
-def test_a_mistake_is_said_in_one_line(command: Command, arguments: list[str], says: str) -> None:
+def test_the_message_of_a_mistake_is_one_line(command: Command, arguments: list[str], message: str) -> None:
     code, _, err = command(*arguments)
     assert code == 2
-    assert says in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [(["fault", "nothing"], "choose create"), (["fault", "create", "status"], "not name=value")],
 )
-def test_a_mistake_in_a_fault_is_said_in_one_line(
-    stub: Emulator, command: Command, arguments: list[str], says: str
+def test_the_message_of_a_mistake_in_a_fault_is_one_line(
+    stub: Emulator, command: Command, arguments: list[str], message: str
 ) -> None:
     code, _, err = command("--url", stub.url, *arguments)
     assert code == 2
-    assert says in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
 
 
-def test_a_missing_codec_is_said_at_the_start_with_the_extra_that_has_it(
+def test_a_start_without_a_codec_names_the_extra_to_install(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_av(name: str, *_: Any) -> Any:
@@ -111,4 +112,4 @@ def test_a_missing_codec_is_said_at_the_start_with_the_extra_that_has_it(
     code, _, err = command("--port", "0")
     assert code == 2
     assert err.startswith("error: av not installed: pip install 'airflow-provider-magichour[emulator]'")
-    settings.Settings(render="stub")  # needs none
+    settings.Settings(render="stub")  # it needs no codec

@@ -1,4 +1,4 @@
-"""docs/emulator.md: every code block on that page runs."""
+"""docs/emulator.md: every code block of the page runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
-# A plugin for pytest. Without it, most of the time Airflow prepares its API for tasks of older versions.
+# A pytest plugin that saves time: without it, Airflow prepares its API for the tasks of older versions.
 LEAN = """
 def pytest_runtest_setup():
     from tools import lean_api
@@ -43,7 +43,7 @@ def test_the_dag_of_the_page_passes_its_test(tmp_path: Path, database: Path) -> 
         path.parent.mkdir(exist_ok=True)
         path.write_text(block, "utf-8")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
-    # Migrated already, which takes longer than the rest.
+    # Copy a migrated database, because a migration takes longer than the rest of this test.
     shutil.copy(database, tmp_path / "airflow.db")
     environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{tmp_path}/airflow.db"
     plugin = ["-p", "no:magichour", "-p", "magichour_provider.emulator.pytest_plugin", "-p", "lean"]
@@ -80,7 +80,7 @@ def running() -> Iterator[Emulator]:
 
 @pytest.mark.parametrize("line", commands())
 def test_a_command_of_the_page_runs(running: Emulator, line: str) -> None:
-    # The page has the default port, which a test must not use.
+    # Tests must not use the default port, which is on the page.
     words = shlex.split(line.replace("http://127.0.0.1:8787", running.url))
     if words[0] == "python":
         assert words[1:3] == ["-m", "magichour_provider.emulator"]
@@ -92,9 +92,9 @@ def test_a_command_of_the_page_runs(running: Emulator, line: str) -> None:
 
 
 def test_the_page_shows_what_the_command_prints() -> None:
-    said = blocks("text")[0]
-    for words in ("Magic Hour emulator at", "admin page", "AIRFLOW_CONN_MAGICHOUR_DEFAULT="):
-        assert words in said
+    output = blocks("text")[0]
+    for text in ("Magic Hour emulator at", "admin page", "AIRFLOW_CONN_MAGICHOUR_DEFAULT="):
+        assert text in output
 
 
 def test_the_page_names_every_setting() -> None:
@@ -107,9 +107,9 @@ def test_the_page_names_every_setting() -> None:
 
 
 def test_the_page_names_every_call_and_every_option_of_a_fault() -> None:
-    from magichour_provider.emulator.faults import CALLS, FaultRule
+    from magichour_provider.emulator.faults import CALLS, OPTIONS
 
     for name in CALLS:
         assert f"`{name}`" in PAGE, name
-    for name in set(FaultRule.__dataclass_fields__) - {"id", "seen", "hits"}:
+    for name in OPTIONS:
         assert re.search(rf"`{name}\b", PAGE), name

@@ -1,4 +1,4 @@
-"""Faults: what a network, a gateway and a busy service do to a client."""
+"""Faults: the failures of a network, a gateway and a busy service."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from magichour_provider.emulator.faults import OPTIONS, FaultOptions
+
 if TYPE_CHECKING:
     from magichour_provider.emulator import Emulator
 
-# Shared: each new client would load certificates that nothing here needs.
+# One client for all tests, without certificates: to load them is slow.
 HTTP = httpx.Client(verify=False)
 CREATE = "/v1/ai-talking-photo"
 
 
-def test_a_status_is_answered_instead_of_the_effect(api: Any) -> None:
+def test_a_status_is_returned_and_the_call_is_not_executed(api: Any) -> None:
     body = api.body()
     fault = api.emulator.fault("create", status=503, headers={"Retry-After": "7"}, times=2)
     for _ in range(2):
-        answer = api("POST", CREATE, json=body)
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"] == "7"
-        assert answer.json()["message"]
+        response = api("POST", CREATE, json=body)
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "7"
+        assert response.json()["message"]
     assert api("POST", CREATE, json=body).status_code == 200
     assert fault.hits == 2
     assert api.emulator.charges() == 1
@@ -34,18 +36,18 @@ def test_a_status_is_answered_instead_of_the_effect(api: Any) -> None:
 def test_a_retry_after_can_be_a_date(api: Any) -> None:
     date = "Wed, 21 Oct 2026 07:28:00 GMT"
     api.emulator.fault("account", status=429, headers={"Retry-After": date})
-    answer = api("GET", "/v1/account")
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, date)
+    response = api("GET", "/v1/account")
+    assert (response.status_code, response.headers["retry-after"]) == (429, date)
 
 
-def test_with_effect_the_charge_is_made_and_its_answer_is_lost(api: Any) -> None:
+def test_with_effect_there_is_a_charge_and_its_response_is_lost(api: Any) -> None:
     api.emulator.fault("create", status=500, effect=True)
     assert api("POST", CREATE, json=api.body()).status_code == 500
     assert api.emulator.charges() == 1
 
 
 @pytest.mark.parametrize(("when", "charges"), [("before", 0), ("after", 1)])
-def test_a_reset_before_or_after_the_effect_sends_no_answer(api: Any, when: str, charges: int) -> None:
+def test_a_reset_before_or_after_the_call_sends_no_response(api: Any, when: str, charges: int) -> None:
     api.emulator.fault("create", reset=when)
     body = api.body()
     with pytest.raises(httpx.NetworkError):
@@ -62,47 +64,47 @@ def test_a_call_that_hangs_longer_than_the_client_waits_charges_only_with_effect
     api.emulator.fault("create", hang=0.4, effect=effect)
     with pytest.raises(httpx.ReadTimeout):
         api("POST", CREATE, json=api.body(), timeout=0.15)
-    # The second waits longer than the first one had left to hang.
+    # This call hangs until the first one has ended.
     api.emulator.fault("account", hang=0.5)
     assert api("GET", "/v1/account").status_code == 200
     assert api.emulator.charges() == charges
 
 
-def test_html_answers_with_the_page_of_a_gateway(api: Any) -> None:
+def test_html_returns_the_page_of_a_gateway(api: Any) -> None:
     api.emulator.fault("get_video", html=True)
-    answer = api("GET", f"/v1/video-projects/{api.create()}")
-    assert answer.status_code == 502
-    assert answer.headers["content-type"].startswith("text/html")
+    response = api("GET", f"/v1/video-projects/{api.create()}")
+    assert response.status_code == 502
+    assert response.headers["content-type"].startswith("text/html")
 
 
 def test_a_body_can_be_json_or_text(api: Any) -> None:
     api.emulator.fault("account", status=418, body={"message": "teapot"})
     api.emulator.fault("account", body="no json")
     assert api("GET", "/v1/account").json() == {"message": "teapot"}
-    answer = api("GET", "/v1/account")
-    assert (answer.status_code, answer.text) == (200, "no json")
+    response = api("GET", "/v1/account")
+    assert (response.status_code, response.text) == (200, "no json")
 
 
-def test_a_truncated_answer_has_the_charge_and_cannot_be_read(api: Any) -> None:
+def test_a_truncated_response_is_charged_and_cannot_be_parsed(api: Any) -> None:
     api.emulator.fault("create", truncate=12)
-    answer = api.http.post(CREATE, json=api.body())
-    assert answer.status_code == 200
-    assert len(answer.content) == 12
+    response = api.http.post(CREATE, json=api.body())
+    assert response.status_code == 200
+    assert len(response.content) == 12
     with pytest.raises(json.JSONDecodeError):
-        answer.json()
+        response.json()
     assert api.emulator.charges() == 1
 
 
 def test_a_cut_download_announces_more_than_it_sends(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", cut=1000)
-    got = b""
-    with HTTP.stream("GET", url) as answer:
-        assert int(answer.headers["content-length"]) > 1000
-        with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012 - what came before counts
-            for chunk in answer.iter_raw():
-                got += chunk
-    assert len(got) == 1000
+    received = b""
+    with HTTP.stream("GET", url) as response:
+        assert int(response.headers["content-length"]) > 1000
+        with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012 - the bytes before the error count
+            for chunk in response.iter_raw():
+                received += chunk
+    assert len(received) == 1000
     assert HTTP.get(url).status_code == 200
 
 
@@ -112,36 +114,36 @@ def test_a_truncated_download_announces_no_more_than_it_sends(api: Any) -> None:
     assert len(HTTP.get(url).content) == 1000
 
 
-def test_a_slow_download_takes_its_time_and_is_whole(api: Any) -> None:
+def test_a_slow_download_takes_its_time_and_is_complete(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", slow=0.4)
-    answer = HTTP.get(url)
-    assert answer.elapsed.total_seconds() >= 0.35
-    assert answer.content == HTTP.get(url).content
+    response = HTTP.get(url)
+    assert response.elapsed.total_seconds() >= 0.35
+    assert response.content == HTTP.get(url).content
 
 
 def test_a_download_can_be_expired(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", status=403)
-    answer = HTTP.get(url)
-    assert answer.status_code == 403
-    assert "<Message>Request has expired</Message>" in answer.text
+    response = HTTP.get(url)
+    assert response.status_code == 403
+    assert "<Message>Request has expired</Message>" in response.text
 
 
 @pytest.mark.parametrize("effect", [False, True])
 @pytest.mark.parametrize("status", [425, 500, 502, 503, 504, 521, 530])
-def test_any_status_can_be_answered_with_or_without_a_charge(api: Any, status: int, effect: bool) -> None:
+def test_any_status_can_be_returned_with_or_without_a_charge(api: Any, status: int, effect: bool) -> None:
     api.emulator.fault("create", status=status, effect=effect)
-    answer = api("POST", CREATE, json=api.body())
-    assert answer.status_code == status
-    assert answer.json()["message"]
+    response = api("POST", CREATE, json=api.body())
+    assert response.status_code == status
+    assert response.json()["message"]
     assert api.emulator.charges() == effect
 
 
 def test_a_redirect_of_the_api_names_another_host_and_charges_nothing(api: Any) -> None:
     api.emulator.fault("create", status=307, headers={"Location": "https://other.example{path}"})
-    answer = api("POST", CREATE, json=api.body())
-    assert (answer.status_code, answer.headers["location"]) == (307, f"https://other.example{CREATE}")
+    response = api("POST", CREATE, json=api.body())
+    assert (response.status_code, response.headers["location"]) == (307, f"https://other.example{CREATE}")
     assert api.emulator.charges() == 0
 
 
@@ -150,10 +152,10 @@ def test_a_redirected_upload_arrives_at_the_same_signed_url_on_another_host(api:
     item = api("POST", "/v1/files/upload-urls", json=items).json()["items"][0]
     other = api.emulator.url.replace("127.0.0.1", "localhost")
     api.emulator.fault("put", status=307, headers={"Location": f"{other}{{path}}"})
-    answer = HTTP.put(item["upload_url"], content=b"picture", follow_redirects=True)
-    assert [one.status_code for one in answer.history] == [307]
-    assert answer.history[0].text.count("<Code>TemporaryRedirect</Code>") == 1
-    assert (answer.status_code, answer.url.host) == (200, "localhost")
+    response = HTTP.put(item["upload_url"], content=b"picture", follow_redirects=True)
+    assert [redirect.status_code for redirect in response.history] == [307]
+    assert response.history[0].text.count("<Code>TemporaryRedirect</Code>") == 1
+    assert (response.status_code, response.url.host) == (200, "localhost")
     assets = {**api.body()["assets"], "image_file_path": item["file_path"]}
     assert api("POST", CREATE, json=api.body(assets=assets)).status_code == 200
 
@@ -165,13 +167,13 @@ def test_the_details_of_one_job_can_be_those_of_another(api: Any) -> None:
     assert api.get(asked)["id"] == asked
 
 
-def test_a_body_can_wrap_the_true_answer_and_the_call_has_its_effect(api: Any) -> None:
+def test_a_body_can_wrap_the_true_response_and_the_call_is_executed(api: Any) -> None:
     api.emulator.fault("create", body={"data": {"$answer": ""}, "ok": True}, status=201)
-    answer = api.http.post(CREATE, json=api.body())
+    response = api.http.post(CREATE, json=api.body())
     (job,) = api.emulator.jobs()
-    assert answer.status_code == 201
-    assert answer.json()["data"]["id"] == job["id"]
-    assert answer.json()["ok"] is True
+    assert response.status_code == 201
+    assert response.json()["data"]["id"] == job["id"]
+    assert response.json()["ok"] is True
     assert api.emulator.charges() == 1
 
 
@@ -179,7 +181,7 @@ THUMBNAIL = {"url": "https://example.com/thumbnail.jpg"}
 
 
 @pytest.mark.parametrize(
-    ("downloads", "says"),
+    ("downloads", "expected"),
     [
         ([None, {"$answer": "/downloads/0"}], lambda true: [None, true]),
         ([THUMBNAIL, {"$answer": "/downloads/0"}], lambda true: [THUMBNAIL, true]),
@@ -188,12 +190,12 @@ THUMBNAIL = {"url": "https://example.com/thumbnail.jpg"}
         ([], lambda _: []),
     ],
 )
-def test_a_body_can_change_parts_of_the_true_answer(api: Any, downloads: list[Any], says: Any) -> None:
+def test_a_body_can_change_parts_of_the_true_response(api: Any, downloads: list[Any], expected: Any) -> None:
     job_id = api.create()
     api.emulator.fault("get_video", body={"$answer": "", "downloads": downloads})
-    answer = api.http.get(f"/v1/video-projects/{job_id}").json()
-    assert answer["downloads"] == says(answer["download"])
-    assert (answer["id"], answer["status"]) == (job_id, "complete")
+    response = api.http.get(f"/v1/video-projects/{job_id}").json()
+    assert response["downloads"] == expected(response["download"])
+    assert (response["id"], response["status"]) == (job_id, "complete")
 
 
 SLOTS = {
@@ -211,9 +213,9 @@ SLOTS = {
 def test_upload_slots_can_be_wrong(api: Any, slots: str, extensions: list[str]) -> None:
     api.emulator.fault("upload_urls", body={"items": SLOTS[slots]})
     items = [{"type": "image", "extension": "png"}, {"type": "audio", "extension": "wav"}]
-    answer = api("POST", "/v1/files/upload-urls", json={"items": items}).json()
-    assert [item["file_path"].rpartition(".")[2] for item in answer["items"]] == extensions
-    assert all(HTTP.put(item["upload_url"], content=b"x").status_code == 200 for item in answer["items"])
+    response = api("POST", "/v1/files/upload-urls", json={"items": items}).json()
+    assert [item["file_path"].rpartition(".")[2] for item in response["items"]] == extensions
+    assert all(HTTP.put(item["upload_url"], content=b"x").status_code == 200 for item in response["items"])
 
 
 @pytest.mark.parametrize(
@@ -235,32 +237,32 @@ def test_a_download_can_be_compressed(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     plain = HTTP.get(url).content
     api.emulator.fault("download", gzip=True)
-    with HTTP.stream("GET", url) as answer:
-        raw = b"".join(answer.iter_raw())
-    assert answer.headers["content-encoding"] == "gzip"
-    assert int(answer.headers["content-length"]) == len(raw)
+    with HTTP.stream("GET", url) as response:
+        raw = b"".join(response.iter_raw())
+    assert response.headers["content-encoding"] == "gzip"
+    assert int(response.headers["content-length"]) == len(raw)
     assert gzip.decompress(raw) == plain
 
 
 def test_a_header_can_lie_about_the_encoding(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
     api.emulator.fault("download", headers={"Content-Encoding": "br"})
-    with HTTP.stream("GET", url) as answer:
-        raw = b"".join(answer.iter_raw())
-    assert (answer.headers["content-encoding"], raw[4:8]) == ("br", b"ftyp")
+    with HTTP.stream("GET", url) as response:
+        raw = b"".join(response.iter_raw())
+    assert (response.headers["content-encoding"], raw[4:8]) == ("br", b"ftyp")
 
 
-def test_an_endless_answer_ends_with_its_client_and_delays_no_other(api: Any) -> None:
+def test_an_endless_response_ends_with_its_client_and_delays_no_other(api: Any) -> None:
     api.emulator.fault("account", endless=True)
-    got = b""
-    with api.http.stream("GET", "/v1/account") as answer:
-        for chunk in answer.iter_raw():
-            got += chunk
-            if len(got) > 3_000_000:
+    received = b""
+    with api.http.stream("GET", "/v1/account") as response:
+        for chunk in response.iter_raw():
+            received += chunk
+            if len(received) > 3_000_000:
                 break
-    assert answer.status_code == 200
-    assert "content-length" not in answer.headers
-    assert json.loads(got)["tier"] == "business"
+    assert response.status_code == 200
+    assert "content-length" not in response.headers
+    assert json.loads(received)["tier"] == "business"
     assert api("GET", "/v1/account").status_code == 200
 
 
@@ -284,8 +286,12 @@ def test_a_rule_can_apply_to_every_call(api: Any) -> None:
     assert api("GET", "/v1/account").status_code == 200
 
 
+def test_a_typed_fault_has_the_same_options_as_a_rule() -> None:
+    assert {"call", *FaultOptions.__annotations__} == set(OPTIONS)
+
+
 @pytest.mark.parametrize(
-    ("call", "rule", "says"),
+    ("call", "rule", "message"),
     [
         ("nothing", {}, "choose create"),
         ("create", {"reset": "during"}, "choose before or after"),
@@ -307,9 +313,9 @@ def test_a_rule_can_apply_to_every_call(api: Any) -> None:
     ],
 )
 def test_a_wrong_rule_is_refused_with_the_choices(
-    stub: Emulator, call: str, rule: dict[str, Any], says: str
+    stub: Emulator, call: str, rule: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         stub.fault(call, **rule)
 
 
@@ -318,7 +324,7 @@ async def test_a_call_that_hangs_delays_no_other(api: Any) -> None:
     headers = {"Authorization": f"Bearer {api.emulator.api_key}"}
     async with httpx.AsyncClient(base_url=api.emulator.url, headers=headers) as http:
         hanging = asyncio.create_task(http.get("/v1/account"))
-        while not api.emulator.faults()[0]["hits"]:  # noqa: ASYNC110 - it is elsewhere
+        while not api.emulator.faults()[0]["hits"]:  # noqa: ASYNC110 - the server runs in another thread
             await asyncio.sleep(0)
         assert (await http.get("/v1/account")).status_code == 200
         hanging.cancel()

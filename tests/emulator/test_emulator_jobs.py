@@ -1,4 +1,4 @@
-"""Jobs: their progression, credits, uploads and files, and what is kept of them."""
+"""Jobs: their progression, credits, uploads and files, and the limits of what is kept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from ended_jobs import ended
+from emulator_http import connect, ended, talking_photo
 
 from magichour_provider.emulator import Emulator
 
-# Shared: each new client would load certificates that nothing here needs.
+# One client for all tests, without certificates: to load them is slow.
 HTTP = httpx.Client(verify=False)
 DAY = 24 * 3600
 
@@ -57,23 +57,12 @@ def test_a_manual_job_progresses_only_when_it_is_moved(api: Any) -> None:
 
 
 @pytest.mark.parametrize(("progression", "median"), [("realistic", 174), ("realistic:40", 40)])
-def test_realistic_times_have_the_median_of_the_vendor_or_another(
-    validate: Any, progression: str, median: int
-) -> None:
-    with Emulator(render="stub", progression=progression, seed=7) as emulator:
+def test_realistic_times_have_the_median_of_the_vendor_or_another(progression: str, median: int) -> None:
+    with Emulator(render="stub", progression=progression, seed=7) as emulator, connect(emulator) as http:
         assert emulator.progression == progression
-        headers = {"Authorization": f"Bearer {emulator.api_key}"}
-        body = {
-            "start_seconds": 0,
-            "end_seconds": 1,
-            "assets": {
-                "image_file_path": emulator.put_asset(b"x", "png"),
-                "audio_file_path": emulator.put_asset(b"x", "mp3"),
-            },
-        }
-        with httpx.Client(base_url=emulator.url, headers=headers, verify=False) as http:
-            for _ in range(200):
-                http.post("/v1/ai-talking-photo", json=body)
+        body = talking_photo(emulator)
+        for _ in range(200):
+            http.post("/v1/ai-talking-photo", json=body)
         assert emulator.state()["calls"]["create"] == 200
         emulator.advance(median)
         done = sum(job["status"] == "complete" for job in emulator.jobs())
@@ -107,7 +96,7 @@ def test_an_unknown_progression_is_refused_with_the_choices(stub: Emulator, prog
 )
 def test_a_job_is_charged_the_price_of_its_mode(api: Any, mode: str | None, price: int) -> None:
     style = {"generation_mode": mode} if mode else {}
-    # 1.1 - 0.1 is a little more than one in binary: it still costs one second.
+    # 1.1 - 0.1 is slightly more than 1 in binary, but the price is that of one second.
     job_id = api.create(style=style, start_seconds=0.1, end_seconds=1.1)
     assert api.get(job_id)["credits_charged"] == price
     assert api.emulator.credits == 100_000 - price
@@ -125,24 +114,15 @@ def test_a_job_is_charged_the_price_of_its_mode(api: Any, mode: str | None, pric
 
 
 def test_the_charge_is_corrected_by_the_frame_rate(photo: Any, voice: Any) -> None:
-    with Emulator(render="stub", fps=25, progression="manual") as emulator:
-        headers = {"Authorization": f"Bearer {emulator.api_key}"}
-        body = {
-            "start_seconds": 0,
-            "end_seconds": 1,
-            "assets": {
-                "image_file_path": emulator.put_asset(photo, "png"),
-                "audio_file_path": emulator.put_asset(voice, "wav"),
-            },
-        }
-        with httpx.Client(base_url=emulator.url, headers=headers, verify=False) as http:
-            created = http.post("/v1/ai-talking-photo", json=body).json()
-            job = http.get(f"/v1/video-projects/{created['id']}").json()
-            assert (job["credits_charged"], job["fps"]) == (48, 30)
-            emulator.move(created["id"], "complete")
-            job = http.get(f"/v1/video-projects/{created['id']}").json()
+    with Emulator(render="stub", fps=25, progression="manual") as emulator, connect(emulator) as http:
+        body = talking_photo(emulator, photo, voice)
+        created = http.post("/v1/ai-talking-photo", json=body).json()
+        job = http.get(f"/v1/video-projects/{created['id']}").json()
+        assert (job["credits_charged"], job["fps"]) == (48, 30)
+        emulator.move(created["id"], "complete")
+        job = http.get(f"/v1/video-projects/{created['id']}").json()
         assert (job["credits_charged"], job["fps"]) == (40, 25)
-        assert [(one["entry_type"], one["credits"]) for one in emulator.ledger()] == [
+        assert [(entry["entry_type"], entry["credits"]) for entry in emulator.ledger()] == [
             ("charge", 48),
             ("correction", -8),
         ]
@@ -152,8 +132,8 @@ def test_the_charge_is_corrected_by_the_frame_rate(photo: Any, voice: Any) -> No
 def test_without_enough_credits_no_job_is_made(api: Any) -> None:
     api.emulator.credits = 48
     api.create()
-    answer = api("POST", "/v1/ai-talking-photo", json=api.body())
-    assert answer.status_code == 402
+    response = api("POST", "/v1/ai-talking-photo", json=api.body())
+    assert response.status_code == 402
     assert len(api.emulator.jobs()) == 1
 
 
@@ -167,7 +147,7 @@ def test_a_failed_job_is_refunded(api: Any) -> None:
     assert "detectable face" in job["error"]["message"]
     assert job["credits_charged"] == 0
     assert api.emulator.credits == 100_000
-    assert [one["entry_type"] for one in api.emulator.ledger()] == ["charge", "refund"]
+    assert [entry["entry_type"] for entry in api.emulator.ledger()] == ["charge", "refund"]
 
 
 def test_a_canceled_job_is_refunded(api: Any) -> None:
@@ -184,20 +164,20 @@ def test_a_canceled_job_is_refunded(api: Any) -> None:
 )
 def test_a_fault_decides_how_a_job_ends(api: Any, ends: str, status: str) -> None:
     api.emulator.fault("create", ends=ends, name="doomed")
-    doomed, spared = api.create(name="doomed 1"), api.create()
+    doomed, other = api.create(name="doomed 1"), api.create()
     job = api.get(doomed)
     assert job["status"] == status
     assert job["downloads"] == []
     assert job["enabled"] is (ends != "deleted")
-    assert api.get(spared)["downloads"]
+    assert api.get(other)["downloads"]
 
 
 def test_a_deleted_video_is_gone_and_stays_paid(api: Any) -> None:
     job_id = api.create()
     url = api.get(job_id)["downloads"][0]["url"]
-    answer = api("DELETE", f"/v1/video-projects/{job_id}")
-    assert answer.status_code == 204
-    assert answer.content == b""
+    response = api("DELETE", f"/v1/video-projects/{job_id}")
+    assert response.status_code == 204
+    assert response.content == b""
     job = api.get(job_id)
     assert job["enabled"] is False
     assert job["downloads"] == []
@@ -216,28 +196,27 @@ def test_a_job_that_is_deleted_while_it_renders_continues_and_stays_paid(api: An
 
 
 def upload(api: Any, content: bytes, extension: str = "png") -> tuple[str, str]:
-    kind = "image" if extension == "png" else "audio"
-    items = [{"type": kind, "extension": extension}]
+    media_type = "image" if extension == "png" else "audio"
+    items = [{"type": media_type, "extension": extension}]
     item = api("POST", "/v1/files/upload-urls", json={"items": items}).json()["items"][0]
     assert item["file_path"].startswith("api-assets/")
     return item["upload_url"], item["file_path"]
 
 
 def test_upload_urls_have_the_order_of_the_request(api: Any) -> None:
-    wanted = ["png", "mp3", "mp4", "wav"]
-    types = {"png": "image", "mp3": "audio", "wav": "audio", "mp4": "video"}
-    items = [{"type": types[extension], "extension": extension} for extension in wanted]
-    answer = api("POST", "/v1/files/upload-urls", json={"items": items}).json()
-    assert [item["file_path"].rpartition(".")[2] for item in answer["items"]] == wanted
+    types = {"png": "image", "mp3": "audio", "mp4": "video", "wav": "audio"}
+    items = [{"type": media_type, "extension": extension} for extension, media_type in types.items()]
+    response = api("POST", "/v1/files/upload-urls", json={"items": items}).json()
+    assert [item["file_path"].rpartition(".")[2] for item in response["items"]] == list(types)
 
 
 def test_an_upload_can_be_used_once_its_bytes_have_arrived(api: Any) -> None:
     url, path = upload(api, b"")
     body = api.body()
     body["assets"]["image_file_path"] = path
-    answer = api("POST", "/v1/ai-talking-photo", json=body)
-    assert answer.status_code == 422
-    assert "never uploaded" in answer.json()["message"]
+    response = api("POST", "/v1/ai-talking-photo", json=body)
+    assert response.status_code == 422
+    assert "never uploaded" in response.json()["message"]
     stored = HTTP.put(url, content=b"picture")
     assert stored.status_code == 200
     assert stored.headers["etag"] == f'"{hashlib.md5(b"picture").hexdigest()}"'
@@ -266,22 +245,13 @@ def test_the_seven_days_begin_with_the_bytes_of_the_upload(api: Any) -> None:
 
 
 def test_an_upload_that_a_render_needs_is_kept_longer(photo: Any, voice: Any) -> None:
-    with Emulator(progression="polls:2") as emulator:
-        create, key = f"{emulator.url}/v1/ai-talking-photo", {"Authorization": f"Bearer {emulator.api_key}"}
-        body = {
-            "start_seconds": 0,
-            "end_seconds": 2,
-            "max_resolution": 64,
-            "assets": {
-                "image_file_path": emulator.put_asset(photo, "png"),
-                "audio_file_path": emulator.put_asset(voice, "wav"),
-            },
-        }
-        # One worker: the second waits for the first.
-        answers = [HTTP.post(create, json=body | {"end_seconds": end}, headers=key) for end in (1, 1.5)]
-        jobs = [answer.json()["id"] for answer in answers]
+    with Emulator(progression="polls:2") as emulator, connect(emulator) as http:
+        create = "/v1/ai-talking-photo"
+        body = talking_photo(emulator, photo, voice, max_resolution=64)
+        # There is one worker, so the second job waits for the first.
+        jobs = [http.post(create, json=body | {"end_seconds": end}).json()["id"] for end in (1, 1.5)]
         emulator.advance(8 * DAY)
-        assert HTTP.post(create, json=body, headers=key).status_code == 422
+        assert http.post(create, json=body).status_code == 422
         for job in jobs:
             emulator.move(job, "complete")
             assert emulator.job(job)["status"] == "complete"
@@ -297,9 +267,9 @@ def test_the_clock_cannot_go_back_or_beyond_the_calendar(api: Any, seconds: floa
 def test_an_upload_url_expires(api: Any) -> None:
     url, _ = upload(api, b"")
     api.emulator.advance(DAY + 1)
-    answer = HTTP.put(url, content=b"x")
-    assert answer.status_code == 403
-    assert "<Code>AccessDenied</Code><Message>Request has expired</Message>" in answer.text
+    response = HTTP.put(url, content=b"x")
+    assert response.status_code == 403
+    assert "<Code>AccessDenied</Code><Message>Request has expired</Message>" in response.text
 
 
 def test_a_download_url_expires_and_a_poll_gives_a_fresh_one(api: Any) -> None:
@@ -317,9 +287,9 @@ def test_the_storage_host_refuses_an_api_key(api: Any) -> None:
     put, _ = upload(api, b"")
     get = api.get(api.create())["downloads"][0]["url"]
     headers = {"Authorization": f"Bearer {api.emulator.api_key}"}
-    for answer in (HTTP.put(put, content=b"x", headers=headers), HTTP.get(get, headers=headers)):
-        assert answer.status_code == 400
-        assert "Only one auth mechanism allowed" in answer.text
+    for response in (HTTP.put(put, content=b"x", headers=headers), HTTP.get(get, headers=headers)):
+        assert response.status_code == 400
+        assert "Only one auth mechanism allowed" in response.text
     for call in ("put", "download"):
         assert "authorization" in api.emulator.requests(call)[-1]["headers"]
 
@@ -332,9 +302,9 @@ def test_a_signature_holds_for_one_file_and_one_time(api: Any, changed: str) -> 
         url = url.copy_with(path=other.path, query=url.query)
     else:
         url = url.copy_merge_params({changed: "9" + url.params[changed][1:] + "0"})
-    answer = HTTP.get(url)
-    assert answer.status_code == 403
-    assert "SignatureDoesNotMatch" in answer.text
+    response = HTTP.get(url)
+    assert response.status_code == 403
+    assert "SignatureDoesNotMatch" in response.text
     assert HTTP.get(url.copy_with(query=None)).status_code == 403
 
 
@@ -347,55 +317,47 @@ def test_a_url_for_get_does_not_allow_put(api: Any) -> None:
 
 def test_an_upload_without_a_length_is_refused(api: Any) -> None:
     url, _ = upload(api, b"")
-    answer = HTTP.put(url, content=iter([b"a", b"b"]))
-    assert answer.status_code == 411
-    assert "MissingContentLength" in answer.text
+    response = HTTP.put(url, content=iter([b"a", b"b"]))
+    assert response.status_code == 411
+    assert "MissingContentLength" in response.text
 
 
 def test_a_download_can_be_read_in_ranges(api: Any) -> None:
     url = api.get(api.create())["downloads"][0]["url"]
-    whole = HTTP.get(url)
-    assert whole.headers["content-type"] == "video/mp4"
-    assert int(whole.headers["content-length"]) == len(whole.content)
-    assert whole.content[4:8] == b"ftyp"
+    full = HTTP.get(url)
+    assert full.headers["content-type"] == "video/mp4"
+    assert int(full.headers["content-length"]) == len(full.content)
+    assert full.content[4:8] == b"ftyp"
     head = HTTP.head(url)
-    assert head.headers["content-length"] == whole.headers["content-length"]
+    assert head.headers["content-length"] == full.headers["content-length"]
     assert head.content == b""
     part = HTTP.get(url, headers={"Range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, b"ftyp")
-    size = len(whole.content)
+    size = len(full.content)
     assert part.headers["content-range"] == f"bytes 4-7/{size}"
     assert HTTP.get(url, headers={"Range": f"bytes={size}-"}).status_code == 416
     assert api.emulator.requests("download")[-1]["status"] == 416
 
 
 def test_the_oldest_ended_jobs_are_dropped() -> None:
-    with Emulator(render="stub", max_jobs=3, progression="manual") as emulator:
-        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+    with Emulator(render="stub", max_jobs=3, progression="manual") as emulator, connect(emulator) as http:
         body = {"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}
-        with httpx.Client(base_url=emulator.url, headers=headers, verify=False) as http:
-
-            def create(name: str) -> None:
-                http.post("/v1/ai-voice-generator", json={"name": name, **body})
-
-            for name in "abcde":
-                create(name)
-            assert [job["name"] for job in emulator.jobs()] == list("abcde")
-            for job in emulator.jobs()[1:]:
-                emulator.move(job["id"], "complete")
-            create("f")
-            assert [job["name"] for job in emulator.jobs()] == list("aef")
+        for name in "abcde":
+            http.post("/v1/ai-voice-generator", json={"name": name, **body})
+        assert [job["name"] for job in emulator.jobs()] == list("abcde")
+        for job in emulator.jobs()[1:]:
+            emulator.move(job["id"], "complete")
+        http.post("/v1/ai-voice-generator", json={"name": "f", **body})
+        assert [job["name"] for job in emulator.jobs()] == list("aef")
 
 
-def test_the_disk_usage_of_results_is_bounded() -> None:
-    with Emulator(voice="tones", max_disk_mb=1) as emulator:
-        headers = {"Authorization": f"Bearer {emulator.api_key}"}
-        with httpx.Client(base_url=emulator.url, headers=headers, verify=False) as http:
-            for number in range(6):
-                # Ten seconds of speech, half a megabyte.
-                style = {"prompt": f"{number}" * 150, "voice_name": "Elon Musk"}
-                job = http.post("/v1/ai-voice-generator", json={"style": style}).json()
-                assert ended(http, f"/v1/audio-projects/{job['id']}")["status"] == "complete"
+def test_the_disk_usage_of_results_is_limited() -> None:
+    with Emulator(voice="tones", max_disk_mb=1) as emulator, connect(emulator) as http:
+        for number in range(6):
+            # This makes ten seconds of speech, which are half a megabyte.
+            style = {"prompt": f"{number}" * 150, "voice_name": "Elon Musk"}
+            job = http.post("/v1/ai-voice-generator", json={"style": style}).json()
+            assert ended(http, f"/v1/audio-projects/{job['id']}")["status"] == "complete"
         assert 1 <= len(emulator.jobs()) <= 3
 
 
@@ -426,7 +388,7 @@ def test_an_accepted_job_says_how_soon_to_poll_unless_its_time_is_realistic(
     api: Any, progression: str, retry_after: str | None
 ) -> None:
     api.emulator.progression = progression
-    answer = api("POST", "/v1/ai-talking-photo", json=api.body())
-    assert answer.headers.get("retry-after") == retry_after
+    response = api("POST", "/v1/ai-talking-photo", json=api.body())
+    assert response.headers.get("retry-after") == retry_after
     voice = {"style": {"prompt": "Hello", "voice_name": "Elon Musk"}}
     assert api("POST", "/v1/ai-voice-generator", json=voice).headers.get("retry-after") == retry_after

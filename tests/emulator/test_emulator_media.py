@@ -1,4 +1,4 @@
-"""Recordings and photos as they are decoded: every format, every turn, and files that are not perfect."""
+"""The decoding of recordings and photos: every format, every orientation, and damaged files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 av = pytest.importorskip("av")
 np = pytest.importorskip("numpy")
 
-import pillow_heif  # noqa: E402 - after the skip
+import pillow_heif  # noqa: E402 - it is imported after the skip
 from PIL import Image  # noqa: E402
 
 from magichour_provider.emulator import render, validation  # noqa: E402
@@ -29,7 +29,7 @@ ID3_TAG = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
 def recording(
     container: str, codec: str, seconds: float, *, rate: int = 48_000, layout: str = "stereo", **options: str
 ) -> bytes:
-    """A tone, encoded."""
+    """Encode a tone."""
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options) as out:
@@ -40,7 +40,7 @@ def recording(
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
         frame.rate = rate
         for part in [*resampler.resample(frame), *resampler.resample(None), None]:
-            # The last packet of a FLAC is empty, and Ogg refuses it.
+            # The last packet of a FLAC stream is empty, and Ogg refuses empty packets.
             out.mux([packet for packet in stream.encode(part) if packet.size])
     return file.getvalue()
 
@@ -86,13 +86,13 @@ def test_a_recording_that_ffmpeg_plays_is_heard_to_its_end(tmp_path: Path, name:
     extension, content, seconds = RECORDINGS[name]
     path = tmp_path / f"voice.{extension}"
     path.write_bytes(content)
-    sound = render.load_sound(str(path), 0, 60)
-    assert sound.shape[1] / render.RATE == pytest.approx(seconds, abs=0.15)
-    # The last half second is the tone, at its own level and pitch.
-    ending = sound[0, -render.RATE * 2 // 3 : -render.RATE // 6]
+    audio = render.load_audio(str(path), 0, 60)
+    assert audio.shape[1] / render.RATE == pytest.approx(seconds, abs=0.15)
+    # The last half second is the tone, with its level and pitch.
+    ending = audio[0, -render.RATE * 2 // 3 : -render.RATE // 6]
     assert np.sqrt(np.mean(ending**2)) == pytest.approx(0.5 / 2**0.5, rel=0.1)
-    loudest = np.abs(np.fft.rfft(ending)).argmax() * render.RATE / len(ending)
-    assert loudest == pytest.approx(440, abs=3)
+    frequency = np.abs(np.fft.rfft(ending)).argmax() * render.RATE / len(ending)
+    assert frequency == pytest.approx(440, abs=3)
 
 
 FORMATS = {
@@ -114,28 +114,28 @@ FORMATS = {
 def test_every_audio_format_of_the_vendor_is_decoded(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"voice.{extension}"
     path.write_bytes(recording(*FORMATS[extension], 1))
-    sound = render.load_sound(str(path), 0.25, 0.75)
-    assert sound.shape == (2, render.RATE // 2)
-    assert np.abs(sound).max() == pytest.approx(0.5, abs=0.1)
+    audio = render.load_audio(str(path), 0.25, 0.75)
+    assert audio.shape == (2, render.RATE // 2)
+    assert np.abs(audio).max() == pytest.approx(0.5, abs=0.1)
 
 
 def test_amr_is_decoded(tmp_path: Path) -> None:
-    # Frames of 4.75 kbit/s and 20 ms; no wheel can encode speech into them.
+    # These frames have 4.75 kbit/s and 20 ms. They are written by hand, because no wheel can encode AMR.
     path = tmp_path / "voice.amr"
     path.write_bytes(b"#!AMR\n" + (b"\x04" + bytes(12)) * 50)
-    assert render.load_sound(str(path), 0, 60).shape == (2, render.RATE)
+    assert render.load_audio(str(path), 0, 60).shape == (2, render.RATE)
 
 
 @pytest.mark.parametrize("content", [b"hello\n" * 500, bytes(9000)], ids=["text", "zeros"])
 def test_a_recording_without_sound_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "voice.mp3").write_bytes(content)
     with pytest.raises(RenderError) as refused:
-        render.load_sound(str(tmp_path / "voice.mp3"), 0, 1)
+        render.load_audio(str(tmp_path / "voice.mp3"), 0, 1)
     assert refused.value.code == "invalid_file_format"
 
 
 def png(width: int, height: int, *, depth: int = 8, rows: bytes = b"") -> bytes:
-    """A grey PNG; without ``rows`` its header is all that there is to it."""
+    """Create a grey PNG. Without ``rows``, it has no image data."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return (
@@ -143,8 +143,8 @@ def png(width: int, height: int, *, depth: int = 8, rows: bytes = b"") -> bytes:
         )
 
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.mark.parametrize("extension", validation.EXTENSIONS["image"])
@@ -159,13 +159,13 @@ def test_every_image_format_of_the_vendor_is_decoded(tmp_path: Path, extension: 
 
 @pytest.mark.parametrize("extension", ["jpg", "heic", "both.heic", "png", "webp", "tiff"])
 def test_a_phone_photo_stands_upright(tmp_path: Path, extension: str) -> None:
-    # Lying on its side, red at the left: the tag says that red is to be on top.
+    # The left half is red. With the orientation of the tag, the top half is red.
     image = Image.new("RGB", (400, 300), "blue")
     image.paste("red", (0, 0, 200, 300))
     exif = Image.Exif()
     exif[render.ORIENTATION] = 6
     path = tmp_path / f"phone.{extension}"
-    # As bytes, the orientation goes into the HEIC container too, as phones write it.
+    # If the EXIF data are bytes, Pillow also writes the orientation into the HEIC container, as phones do.
     image.save(path, exif=exif.tobytes() if extension == "both.heic" else exif)
     photo = render.load_photo(str(path))
     assert photo.size == (300, 400)
@@ -177,7 +177,7 @@ def test_a_phone_photo_stands_upright(tmp_path: Path, extension: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "photo", "video"),
+    ("options", "photo", "video"),
     [
         ({"resolution": "480p"}, (640, 480), (640, 480)),
         ({"resolution": "720p"}, (640, 480), (960, 720)),
@@ -193,13 +193,13 @@ def test_a_phone_photo_stands_upright(tmp_path: Path, extension: str) -> None:
     ],
 )
 def test_the_size_of_a_video_follows_the_photo_and_the_resolution(
-    wanted: dict[str, Any], photo: tuple[int, int], video: tuple[int, int]
+    options: dict[str, Any], photo: tuple[int, int], video: tuple[int, int]
 ) -> None:
     url = "https://magichour.ai/my-library"
     assets = {"image_file_path": f"{url}?imageId=a", "audio_file_path": f"{url}?audioId=a"}
     body = {"start_seconds": 0, "end_seconds": 1, "assets": assets}
-    request = validation.check_talking_photo(body | wanted, "business")
-    assert render.frame_size(*photo, request.short, request.long) == video
+    request = validation.check_talking_photo(body | options, "business")
+    assert render.frame_size(*photo, request.short_side, request.max_long_side) == video
 
 
 GREYS = np.arange(256)
@@ -222,7 +222,7 @@ def test_a_deep_grey_photo_looks_as_in_eight_bits(tmp_path: Path, name: str) -> 
     assert np.abs(shown[2, :, 1].astype(int) - GREYS).max() <= 1
 
 
-def test_a_jpeg_of_200_megapixels_is_decoded_small(tmp_path: Path) -> None:
+def test_a_jpeg_of_200_megapixels_is_reduced(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     Image.new("L", (16_320, 12_240), 200).save(path, quality=40)
     photo = render.load_photo(str(path))
@@ -230,7 +230,7 @@ def test_a_jpeg_of_200_megapixels_is_decoded_small(tmp_path: Path) -> None:
     assert photo.getpixel((5, 5)) == pytest.approx((200, 200, 200), abs=2)
 
 
-def test_a_large_png_is_made_smaller_and_keeps_its_colours_and_its_orientation(tmp_path: Path) -> None:
+def test_a_large_png_is_reduced_and_keeps_its_colours_and_its_orientation(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     image = Image.new("P", (4400, 6600), 1)
     image.putpalette([0, 0, 0, 250, 100, 0])
@@ -250,7 +250,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
     assert refused.value.code == "file_too_large"
 
 
-def test_of_a_truncated_jpeg_the_beginning_is_shown(tmp_path: Path) -> None:
+def test_a_truncated_jpeg_shows_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     Image.effect_noise((640, 640), 50).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

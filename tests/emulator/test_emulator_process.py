@@ -1,4 +1,4 @@
-"""The emulator as a program: its start and end, its page, the pytest plugin, and what it costs."""
+"""The emulator as a program: its start and end, its page, the pytest plugin, and its resource usage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from ended_jobs import ended
+from emulator_http import connect, ended, talking_photo
 
 from magichour_provider.emulator import Emulator
 from magichour_provider.emulator.__main__ import main
@@ -32,7 +32,7 @@ COMMAND = [sys.executable, "-m", "magichour_provider.emulator"]
 
 @contextmanager
 def running(*arguments: str, env: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
-    """The command at work: its process and what it said."""
+    """Run the command. Yield its process, and the JSON that it printed."""
     process = subprocess.Popen(
         [*COMMAND, "--port", "0", "--json", *arguments],
         stdout=subprocess.PIPE,
@@ -54,33 +54,26 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_nothing(
 ) -> None:
     ready_file, files = tmp_path / "ready.json", tmp_path / "files"
     files.mkdir()
-    given = ["--ready-file", str(ready_file), "--progression", "instant", "--credits", "500"]
-    with running(*given, env={"TMPDIR": str(files)}) as (process, ready):
+    options = ["--ready-file", str(ready_file), "--progression", "instant", "--credits", "500"]
+    with running(*options, env={"TMPDIR": str(files)}) as (process, ready):
         assert json.loads(ready_file.read_text("utf-8")) == ready
         assert ready["connection"]["password"] == ready["api_key"]
         with Emulator.attach(ready["url"]) as handle:
             assert handle.connection["host"] == ready["url"] == handle.url
             assert handle.credits == 500
-            body = {
-                "start_seconds": 0,
-                "end_seconds": 0.5,
-                "assets": {
-                    "image_file_path": handle.put_asset(photo, "png"),
-                    "audio_file_path": handle.put_asset(voice, "wav"),
-                },
-            }
-            http = httpx.Client(base_url=handle.url, headers={"Authorization": f"Bearer {handle.api_key}"})
+            http = connect(handle)
+            body = talking_photo(handle, photo, voice, end_seconds=0.5)
             job = http.post("/v1/ai-talking-photo", json=body).json()
             assert ended(http, f"/v1/video-projects/{job['id']}")["status"] == "complete"
-        # The handle is let go; the server is not its own.
+        # The end of the handle does not stop the server, because the handle did not start it.
         assert http.get("/v1/account").status_code == 200
         http.close()
         assert list(files.iterdir())
         workers = children(process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
-        assert list(files.iterdir()) == [], "it leaves files behind"
-        assert not [worker for worker in workers if alive(worker)], "it leaves processes behind"
+        assert list(files.iterdir()) == [], "there are files left"
+        assert not [worker for worker in workers if alive(worker)], "there are processes left"
 
 
 def children(pid: int) -> list[int]:
@@ -106,25 +99,24 @@ def test_the_command_prints_its_address_and_a_connection() -> None:
     process.stdout.close()
     url = lines[0].split()[-1]
     assert f"admin page   {url}/" in "".join(lines)
-    said = lines[-1].removeprefix("export AIRFLOW_CONN_MAGICHOUR_DEFAULT=").strip().strip("'")
-    assert json.loads(said)["host"] == url
+    connection = lines[-1].removeprefix("export AIRFLOW_CONN_MAGICHOUR_DEFAULT=").strip().strip("'")
+    assert json.loads(connection)["host"] == url
 
 
 def test_a_client_that_disconnects_causes_no_log(caplog: pytest.LogCaptureFixture) -> None:
     with Emulator(render="stub") as emulator:
-        http = httpx.Client(headers={"Authorization": f"Bearer {emulator.api_key}"})
         items = {"items": [{"type": "image", "extension": "png"}]}
-        answer = http.post(f"{emulator.url}/v1/files/upload-urls", json=items).json()
-        wanted = answer["items"][0]["upload_url"]
-        http.close()
-        for address, head in ((wanted, "PUT"), (f"{emulator.url}/v1/ai-talking-photo", "POST")):
-            parts = urlsplit(address)
+        with connect(emulator) as http:
+            response = http.post("/v1/files/upload-urls", json=items).json()
+        upload_url = response["items"][0]["upload_url"]
+        for method, url in (("PUT", upload_url), ("POST", f"{emulator.url}/v1/ai-talking-photo")):
+            parts = urlsplit(url)
             with socket.create_connection((parts.hostname, parts.port)) as connection:
                 target = f"{parts.path}?{parts.query}"
                 connection.sendall(
-                    f"{head} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc".encode()
+                    f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc".encode()
                 )
-                while not any(seen["method"] == head for seen in emulator.requests()[1:]):
+                while not any(request["method"] == method for request in emulator.requests()[1:]):
                     pass
     assert caplog.records == []
 
@@ -132,13 +124,11 @@ def test_a_client_that_disconnects_causes_no_log(caplog: pytest.LogCaptureFixtur
 def test_a_stop_while_renders_wait_causes_no_log(caplog: pytest.LogCaptureFixture) -> None:
     library = "https://magichour.ai/my-library"
     assets = {"image_file_path": f"{library}?imageId=a", "audio_file_path": f"{library}?audioId=a"}
-    with Emulator(progression="manual") as emulator:
-        http = httpx.Client(headers={"Authorization": f"Bearer {emulator.api_key}"})
+    with Emulator(progression="manual") as emulator, connect(emulator) as http:
         for end in (0.1, 20, 21, 22):
             body = {"start_seconds": 0, "end_seconds": end, "assets": assets}
-            assert http.post(f"{emulator.url}/v1/ai-talking-photo", json=body).status_code == 200
-        http.close()
-        # Then one is at work on the second, and two wait.
+            assert http.post("/v1/ai-talking-photo", json=body).status_code == 200
+        # When the first job is complete, the second one renders, and the other two wait.
         emulator.move(emulator.jobs()[0]["id"], "complete")
     for thread in threading.enumerate():
         if thread.name.startswith("waitpid"):
@@ -156,15 +146,15 @@ def test_a_port_that_is_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -
 
 
 def memory(pid: int) -> float:
-    """Resident megabytes."""
+    """Return the resident memory of a process, in megabytes."""
     for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
-    raise AssertionError("no such process")
+    raise AssertionError("the process does not exist")
 
 
-def processor(pid: int) -> float:
-    """Seconds of processor time used."""
+def processor_time(pid: int) -> float:
+    """Return the processor time that a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").split()
     return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
@@ -174,43 +164,27 @@ def test_a_poll_takes_less_than_two_milliseconds_of_processor_time() -> None:
     with running("--render", "stub", "--progression", "manual") as (process, ready):
         assert memory(process.pid) < 100
         handle = Emulator.attach(ready["url"])
-        body = {
-            "start_seconds": 0,
-            "end_seconds": 1,
-            "assets": {
-                "image_file_path": handle.put_asset(b"x", "png"),
-                "audio_file_path": handle.put_asset(b"x", "wav"),
-            },
-        }
-        headers = {"Authorization": f"Bearer {handle.api_key}"}
-        with httpx.Client(base_url=handle.url, headers=headers) as http:
+        body = talking_photo(handle)
+        with connect(handle) as http:
             ids = [http.post("/v1/ai-talking-photo", json=body).json()["id"] for _ in range(300)]
-            before = processor(process.pid)
+            before = processor_time(process.pid)
             for job_id in ids:
                 assert http.get(f"/v1/video-projects/{job_id}").json()["status"] == "queued"
-            assert processor(process.pid) - before < 0.6
+            assert processor_time(process.pid) - before < 0.6
         assert memory(process.pid) < 100
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measured by /proc")
-def test_polls_are_answered_while_a_render_runs(photo: Path, voice: Path) -> None:
-    with Emulator(progression="manual") as emulator:
-        body = {
-            "start_seconds": 0,
-            "end_seconds": 30,
-            "assets": {
-                "image_file_path": emulator.put_asset(photo, "png"),
-                "audio_file_path": "https://magichour.ai/my-library?audioId=long",
-            },
-        }
-        headers = {"Authorization": f"Bearer {emulator.api_key}"}
-        with httpx.Client(base_url=emulator.url, headers=headers) as http:
-            job_id = http.post("/v1/ai-talking-photo", json=body).json()["id"]
-            slowest, polls = 0.0, 0
-            while not emulator.job(job_id)["rendered"] and polls < 300:
-                polls += 1
-                answer = http.get(f"/v1/video-projects/{job_id}")
-                slowest = max(slowest, answer.elapsed.total_seconds())
+def test_polls_are_answered_while_a_render_runs(photo: Path) -> None:
+    with Emulator(progression="manual") as emulator, connect(emulator) as http:
+        body = talking_photo(emulator, photo, end_seconds=30)
+        body["assets"]["audio_file_path"] = "https://magichour.ai/my-library?audioId=long"
+        job_id = http.post("/v1/ai-talking-photo", json=body).json()["id"]
+        slowest, polls = 0.0, 0
+        while not emulator.job(job_id)["rendered"] and polls < 300:
+            polls += 1
+            response = http.get(f"/v1/video-projects/{job_id}")
+            slowest = max(slowest, response.elapsed.total_seconds())
         assert polls > 20
         assert slowest < 2
 
@@ -235,7 +209,7 @@ def test_the_files_of_a_killed_emulator_are_deleted_by_the_next(
         long_ago = time.time() - 3600
         os.utime(left / "in-use", (long_ago, long_ago))
         with Emulator(render="stub"):
-            assert left.exists(), "it was in use"
+            assert left.exists(), "the next emulator deleted files that were in use"
         process.kill()
         process.wait()
         assert left.exists()
@@ -246,7 +220,7 @@ def test_the_files_of_a_killed_emulator_are_deleted_by_the_next(
 def test_a_start_takes_less_than_half_a_second_of_processor_time() -> None:
     with Emulator(render="stub"):
         pass
-    before = time.process_time()  # of the server's thread too
+    before = time.process_time()  # it includes the server's thread
     with Emulator(render="stub"):
         pass
     assert time.process_time() - before < 0.5

@@ -1,4 +1,4 @@
-"""The vendor's own SDKs, from the upload to a playable file."""
+"""The vendor's SDKs: they work with the emulator, from the upload to a playable file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_python_sdk_generates_a_playable_video(photo: Path, voice: Path, tmp
         assert done.credits_charged == done.total_frame_cost == 30
         assert playable(done.downloaded_paths[0]) == pytest.approx(1.5, abs=0.05)
         assert emulator.charges("from the SDK") == 1
-        assert all("authorization" not in one["headers"] for one in emulator.requests("put"))
+        assert all("authorization" not in request["headers"] for request in emulator.requests("put"))
 
         assert client.v1.account.list().credits == emulator.credits
         client.v1.video_projects.delete(id=done.id)
@@ -119,9 +119,9 @@ def test_the_node_sdk_generates_a_playable_video(photo: Path, voice: Path, tmp_p
         pytest.skip("the vendor's npm package cannot be installed here")
     with Emulator(fps=6) as emulator:
         (tmp_path / "run.js").write_text(NODE)
-        given = [tmp_path, emulator.url, emulator.api_key, photo, voice, tmp_path]
+        arguments = [tmp_path, emulator.url, emulator.api_key, photo, voice, tmp_path]
         ran = subprocess.run(
-            [node, str(tmp_path / "run.js"), *map(str, given)],
+            [node, str(tmp_path / "run.js"), *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,

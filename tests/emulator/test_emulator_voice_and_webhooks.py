@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from ended_jobs import ended
+from emulator_http import connect, ended
 
 from magichour_provider.emulator import Emulator
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Shared: each new client would load certificates that nothing here needs.
+# One client for all tests, without certificates: to load them is slow.
 HTTP = httpx.Client(verify=False)
 av = pytest.importorskip("av")
 
@@ -47,9 +47,7 @@ def seconds(url: str, folder: Path) -> float:
 def test_a_voice_is_longer_for_a_longer_text_and_can_be_used_in_a_video(
     engine: str, validate: Any, tmp_path: Path
 ) -> None:
-    with Emulator(voice=engine) as emulator:
-        headers = {"Authorization": f"Bearer {emulator.api_key}"}
-        http = httpx.Client(base_url=emulator.url, headers=headers, verify=False, timeout=30)
+    with Emulator(voice=engine) as emulator, connect(emulator) as http:
 
         def speak(text: str) -> dict[str, Any]:
             body = {"style": {"prompt": text, "voice_name": "Morgan Freeman"}}
@@ -57,19 +55,19 @@ def test_a_voice_is_longer_for_a_longer_text_and_can_be_used_in_a_video(
             validate("POST", "/v1/ai-voice-generator", created)
             path = f"/v1/audio-projects/{created.json()['id']}"
             ended(http, path)
-            answer = http.get(path)
-            validate("GET", path, answer)
-            return dict(answer.json())
+            response = http.get(path)
+            validate("GET", path, response)
+            return dict(response.json())
 
         short, long = speak("Hello there, you."), speak("Hello there, you. " * 8)
         assert (short["status"], short["type"]) == ("complete", "VOICE_GENERATOR")
         assert (short["credits_charged"], long["credits_charged"]) == (2, 15)
-        brief = seconds(short["downloads"][0]["url"], tmp_path)
-        assert brief > 0.5
-        assert seconds(long["downloads"][0]["url"], tmp_path) > 5 * brief
+        short_seconds = seconds(short["downloads"][0]["url"], tmp_path)
+        assert short_seconds > 0.5
+        assert seconds(long["downloads"][0]["url"], tmp_path) > 5 * short_seconds
         assert {job["engine"] for job in emulator.jobs()} == {engine}
 
-        # What it made can be what a talking photo says, from the library.
+        # A talking photo can use the generated voice by its library URL.
         body = {
             "start_seconds": 0,
             "end_seconds": 0.5,
@@ -79,26 +77,25 @@ def test_a_voice_is_longer_for_a_longer_text_and_can_be_used_in_a_video(
                 "audio_file_path": f"https://magichour.ai/my-library?audioId={long['id']}",
             },
         }
-        film = http.post("/v1/ai-talking-photo", json=body).json()
-        assert ended(http, f"/v1/video-projects/{film['id']}")["status"] == "complete"
+        video = http.post("/v1/ai-talking-photo", json=body).json()
+        assert ended(http, f"/v1/video-projects/{video['id']}")["status"] == "complete"
 
         assert http.delete(f"/v1/audio-projects/{short['id']}").status_code == 204
         assert http.get(f"/v1/audio-projects/{short['id']}").json()["enabled"] is False
-        http.close()
 
 
 class Receiver:
-    """Receives events, and answers with the given statuses."""
+    """A server that receives events, and responds with the given statuses, then with 200."""
 
     def __init__(self) -> None:
         self.events: queue.Queue[tuple[dict[str, str], bytes]] = queue.Queue()
-        self.answers: list[int] = []
+        self.statuses: list[int] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
+                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
                 self.end_headers()
                 receiver.events.put(({k.lower(): v for k, v in self.headers.items()}, body))
 
@@ -110,21 +107,21 @@ class Receiver:
         Thread(target=self.server.serve_forever, daemon=True).start()
 
     def next(self) -> dict[str, Any]:
-        """The next event, its signature checked as the vendor's documentation says."""
+        """Return the next event. Check its signature as in the vendor's documentation."""
         headers, body = self.events.get(timeout=10)
-        moment = headers["magic-hour-event-timestamp"]
-        assert abs(time.time() - int(moment)) < 300
-        signed = hmac.new(SECRET.encode(), f"{moment}.".encode() + body, hashlib.sha256)
-        assert headers["magic-hour-event-signature"] == signed.hexdigest()
+        timestamp = headers["magic-hour-event-timestamp"]
+        assert abs(time.time() - int(timestamp)) < 300
+        signature = hmac.new(SECRET.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
+        assert headers["magic-hour-event-signature"] == signature.hexdigest()
         return dict(json.loads(body))
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    one = Receiver()
-    yield one
-    one.server.shutdown()
-    one.server.server_close()
+    receiver = Receiver()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
 
 
 def test_the_events_of_videos_are_signed_and_as_the_vendor_describes(
@@ -136,19 +133,19 @@ def test_the_events_of_videos_are_signed_and_as_the_vendor_describes(
     done, failed, canceled = api.create(name="a"), api.create(name="b"), api.create(name="c")
     api.emulator.move(done, "complete")
     api.emulator.cancel(canceled)
-    seen = [receiver.next() for _ in range(2)]
+    received = [receiver.next() for _ in range(2)]
     api.emulator.fail(failed, "no_source_face")
-    seen += [receiver.next() for _ in range(2)]
-    assert [(one["type"], one["payload"]["id"]) for one in seen] == [
+    received += [receiver.next() for _ in range(2)]
+    assert [(event["type"], event["payload"]["id"]) for event in received] == [
         ("video.started", done),
         ("video.completed", done),
         ("video.started", failed),
         ("video.errored", failed),
     ]
-    for one in seen:
-        schema = events["/" + one["type"]]["post"]["requestBody"]["content"]["application/json"]
-        conforms(schema["schema"], one)
-    assert HTTP.get(seen[1]["payload"]["downloads"][0]["url"]).status_code == 200
+    for event in received:
+        schema = events["/" + event["type"]]["post"]["requestBody"]["content"]["application/json"]
+        conforms(schema["schema"], event)
+    assert HTTP.get(received[1]["payload"]["downloads"][0]["url"]).status_code == 200
     assert len(api.emulator.deliveries()) == 4
 
 
@@ -160,11 +157,11 @@ def test_only_the_registered_event_types_are_sent(api: Any, receiver: Receiver) 
     event = receiver.next()
     assert event["type"] == "audio.completed"
     assert event["payload"]["type"] == "VOICE_GENERATOR"
-    assert [one["type"] for one in api.emulator.deliveries()] == ["audio.completed"]
+    assert [delivery["type"] for delivery in api.emulator.deliveries()] == ["audio.completed"]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         ({"url": "nonsense"}, "url"),
         ({"url": 5}, "url"),
@@ -173,20 +170,20 @@ def test_only_the_registered_event_types_are_sent(api: Any, receiver: Receiver) 
     ],
 )
 def test_a_wrong_webhook_is_refused_with_the_field(
-    api: Any, receiver: Receiver, wrong: dict[str, Any], says: str
+    api: Any, receiver: Receiver, wrong: dict[str, Any], message: str
 ) -> None:
-    given: dict[str, Any] = {"url": receiver.url, "secret": SECRET} | wrong
-    with pytest.raises(ValueError, match=says):
-        api.emulator.webhook(**given)
+    options: dict[str, Any] = {"url": receiver.url, "secret": SECRET} | wrong
+    with pytest.raises(ValueError, match=message):
+        api.emulator.webhook(**options)
 
 
 def test_an_event_is_sent_again_until_it_is_delivered(api: Any, receiver: Receiver) -> None:
-    receiver.answers = [500, 302, 404, 200]
+    receiver.statuses = [500, 302, 404, 200]
     api.emulator.webhook(receiver.url, SECRET, ["video.completed"])
     api.create()
     first = receiver.next()
     for attempts, delay in enumerate((5, 10, 20), start=1):
-        # The receiver has the event before the sender has the answer.
+        # The receiver has the event before the emulator has the response.
         until(lambda: len(api.emulator.deliveries()[0]["attempts"]) == attempts)  # noqa: B023
         assert api.emulator.deliveries()[0]["delivered"] is False
         api.emulator.advance(delay)
@@ -203,17 +200,17 @@ def test_an_event_is_given_up_after_a_day(api: Any, receiver: Receiver) -> None:
     until(lambda: api.emulator.deliveries())
     delivery: dict[str, Any] = {}
 
-    def later() -> bool:
+    def given_up_an_hour_later() -> bool:
         api.emulator.advance(3600)
         delivery.update(api.emulator.deliveries()[0])
         return bool(delivery["given_up"])
 
-    until(later)
+    until(given_up_an_hour_later)
     assert 5 < len(delivery["attempts"]) < 20
 
 
-def until(true: Any) -> None:
-    """Ask again until it is so."""
+def until(condition: Any) -> None:
+    """Wait until a condition is true."""
     deadline = time.monotonic() + 10
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline

@@ -48,11 +48,11 @@ def airflow(api_server: FastAPI) -> FastAPI:
 @pytest.fixture
 def fresh_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request reads what has changed since the last one."""
-    monkeypatch.setattr("magichour_provider.plugin.index.Index.refresh.__kwdefaults__", {"at_most": 0.0})
+    monkeypatch.setattr("magichour_provider.plugin.index.Index.refresh.__kwdefaults__", {"max_age": 0.0})
 
 
 def token(role: str = "ADMIN", teams: list[str] | None = None) -> str:
-    """Of a user of Airflow's simple auth manager."""
+    """The token of a user of Airflow's simple auth manager."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
@@ -82,7 +82,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of one module: while it is there, nothing else in this thread can run an event loop."""
+    """One browser for each module: while it exists, no other event loop can run in this thread."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
@@ -101,7 +101,7 @@ def served(api_server: FastAPI) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, served: str, airflow: FastAPI, fresh_reads: None) -> Iterator[Page]:
-    """A page of a signed-in browser. A script error, or what the security policy forbids, fails the test."""
+    """A page of a signed-in browser. A script error or a violation of the security policy fails the test."""
     context = browser.new_context(base_url=served, viewport={"width": 1400, "height": 900})
     context.add_cookies([{"name": "_token", "value": token(), "url": served}])
     page = context.new_page()

@@ -19,8 +19,10 @@ from airflow.utils.session import create_session
 from sqlalchemy import insert, select
 
 from magichour_provider.links import watch_url
-from magichour_provider.plugin.index import JOURNAL, REPORTED, RESULT, WATCH
+from magichour_provider.plugin.index import RESULT_KEY, WATCH_KEY
 from magichour_provider.plugin.rows import TaskKey
+from magichour_provider.task.record import KEY as JOURNAL_KEY
+from magichour_provider.task.stores import REPORTED_KEY
 
 if TYPE_CHECKING:
     from magichour_provider.emulator import Emulator
@@ -100,12 +102,12 @@ def _run_id(session: Any, key: TaskKey) -> int:
 
 
 def address(key: TaskKey) -> str:
-    """Of the page of a task instance."""
+    """The path of a task instance's page."""
     return "/" + watch_url(key).replace("/watch/", "/")
 
 
 def store(key: TaskKey, name: str, value: object) -> None:
-    """As the task's accessor does it: the newest write wins."""
+    """Write as the task's accessor does: the newest write wins."""
     pytest.importorskip("airflow.state", reason="journals are read from the task state store: Airflow 3.3")
     from airflow.state import TaskScope, get_state_backend
 
@@ -114,14 +116,14 @@ def store(key: TaskKey, name: str, value: object) -> None:
 
 
 def journal(key: TaskKey, *jobs: dict[str, Any], intents: list[dict[str, Any]] | None = None) -> TaskKey:
-    store(key, JOURNAL, {"version": 1, "intents": intents or [], "jobs": list(jobs)})
+    store(key, JOURNAL_KEY, {"version": 1, "intents": intents or [], "jobs": list(jobs)})
     return key
 
 
 def reported(key: TaskKey, short_id: str, job_id: str) -> None:
     store(
         key,
-        REPORTED,
+        REPORTED_KEY,
         {short_id: [{"job_id": job_id, "conn_id": "magichour_default", "at": stamp(), "source": "webhook"}]},
     )
 
@@ -187,9 +189,9 @@ def xcom(key: TaskKey, name: str, value: object, *, at: datetime | None = None) 
 
 
 def result(key: TaskKey, **values: Any) -> TaskKey:
-    """What a task of ours returned."""
-    xcom(key, WATCH, "magichour/")
-    xcom(key, RESULT, {"status": "complete", "credits_charged": 221, "duration_seconds": 4.6, **values})
+    """The result of a task of this provider."""
+    xcom(key, WATCH_KEY, "magichour/")
+    xcom(key, RESULT_KEY, {"status": "complete", "credits_charged": 221, "duration_seconds": 4.6, **values})
     return key
 
 

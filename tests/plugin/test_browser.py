@@ -105,7 +105,7 @@ def test_a_refresh_that_fails_says_that_the_page_is_old(page: Page) -> None:
     page.goto("/magichour/")
     page.route("**/*fragment*", lambda route: route.fulfill(status=503))
     page.clock.fast_forward(10_000)
-    page.get_by_text("Airflow answers 503: this is the state of a while ago.").wait_for()
+    page.get_by_text("Airflow answered with HTTP 503. This page is not up to date.").wait_for()
     page.unroute("**/*fragment*")
     page.clock.fast_forward(10_000)
     page.locator("#news").wait_for(state="hidden")

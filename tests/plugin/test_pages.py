@@ -1,4 +1,4 @@
-"""The pages and the way to a video, as Airflow's api-server serves them."""
+"""The pages and the play URLs, as Airflow's api-server serves them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from seeding import (
 
 from magichour_provider.api import events
 from magichour_provider.links import watch_url
-from magichour_provider.plugin import airflow_version
-from magichour_provider.plugin.index import JOURNAL, WATCH
+from magichour_provider.plugin import airflow_version, webhooks
+from magichour_provider.plugin.index import WATCH_KEY
 from magichour_provider.plugin.queries import PAGE_SIZE
 from magichour_provider.plugin.rows import TaskKey
+from magichour_provider.task.record import KEY as JOURNAL_KEY
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from magichour_provider.emulator import Emulator
 
 Client = Callable[..., "TestClient"]
-with_teams = pytest.mark.skipif(airflow_version() < (3, 2), reason="teams are of Airflow 3.2")
+with_teams = pytest.mark.skipif(airflow_version() < (3, 2), reason="teams need Airflow 3.2")
 
 
 # --- What is shown -----------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def test_the_page_says_whether_webhooks_arrive_for_its_connections(
     arrived.take(events.Event("video.completed", "cm1", None, "complete"))
     seen = {"magichour_default": arrived, "of_another_dag": events.Arrivals()}
     monkeypatch.setattr(events, "arrivals", seen)
-    monkeypatch.setattr(events, "refusals", Counter({"wrong signature": 2}))
+    monkeypatch.setattr(webhooks.receiver, "refusals", Counter({"wrong signature": 2}))
     journal(task("a"), job(ended=ended()))
     page = client().get("/magichour/").text
     assert "The last webhook event (video.completed) arrived" in page
@@ -240,7 +241,7 @@ def test_a_job_of_which_only_sensors_saw_that_it_made_nothing(
     assert text.count('id="job-cm-one"') == 1
     assert shown in text
     assert "no_face" in text
-    assert "The task did not wait for it" not in text
+    assert "The task did not wait for the job" not in text
 
 
 def test_a_job_from_elsewhere_that_a_sensor_could_not_deliver_needs_a_person(client: Client) -> None:
@@ -285,24 +286,24 @@ def test_with_another_backend_finished_jobs_are_shown_and_the_page_says_so(
     result(task("greetings"), job_id="cm-done", output_path="s3://greetings/done.mp4")
     monkeypatch.setenv(setting, "company.state.Backend")
     text = client().get("/magichour/").text
-    assert "only finished jobs are shown" in text
+    assert "Only finished jobs are shown" in text
     assert "s3://greetings/done.mp4" in text
 
 
 def test_an_airflow_without_a_task_state_store_shows_finished_jobs(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magichour_provider.plugin.index.TaskStateStore", None)
+    monkeypatch.setattr("magichour_provider.plugin.index.StoreModel", None)
     key = result(task("greetings"), job_id="cm-done")
     for path in ("/magichour/", address(key)):
         text = client().get(path).text
-        assert "only finished jobs are shown" in text
+        assert "Only finished jobs are shown" in text
         assert 'id="job-cm-done"' in text
 
 
 def test_a_journal_that_cannot_be_read_is_counted_and_breaks_nothing(client: Client) -> None:
     journal(task("greetings", "fine"), job("cm-fine", ended=ended()))
-    store(task("greetings", "odd"), JOURNAL, "s3://a-reference")
+    store(task("greetings", "odd"), JOURNAL_KEY, "s3://a-reference")
     text = client().get("/magichour/").text
     assert "1 journal could not be read" in text
     assert 'id="job-cm-fine"' in text
@@ -320,7 +321,7 @@ def test_a_page_shows_what_has_changed_and_forgets_what_was_deleted(
     assert "Rendering" not in client().get("/magichour/").text
     with create_session() as session:
         session.execute(text("delete from task_state_store"))
-    monkeypatch.setattr("magichour_provider.plugin.index.WHOLE_EVERY", 0.0)
+    monkeypatch.setattr("magichour_provider.plugin.index.FULL_READ_EVERY", 0.0)
     assert "No jobs yet" in client().get("/magichour/").text
 
 
@@ -579,7 +580,7 @@ def test_the_app_publishes_no_schema(client: Client) -> None:
 
 
 def test_watch_is_in_the_xcom_that_marks_our_tasks() -> None:
-    assert WATCH == "_link_MagicHourWatchLink"
+    assert WATCH_KEY == "_link_MagicHourWatchLink"
 
 
 def test_airflow_lists_the_page_under_browse(client: Client) -> None:

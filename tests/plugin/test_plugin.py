@@ -1,4 +1,4 @@
-"""What the entry point registers, and what importing it costs every component of Airflow."""
+"""What the entry point registers, and which modules its import loads in every component of Airflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 
 def views() -> list[dict[str, Any]]:
-    """As they are when Airflow starts."""
+    """The views that Airflow gets when it starts."""
     plugin = importlib.reload(magichour_provider.plugin).MagicHourPlugin
     return list(getattr(plugin, "external_views", []))
 

@@ -1,4 +1,4 @@
-"""What a person reads of a journal: the state, the cost, and what to do."""
+"""What a page shows of a journal: the state, the cost, and what to do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from typing import Any
 import pytest
 from seeding import ended, intent, job
 
+from magichour_provider.api.jobs import JOBS
 from magichour_provider.plugin.queries import Totals
-from magichour_provider.plugin.rows import JobRow, State, TaskKey, completed, journal_rows, result_row, settle
+from magichour_provider.plugin.rows import (
+    PREVIEWS,
+    JobRow,
+    State,
+    TaskKey,
+    journal_rows,
+    resolved,
+    result_row,
+    with_end_of,
+)
 
 TASK = TaskKey("greetings", "run1", "video", -1)
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
@@ -23,11 +33,11 @@ def rows(
     task: str | None = "success",
 ) -> list[JobRow]:
     found = journal_rows(TASK, {"version": 1, "intents": intents or [], "jobs": list(jobs)}, reported, NOW)
-    return [settle(row, task) for row in found]
+    return [resolved(row, task) if row.pending else row for row in found]
 
 
-def report(of: dict[str, Any], job_id: str = "cm-reported") -> dict[str, Any]:
-    return {of["short_id"]: [{"job_id": job_id, "conn_id": "magichour_default", "source": "webhook"}]}
+def report(lost: dict[str, Any], job_id: str = "cm-reported") -> dict[str, Any]:
+    return {lost["short_id"]: [{"job_id": job_id, "conn_id": "magichour_default", "source": "webhook"}]}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +200,7 @@ def test_a_sensors_result_completes_the_job_that_another_task_submitted() -> Non
         NOW,
     )
     assert result
-    done = completed(row, result)
+    done = with_end_of(row, result)
     assert (done.state, done.credits, done.output_path) == (State.COMPLETE, 200, "s3://a.mp4")
     assert (done.task, done.conn_id) == (TASK, "magichour_default")
 
@@ -198,3 +208,7 @@ def test_a_sensors_result_completes_the_job_that_another_task_submitted() -> Non
 @pytest.mark.parametrize("result", [None, 3, {}, {"job_id": None}, {"job_id": 3}])
 def test_a_result_that_names_no_job_has_no_row(result: object) -> None:
     assert result_row(TASK, result, NOW) is None
+
+
+def test_every_type_of_job_has_a_preview() -> None:
+    assert PREVIEWS.keys() == JOBS.keys()

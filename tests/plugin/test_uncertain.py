@@ -20,9 +20,10 @@ import seeding
 from magichour_provider import uncertain
 from magichour_provider.__main__ import main
 from magichour_provider.emulator import Emulator
-from magichour_provider.plugin.index import JOURNAL, REPORTED
 from magichour_provider.plugin.rows import TaskKey
+from magichour_provider.task.record import KEY as JOURNAL_KEY
 from magichour_provider.task.record import Report
+from magichour_provider.task.stores import REPORTED_KEY
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -126,7 +127,7 @@ def test_the_list_can_be_of_one_dag(command: Command, emulator: Emulator) -> Non
 def test_a_journal_that_cannot_be_read_is_named_and_hides_no_other(
     command: Command, emulator: Emulator
 ) -> None:
-    seeding.store(seeding.task("damaged", state="failed"), JOURNAL, {"jbos": []})
+    seeding.store(seeding.task("damaged", state="failed"), JOURNAL_KEY, {"jbos": []})
     _, short_id = lose(emulator)
     code, said = command()
     assert code == 0
@@ -142,19 +143,19 @@ def test_a_filled_in_list_is_written_where_the_tasks_read_it(
 ) -> None:
     key, short_id = lose(emulator)
     lose(emulator, task_id="not_known_yet")
-    before = stored(key, JOURNAL)
+    before = stored(key, JOURNAL_KEY)
     job_id = seeding.make_video(emulator, f"video [mh-{short_id}]")
     listed = command("--csv")[1]
     filled_in = answers(listed.replace(f"{short_id},,", f"{short_id},{job_id},"))
     code, said = command(filled_in)
-    assert (code, stored(key, REPORTED)) == (0, None), "a dry run wrote"
-    assert f": {short_id}, adopt {job_id}: right, for videos / run1 / video\n1 of 1 are right" in said
+    assert (code, stored(key, REPORTED_KEY)) == (0, None), "a dry run wrote"
+    assert f": {short_id}, adopt {job_id}: valid, for videos / run1 / video\n1 of 1 are valid" in said
     assert "Nothing is written yet" in said
     assert command(filled_in, "--apply")[0] == 0
     assert command(filled_in, "--apply")[0] == 0
-    [report] = Report.all_of(stored(key, REPORTED), short_id)
+    [report] = Report.all_of(stored(key, REPORTED_KEY), short_id)
     assert (report.job_id, report.conn_id, report.source) == (job_id, "magichour_default", "command line")
-    assert stored(key, JOURNAL) == before
+    assert stored(key, JOURNAL_KEY) == before
     assert len(emulator.jobs()) == 1
 
 
@@ -162,10 +163,10 @@ def test_reports_that_are_there_are_kept(
     command: Command, answers: Callable[[str], str], emulator: Emulator
 ) -> None:
     key, short_id = lose(emulator)
-    seeding.store(key, REPORTED, {short_id: [{"job_id": "cm_of_another"}, "by hand"], "00000000": "x"})
+    seeding.store(key, REPORTED_KEY, {short_id: [{"job_id": "cm_of_another"}, "by hand"], "00000000": "x"})
     job_id = seeding.make_video(emulator, f"video [mh-{short_id}]")
     assert command(answers(f"{short_id},{job_id}"), "--apply")[0] == 0
-    written = stored(key, REPORTED)
+    written = stored(key, REPORTED_KEY)
     assert written[short_id][:2] == [{"job_id": "cm_of_another"}, "by hand"]
     assert written[short_id][2]["job_id"] == job_id
     assert written["00000000"] == "x"
@@ -177,8 +178,8 @@ def test_paying_again_is_allowed_by_name(
     key, short_id = lose(emulator)
     code, said = command(answers(f"# after the fire\n[mh-{short_id}], Pay Again\n"), "--apply")
     assert code == 0
-    assert "1 of 1 are right; 1 pay again, about 221 credits at stake." in said
-    assert Report.all_of(stored(key, REPORTED), short_id)[0].pay_again
+    assert "1 of 1 are valid; 1 pay again, about 221 credits at stake." in said
+    assert Report.all_of(stored(key, REPORTED_KEY), short_id)[0].pay_again
 
 
 def test_paying_again_is_refused_when_the_job_has_reported_itself(
@@ -189,8 +190,8 @@ def test_paying_again_is_refused_when_the_job_has_reported_itself(
     seeding.reported(key, short_id, job_id)
     code, said = command(answers(f"{short_id},pay again"), "--apply")
     assert code == 1
-    assert f"job {job_id} is reported already and is the one; clear the task" in said
-    assert len(stored(key, REPORTED)[short_id]) == 1
+    assert f"job {job_id} is reported already, and is the job of this call; clear the task" in said
+    assert len(stored(key, REPORTED_KEY)[short_id]) == 1
 
 
 def test_adopting_is_refused_where_paying_again_is_written_already(
@@ -198,7 +199,7 @@ def test_adopting_is_refused_where_paying_again_is_written_already(
 ) -> None:
     """The task would read the first one, and pay."""
     key, short_id = lose(emulator)
-    seeding.store(key, REPORTED, {short_id: [{"pay_again": True}]})
+    seeding.store(key, REPORTED_KEY, {short_id: [{"pay_again": True}]})
     job_id = seeding.make_video(emulator, f"video [mh-{short_id}]")
     code, said = command(answers(f"{short_id},{job_id}"), "--apply")
     assert code == 1
@@ -222,13 +223,13 @@ def test_a_wrong_job_is_not_written_and_the_others_are(
     code, said = command(answers(lines), "--apply")
     assert code == 1
     assert (
-        f"line 2: {renamed}, adopt {other}: not written, job {other} is not the one: its name does not"
+        f"line 2: {renamed}, adopt {other}: not valid, job {other} is not the job of this call: its name does"
         in said
     )
-    assert f"line 3: {unknown}, adopt cm404: not written, the account has no video job cm404" in said
+    assert f"line 3: {unknown}, adopt cm404: not valid, the account has no video job cm404" in said
     assert "before the paid call was sent" in said
-    assert "line 5: 00000000, adopt cm1: not written, no task that has stopped lost the answer" in said
-    assert [stored(key, REPORTED) is not None for key, _ in tasks] == [True, False, False, False]
+    assert "line 5: 00000000, adopt cm1: not valid, no stopped task has an open call" in said
+    assert [stored(key, REPORTED_KEY) is not None for key, _ in tasks] == [True, False, False, False]
 
 
 def test_a_key_from_the_environment_goes_to_no_address_of_a_journal(
@@ -300,4 +301,4 @@ def test_a_user_who_may_only_read_cannot_write(
     code, said = command(answers(f"{short_id},pay again"), "--apply", "--token", token("VIEWER"))
     assert code == 2
     assert "its user may not PUT dags/videos/dagRuns/run1/taskInstances/video/state-store" in said
-    assert stored(key, REPORTED) is None
+    assert stored(key, REPORTED_KEY) is None

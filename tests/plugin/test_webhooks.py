@@ -32,6 +32,7 @@ from sqlalchemy.engine import Engine
 from magichour_provider.api import events
 from magichour_provider.emulator import Emulator
 from magichour_provider.emulator.webhooks import signed
+from magichour_provider.operators import TalkingPhotoOperator
 from magichour_provider.plugin import effects, index, webhooks
 from magichour_provider.plugin.rows import TaskKey
 from magichour_provider.triggers import JobTrigger
@@ -65,12 +66,11 @@ def fresh(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sqlalchemy import text
 
     monkeypatch.setattr(index, "shared", index.Index())
-    monkeypatch.setattr(webhooks, "door", webhooks.Door())
+    monkeypatch.setattr(webhooks, "receiver", webhooks.WebhookReceiver())
     monkeypatch.setattr(effects, "REREAD", 0.01)
     monkeypatch.setattr(effects, "WAKE_AGAIN", ())
     monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 30.0)  # a crowded machine is no fault of the endpoint
     events.arrivals.clear()
-    events.refusals.clear()
     connect(monkeypatch, "magichour_default")
     with create_session() as session:
         for table in ("task_state_store", "task_instance", "dag_run", "log", "trigger"):
@@ -108,7 +108,7 @@ def vendor(address: str) -> Vendor:
 
 @contextmanager
 def queries() -> Iterator[list[str]]:
-    """Those that are made in this block, by any thread."""
+    """The queries that any thread makes in this block."""
     made: list[str] = []
 
     def note(*given: Any) -> None:
@@ -119,7 +119,7 @@ def queries() -> Iterator[list[str]]:
     sqlalchemy_event.remove(Engine, "before_cursor_execute", note)
 
 
-# --- the door ---
+# --- what the endpoint accepts ---
 
 
 def test_an_event_that_is_signed_is_taken(vendor: Vendor) -> None:
@@ -180,7 +180,7 @@ def test_a_forgery_is_refused_alike_whatever_is_wrong(
         {"server": "uvicorn", "content-length": "0"},
     )
     assert answer.elapsed.total_seconds() >= webhooks.REFUSAL_SECONDS
-    assert events.refusals.total() == 1
+    assert webhooks.receiver.refusals.total() == 1
 
 
 def test_a_connection_id_with_a_slash_or_dots_is_no_route(vendor: Vendor) -> None:
@@ -214,7 +214,7 @@ def test_made_up_connections_cost_few_queries_and_stop_no_known_one(
 
     monkeypatch.setattr(webhooks, "_read_secrets", noting)
     assert vendor.send().status_code == 204
-    monkeypatch.setattr(webhooks.door.secrets, "_tokens", webhooks.TokenBucket(rate=0, burst=3))
+    monkeypatch.setattr(webhooks.receiver.secrets, "_tokens", webhooks.TokenBucket(rate=0, burst=3))
     statuses = [vendor.send(conn_id=f"made_up_{number}").status_code for number in range(6)]
     assert statuses == [401, 401, 401, 429, 429, 429]
     assert [vendor.send(conn_id="made_up_0").status_code for _ in range(2)] == [401, 401]
@@ -240,7 +240,7 @@ def test_an_old_event_is_refused_though_it_is_signed(
         then.setattr("magichour_provider.emulator.webhooks.time.time", lambda: now - ago)
         headers = signed(SECRET, payload())
     assert vendor.send(headers=headers).status_code == 401
-    assert events.refusals == {"wrong time": 1}
+    assert webhooks.receiver.refusals == {"wrong time": 1}
     assert "1 were refused" in str(events.arrivals["magichour_default"])
 
 
@@ -259,7 +259,7 @@ def test_a_huge_body_is_refused_before_it_is_read_to_its_end(vendor: Vendor, chu
         assert vendor.send(parts(), headers=size).status_code == 413
     except httpx.TransportError:
         pass  # the server closed the connection while the rest was sent
-    assert events.refusals == {"too large": 1}
+    assert webhooks.receiver.refusals == {"too large": 1}
     assert sent < 64 * 1024 * 1024
 
 
@@ -282,11 +282,11 @@ def test_a_body_that_is_cut_off_harms_nobody(vendor: Vendor, address: str) -> No
         with socket.create_connection((host, int(port)), timeout=10) as cut:
             cut.sendall(head.encode())
     assert vendor.send().status_code == 204
-    assert webhooks.door._bodies == 0
+    assert webhooks.receiver._bodies == 0
 
 
 def test_many_slow_bodies_leave_no_memory_for_more(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks.door, "_bodies", webhooks.MOST_BODIES)
+    monkeypatch.setattr(webhooks.receiver, "_bodies", webhooks.MAX_BODIES)
     assert vendor.send().status_code == 429
 
 
@@ -298,7 +298,7 @@ def test_what_is_signed_and_no_event_is_refused(vendor: Vendor, body: bytes) -> 
 def test_events_beyond_what_is_usual_are_sent_again_later(
     vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks.door, "_tokens", webhooks.TokenBucket(rate=0, burst=2))
+    monkeypatch.setattr(webhooks.receiver, "_tokens", webhooks.TokenBucket(rate=0, burst=2))
     assert [vendor.send(payload(f"cm{number}")).status_code for number in range(3)] == [204, 204, 429]
 
 
@@ -365,7 +365,12 @@ def deferred(job_id: str = "cm1", short_id: str = "1a2b3c4d", **changed: Any) ->
     with create_session() as session:
         session.add(trigger)
         session.flush()
-        values = {"trigger_id": trigger.id, "next_method": "execute_complete", "next_kwargs": {}, **changed}
+        values = {
+            "trigger_id": trigger.id,
+            "next_method": TalkingPhotoOperator.execute_complete.__name__,
+            "next_kwargs": {},
+            **changed,
+        }
         session.execute(update(TaskInstance).where(TaskInstance.dag_id == "dag").values(**values))
     return key
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import pytest
 import tenacity
 
-from magichour_provider.api import flows
+from magichour_provider.api import retries
 from magichour_provider.exceptions import RateLimited
 
 CALLERS = 64
@@ -87,7 +87,7 @@ class Herd:
 
 
 def burst(limit: Limit, retry_after: float | None, seconds: float) -> Herd:
-    policy = flows.retry_429(seconds)
+    policy = retries.retry_429(seconds)
     refusal = RateLimited("HTTP 429", status_code=429)
     refusal.retry_after = retry_after
     starts = [random.uniform(0, 0.5) for _ in range(CALLERS)]
@@ -126,7 +126,7 @@ def _same_numbers() -> None:
 def test_a_burst_of_paid_calls_gets_through_and_uses_the_limit(
     rate: int, retry_after: float | None, limit: Callable[[int], Limit]
 ) -> None:
-    herds = [burst(limit(rate), retry_after, flows.RETRY_429_SECONDS) for _ in range(RUNS)]
+    herds = [burst(limit(rate), retry_after, retries.RETRY_429_SECONDS) for _ in range(RUNS)]
     assert sum(herd.gave_up for herd in herds) == 0
     assert min(herd.goodput for herd in herds) >= 0.8
     # Not by hammering: nobody asks more often than once in three quarters of a second on average.

@@ -15,16 +15,16 @@ import pytest
 from PIL import Image
 
 from magichour_provider.api.integrity import (
+    AudioCheck,
     BadDownload,
     DownloadValidator,
     ImageCheck,
     IntegrityCheck,
     Mp4Check,
-    SoundCheck,
 )
 from magichour_provider.exceptions import DownloadFailed
 
-CHECKS: dict[str, type[IntegrityCheck]] = {"video": Mp4Check, "audio": SoundCheck, "image": ImageCheck}
+CHECKS: dict[str, type[IntegrityCheck]] = {"video": Mp4Check, "audio": AudioCheck, "image": ImageCheck}
 
 
 def box(box_type: bytes, content: bytes = b"") -> bytes:
@@ -140,12 +140,12 @@ def test_half_a_video_is_refused_even_if_its_length_is_the_announced_one(
         "chunked": {"transfer_encoding": "chunked"},
         "nothing": {},
     }
-    with pytest.raises(DownloadFailed, match=f"cut: it.*({why})|{why}"):
+    with pytest.raises(DownloadFailed, match=f"truncated: it.*({why})|{why}"):
         arrive(content, **headers[framing])
 
 
 @pytest.mark.parametrize(
-    ("status", "for_good", "why"),
+    ("status", "permanent", "why"),
     [
         (403, True, "storage.example answered HTTP 403: the signed URL has expired"),
         (404, True, "storage.example answered HTTP 404"),
@@ -154,11 +154,11 @@ def test_half_a_video_is_refused_even_if_its_length_is_the_announced_one(
         (503, False, "HTTP 503"),
     ],
 )
-def test_an_error_of_the_storage_host_names_it(status: int, for_good: bool, why: str) -> None:
+def test_an_error_of_the_storage_host_names_it(status: int, permanent: bool, why: str) -> None:
     with pytest.raises(DownloadFailed, match=why) as failed:
         arrive(MP4, status=status)
     assert failed.value.status_code == status
-    assert isinstance(failed.value, BadDownload) is for_good
+    assert isinstance(failed.value, BadDownload) is permanent
 
 
 # --- voices and pictures ---
@@ -234,7 +234,7 @@ PAGES = [
 def test_a_file_of_another_type_is_refused_and_another_url_may_be_tried(
     job_type: str, content: bytes, size: int
 ) -> None:
-    with pytest.raises(BadDownload, match=r"is not an MP4|is a page, not|is a picture, not a sound"):
+    with pytest.raises(BadDownload, match=r"is not an MP4|is a page, not|is a picture, not audio"):
         arrive(*split(content, size), length=len(content), job_type=job_type)
 
 
@@ -254,7 +254,7 @@ def test_a_file_of_another_type_is_refused_and_another_url_may_be_tried(
 def test_half_a_voice_or_picture_is_refused_even_if_its_length_is_the_announced_one(
     job_type: str, content: bytes
 ) -> None:
-    with pytest.raises(DownloadFailed, match=r"is cut|is empty") as failed:
+    with pytest.raises(DownloadFailed, match=r"is truncated|is empty") as failed:
         arrive(content, length=len(content), job_type=job_type)
     assert f"the {job_type} of job job-1" in str(failed.value)
     assert (failed.value.job_id, failed.value.retryable, failed.value.charged) == ("job-1", True, "yes")
@@ -305,10 +305,10 @@ def test_an_encoding_that_cannot_be_undone_is_named(encoding: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda encoded: encoded[:-6], "is cut"),
+        (lambda encoded: encoded[:-6], "is truncated"),
         (lambda encoded: encoded[:20] + bytes(20) + encoded[40:], "damaged"),
         (lambda _: MP4, "damaged"),
-        (lambda _: b"", "is cut"),
+        (lambda _: b"", "is truncated"),
     ],
     ids=["cut", "damaged", "not encoded", "empty"],
 )

@@ -54,8 +54,15 @@ class Shelf:
         return f"PAY AGAIN {short_id}"
 
 
-def opened(shelf: Shelf, try_number: int = 1, max_tries: int = 3, patience: float = 60) -> Journal:
-    return Journal(shelf, try_number=try_number, max_tries=max_tries, patience=patience)
+def opened(shelf: Shelf, try_number: int = 1, max_tries: int = 3) -> Journal:
+    return Journal(shelf, try_number=try_number, max_tries=max_tries)
+
+
+@pytest.fixture
+def no_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails is not repeated."""
+    monkeypatch.setattr("magichour_provider.task.journal.WRITE_TIMEOUT", 0)
+    monkeypatch.setattr("magichour_provider.task.journal.INTENT_WRITE_TIMEOUT", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +99,10 @@ def test_each_intent_has_an_id_of_its_own() -> None:
     assert len(ids) == 3
 
 
+@pytest.mark.usefixtures("no_repeats")
 def test_an_intent_that_cannot_be_written_stops_the_task() -> None:
     shelf = Shelf()
-    journal = opened(shelf, patience=0)
+    journal = opened(shelf)
     shelf.fails = [AWAY]
     with pytest.raises(errors.JournalUnavailable, match=r"store is away.*nothing was submitted") as stopped:
         journal.record_intent(name="n")
@@ -154,9 +162,10 @@ def test_a_paid_job_is_recorded_however_long_the_store_is_away() -> None:
     assert opened(shelf).record.jobs == (JOB,)
 
 
+@pytest.mark.usefixtures("no_repeats")
 def test_a_paid_job_that_cannot_be_recorded_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     shelf = Shelf()
-    journal = opened(shelf, patience=0)
+    journal = opened(shelf)
     shelf.fails = [AWAY]
     assert not journal.record_job(JOB)
     assert journal.record.jobs == ()
@@ -204,9 +213,10 @@ def test_where_a_file_is_being_written_is_known_to_the_next_try() -> None:
     assert later.record.jobs[0].inputs == JOB.inputs
 
 
+@pytest.mark.usefixtures("no_repeats")
 def test_a_file_is_not_written_to_where_the_next_try_would_not_know_it() -> None:
     shelf = Shelf()
-    journal = opened(shelf, patience=0)
+    journal = opened(shelf)
     journal.record_job(JOB)
     shelf.fails = [AWAY]
     with pytest.raises(errors.JournalUnavailable, match=r"job-1.*store is away") as unwritten:
@@ -280,6 +290,7 @@ def job(name: str | None = "me [mh-1a2b3c4d]", created_at: str | None = "2026-11
         ({}, job(created_at="2026-11-01T05:30:02"), None),  # nobody knows in which zone
         ({}, job(created_at="2026-11-01T13:30:00Z"), None),
         ({}, job(created_at="2026-11-01T13:30:01Z"), "long after the paid call"),
+        ({"anyway": True}, job(created_at="2026-11-01T13:30:01Z"), None),
         ({}, job(name="other [mh-ffffffff]"), "does not end in"),
         ({"anyway": True}, job(name="other [mh-ffffffff]"), None),
         ({"source": "webhook"}, job(name=None), None),  # whose event was signed, and carried the name
@@ -291,6 +302,13 @@ def test_a_report_is_believed_only_of_the_job_that_the_intent_paid_for(
 ) -> None:
     why_not = Report.model_validate({"job_id": "job-1"} | report).why_not(INTENT, found)
     assert (why_not is None) if words is None else (why_not is not None and words in why_not)
+
+
+def test_a_call_that_was_repeated_for_hours_can_have_made_its_job_hours_later() -> None:
+    patient = INTENT.model_copy(update={"rate_limit_timeout": 7200.0})
+    report = Report(job_id="job-1", source="webhook")
+    assert report.why_not(patient, job(created_at="2026-11-01T15:30:00Z")) is None
+    assert report.why_not(patient, job(created_at="2026-11-01T15:30:01Z")) is not None
 
 
 @pytest.mark.parametrize(

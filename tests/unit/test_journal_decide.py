@@ -199,11 +199,11 @@ def test_a_job_is_refunded_when_it_failed_or_was_canceled(ended: str | None, is_
     [(-1, True), (0, True), (599.5, True), (600, False), (3600, False)],  # -1: the vendor's clock is ahead
 )
 def test_a_job_may_be_unknown_to_the_api_for_ten_minutes(age: float, is_lately: bool) -> None:
-    assert paid(age=age).submitted_lately(NOW) == (NOW - age if is_lately else None)
+    assert paid(age=age).recent_submission_time(NOW) == (NOW - age if is_lately else None)
 
 
 def test_a_job_that_a_person_has_written_was_not_submitted_lately() -> None:
-    assert ADOPTED.jobs[0].submitted_lately(NOW) is None
+    assert ADOPTED.jobs[0].recent_submission_time(NOW) is None
 
 
 def test_a_dag_that_now_has_fewer_retries_was_not_cleared() -> None:
@@ -229,7 +229,7 @@ def test_a_job_or_an_intent_that_is_written_again_replaces_itself() -> None:
     record = reread(Record(intents=(OPEN,), jobs=(paid("job-1"), paid("job-2"))))
     again = record.with_job(paid("job-1", output_path="/out/"))
     assert [job.job_id for job in again.jobs] == ["job-2", "job-1"]
-    settled = record.settled("1a2b3c4d", "job", "job-1")
+    settled = record.with_outcome("1a2b3c4d", "job", "job-1")
     assert [(intent.outcome, intent.job_id) for intent in settled.intents] == [("job", "job-1")]
 
 
@@ -242,8 +242,8 @@ def test_a_job_is_found_by_its_own_id_only(job_id: str) -> None:
 
 @pytest.mark.parametrize("job_id", ["job-1", "job-2", "job-3"])
 def test_an_adopted_intent_changes_only_for_another_job(job_id: str) -> None:
-    record = reread(Record(intents=(OPEN,)).settled("1a2b3c4d", "adopted", "job-2"))
-    (intent,) = record.settled("1a2b3c4d", "job", job_id).intents
+    record = reread(Record(intents=(OPEN,)).with_outcome("1a2b3c4d", "adopted", "job-2"))
+    (intent,) = record.with_outcome("1a2b3c4d", "job", job_id).intents
     assert (intent.outcome, intent.job_id) == (("adopted", "job-2") if job_id == "job-2" else ("job", job_id))
 
 

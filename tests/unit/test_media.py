@@ -1,4 +1,4 @@
-"""How long is a sound, and is it one? Files of every kind are made here by FFmpeg, and spoilt by hand."""
+"""How long is audio, and is a file audio at all? FFmpeg makes files of every kind, and tests damage them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from magichour_provider.api.inputs import EXTENSIONS, TalkingPhotoInputs
 from magichour_provider.exceptions import InvalidInput, StorageFailed
-from magichour_provider.files import media
+from magichour_provider.files import media, signatures
 from magichour_provider.files.storage import Source
 
 NEVER: Any = None  # the client, which only a voice in the vendor's library needs
@@ -90,7 +90,7 @@ def wav(*chunks: bytes, size: int | None = None, seconds: float = 2.5, rate: int
     """
     Silence, 16-bit.
 
-    :param chunks: before the sound, beside its format.
+    :param chunks: before the audio, beside its format.
     :param size: what the headers say instead of the true size.
     """
     sound = bytes(2 * round(seconds * rate))
@@ -242,7 +242,7 @@ def test_a_sound_is_as_long_and_costs_as_much_as_what_is_decoded(
     filled = media.fill_end_seconds(clip(tmp_path / name), NEVER)
     assert filled.end_seconds == pytest.approx(seconds, abs=0.02)
     assert filled.estimated_credits == pytest.approx(credit, abs=1)
-    media.check_media_type(source(tmp_path / name))
+    signatures.check_media_type(source(tmp_path / name))
 
 
 def test_every_extension_that_the_vendor_takes_is_in_the_table() -> None:
@@ -251,7 +251,7 @@ def test_every_extension_that_the_vendor_takes_is_in_the_table() -> None:
 
 def test_a_length_is_never_more_than_there_is(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav(seconds=110_249 / 44_100, rate=44_100))  # 2.499977… s
-    assert media.of_file(source(tmp_path / "a.wav")) == 2.499
+    assert media.duration_of_file(source(tmp_path / "a.wav")) == 2.499
 
 
 REFUSED: dict[str, Callable[[], bytes]] = {
@@ -268,13 +268,13 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED)
-def test_a_sound_that_cannot_be_measured_needs_an_end_and_says_why(
+def test_audio_that_cannot_be_measured_needs_an_end_and_says_why(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: Callable[[], bytes]
 ) -> None:
     (tmp_path / "a.wav").write_bytes(content())
     with pytest.raises(
         InvalidInput,
-        match=r"^end_seconds=None: is needed, since the length of .*a\.wav cannot be measured \(.+\)",
+        match=r"^end_seconds=None: is needed, because the length of .*a\.wav cannot be measured \(.+\)",
     ):
         media.fill_end_seconds(clip(tmp_path / "a.wav"), NEVER)
     assert capfd.readouterr().err == "", "FFmpeg is silent"
@@ -285,7 +285,7 @@ def test_a_chained_ogg_file_of_two_sample_rates_is_never_measured_in_part(tmp_pa
     chained = vorbis(2, rate=22_050) + vorbis(3, rate=44_100, muxer={"serial_offset": "7"})
     (tmp_path / "a.ogg").write_bytes(chained)
     try:
-        assert media.of_file(source(tmp_path / "a.ogg")) == pytest.approx(5, abs=0.05)
+        assert media.duration_of_file(source(tmp_path / "a.ogg")) == pytest.approx(5, abs=0.05)
     except InvalidInput as error:
         assert "chained Ogg" in str(error)  # noqa: PT017
 
@@ -297,14 +297,14 @@ def test_a_playlist_does_not_reach_other_files(tmp_path: Path, playlist: str) ->
     (tmp_path / "secret.wav").write_bytes(wav())
     (tmp_path / "a.mp3").write_text(playlist.format(tmp_path / "secret.wav"))
     with pytest.raises(InvalidInput, match="cannot be measured"):
-        media.of_file(source(tmp_path / "a.mp3"))
+        media.duration_of_file(source(tmp_path / "a.mp3"))
 
 
 def test_a_measurement_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.wav").write_bytes(wav())
     monkeypatch.setattr(media, "MAX_MEASURE_SECONDS", -1)
-    with pytest.raises(InvalidInput, match=r"cannot be measured \(that takes more than -1 s\)"):
-        media.of_file(source(tmp_path / "a.wav"))
+    with pytest.raises(InvalidInput, match=r"cannot be measured \(this takes more than -1 s\)"):
+        media.duration_of_file(source(tmp_path / "a.wav"))
 
 
 # --- object storage ---
@@ -324,7 +324,7 @@ HELLO = "memory://voices/hello.wav"
 
 @pytest.mark.usefixtures("store")
 def test_a_sound_in_an_object_store_is_measured() -> None:
-    assert media.of_file(source(HELLO)) == 40
+    assert media.duration_of_file(source(HELLO)) == 40
 
 
 class Fails(io.BytesIO):
@@ -351,7 +351,7 @@ def test_a_store_that_fails_is_not_taken_for_the_end_of_the_sound(
 ) -> None:
     failing(ConnectionResetError("the store is gone"))
     with pytest.raises(StorageFailed, match="the store is gone") as failed:
-        media.of_file(source(HELLO))
+        media.duration_of_file(source(HELLO))
     assert failed.value.retryable
 
 
@@ -363,7 +363,7 @@ def test_the_timeout_of_a_task_is_not_lost_while_a_sound_is_read(
 
     failing(TaskTimeout())
     with pytest.raises(TaskTimeout):
-        media.of_file(source(HELLO))
+        media.duration_of_file(source(HELLO))
 
 
 # --- a clip whose end is given ---
@@ -389,7 +389,7 @@ def test_a_clip_much_longer_than_its_sound_gives_both_lengths_and_what_they_cost
     warning = media.check_clip(clip(tmp_path / "a.wav", start_seconds=0.5, end_seconds=60))
     assert warning == (
         f"end_seconds=60 is after the end of {tmp_path}/a.wav, which is 2.5 s long: the clip is estimated at "
-        "2856 credits, and at 96 (2760 fewer) if it ends with the sound"
+        "2856 credits, and at 96 (2760 fewer) if it ends with the audio"
     )
 
 
@@ -423,10 +423,10 @@ def test_without_pyav_an_end_is_needed_and_nothing_else(
     with pytest.raises(InvalidInput, match=r"^end_seconds=None: .*airflow-provider-magichour\[media\]"):
         media.fill_end_seconds(clip(tmp_path / "a.wav"), NEVER)
     assert media.check_clip(clip(tmp_path / "a.wav", start_seconds=50, end_seconds=60)) is None
-    media.check_media_type(source(tmp_path / "a.wav"))
+    signatures.check_media_type(source(tmp_path / "a.wav"))
 
 
-# --- what is no sound, or no photo ---
+# --- what is not audio, or not a photo ---
 
 PHOTOS = {
     "JPEG": b"\xff\xd8\xff\xe0",
@@ -477,7 +477,7 @@ UNKNOWN = {"zeros": bytes(100), "noise": bytes(range(128, 256)) * 3, "a null": b
 )
 def test_what_may_be_one_is_left_to_the_vendor(tmp_path: Path, name: str, field: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    media.check_media_type(source(tmp_path / name, field))
+    signatures.check_media_type(source(tmp_path / name, field))
 
 
 @pytest.mark.parametrize(
@@ -492,8 +492,8 @@ def test_what_is_plainly_something_else_is_refused(
     tmp_path: Path, name: str, field: str, content: bytes
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    what = "sound" if field == "audio_file_path" else "photo"
+    what = "audio" if field == "audio_file_path" else "a photo"
     with pytest.raises(
-        InvalidInput, match=rf"^{field}='.*{name}': begins like an? .+, so it is not a {what}; check"
+        InvalidInput, match=rf"^{field}='.*{name}': begins like an? .+, so it is not {what}; check"
     ):
-        media.check_media_type(source(tmp_path / name, field))
+        signatures.check_media_type(source(tmp_path / name, field))

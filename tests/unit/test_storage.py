@@ -19,8 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed, TargetExists
-from magichour_provider.files.places import CHUNK_BYTES, uri_of
-from magichour_provider.files.storage import Source, Target
+from magichour_provider.files.places import uri_of
+from magichour_provider.files.storage import CHUNK_BYTES, Source, Target
 
 
 def find(path: Path | str) -> Source:
@@ -198,8 +198,8 @@ def test_a_file_with_a_real_percent_sign_is_found_by_the_uri_that_airflow_lists(
         ("file://~/me.png", "is not a local file's URI"),
         ("s3://", "names no bucket"),
         ("s3:///me.png", "names no bucket"),
-        ("/data/\n  me.png", "has a line break"),
-        ("s3://bucket/a\tb.png", "has a line break or another control character"),
+        ("/data/\n  me.png", "contains a line break"),
+        ("s3://bucket/a\tb.png", "contains a line break or another control character"),
         ("/data/me\0.png", "control character"),
     ],
 )
@@ -217,8 +217,12 @@ def test_a_path_that_is_written_wrong_is_refused_in_plain_words(
     ("uri", "secret", "shown"),
     [
         ("s3://AKIA:s3cr3t@bucket/me.mp4", "s3cr3t", "s3://***@bucket/me.mp4"),
-        ("s3://AKIA:wJ/alr/s3cr3t@bucket/me.mp4", "alr/s3cr3t", "s3://***@bucket/me.mp4': has a password"),
-        ("s3://AKIA:s3#cr3t@bucket/me.mp4", "cr3t", "s3://***@bucket/me.mp4': has a password"),
+        (
+            "s3://AKIA:wJ/alr/s3cr3t@bucket/me.mp4",
+            "alr/s3cr3t",
+            "s3://***@bucket/me.mp4': contains a password",
+        ),
+        ("s3://AKIA:s3#cr3t@bucket/me.mp4", "cr3t", "s3://***@bucket/me.mp4': contains a password"),
         ("s3:/AKIA:s3cr3t@bucket/me.mp4", "s3cr3t", "s3:/***@bucket/me.mp4"),
         (
             "https://bucket.example/me.mp4?X-Amz-Signature=s3cr3t&x=1",
@@ -238,7 +242,9 @@ def test_no_message_shows_a_secret_that_is_in_a_path(uri: str, secret: str, show
 
 
 def test_a_port_and_an_at_sign_in_a_path_are_no_password() -> None:
-    with pytest.raises(InvalidInput, match=r"hdfs://namenode:8020/ada@home/me\.mp4': (?!has a password)"):
+    with pytest.raises(
+        InvalidInput, match=r"hdfs://namenode:8020/ada@home/me\.mp4': (?!contains a password)"
+    ):
         Target("hdfs://namenode:8020/ada@home/me.mp4").check()
 
 
@@ -582,7 +588,7 @@ def test_of_two_tasks_that_make_the_same_file_one_is_refused_before_it_pays(tmp_
 
     write(target, b"video")
     assert files(tmp_path) == {"me.mp4": b"video"}
-    with pytest.raises(TargetExists, match="is there already"):
+    with pytest.raises(TargetExists, match="exists already"):
         target.reserve("dag.second in run 1", HOUR)
     assert files(tmp_path) == {"me.mp4": b"video"}
 

@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import (
 
 from magichour_provider import exceptions
 from magichour_provider.exceptions import MagicHourError
-from magichour_provider.task.errors import Fail, Retry, Timeout, surfaced
+from magichour_provider.task.errors import Fail, Retry, Timeout, as_airflow_error
 
 OURS = [cls for cls in vars(exceptions).values() if inspect.isclass(cls) and issubclass(cls, MagicHourError)]
 
@@ -25,7 +25,7 @@ OURS = [cls for cls in vars(exceptions).values() if inspect.isclass(cls) and iss
 def test_each_error_is_ours_and_airflows_and_survives_a_pickle(
     ours: type[MagicHourError], retryable: bool
 ) -> None:
-    error = surfaced(ours("why", job_id="cm1", status_code=418, retryable=retryable, credits=48))
+    error = as_airflow_error(ours("why", job_id="cm1", status_code=418, retryable=retryable, credits=48))
     assert isinstance(error, ours)
     assert isinstance(error, AirflowException)
     assert isinstance(error, AirflowFailException) == (not retryable)
@@ -35,15 +35,15 @@ def test_each_error_is_ours_and_airflows_and_survives_a_pickle(
 
 
 def test_a_sensors_timeout_is_airflows_sensor_timeout() -> None:
-    error = surfaced(exceptions.WaitTimeout("too long", job_id="cm1"), Timeout)
+    error = as_airflow_error(exceptions.WaitTimeout("too long", job_id="cm1"), Timeout)
     assert isinstance(error, exceptions.WaitTimeout)
     assert isinstance(error, AirflowSensorTimeout)
 
 
 def test_what_the_error_knows_is_kept() -> None:
-    error: Any = surfaced(exceptions.RateLimited("slow down", retry_after=7.0, by_vendor=True))
+    error: Any = as_airflow_error(exceptions.RateLimited("slow down", retry_after=7.0, by_vendor=True))
     assert (error.retry_after, error.by_vendor, error.status_code) == (7.0, True, None)
-    again: Any = surfaced(error)
+    again: Any = as_airflow_error(error)
     assert type(again) is type(error)
 
 
@@ -61,21 +61,21 @@ def test_what_the_error_knows_is_kept() -> None:
         (exceptions.JobMismatch("x", job_id="cm1"), "Paid."),
         (
             exceptions.SubmissionUncertain("x", credits=221),
-            "Whether it was charged is not known: about 221 credits are at stake.",
+            "It is not known whether this was charged; about 221 credits are at stake.",
         ),
-        (exceptions.SubmissionUncertain("x"), "Whether it was charged is not known."),
+        (exceptions.SubmissionUncertain("x"), "It is not known whether this was charged."),
     ],
     ids=lambda part: part if isinstance(part, str) else type(part).__name__,
 )
 def test_the_last_line_says_whether_money_was_spent(error: MagicHourError, last_line: str) -> None:
-    assert str(surfaced(error)).splitlines()[-1] == last_line
+    assert str(as_airflow_error(error)).splitlines()[-1] == last_line
 
 
 def test_airflows_retry_rules_match_what_can_be_retried() -> None:
     policy = pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow 3.3 has retry rules")
     rule = policy.RetryRule(exception="magichour_provider.exceptions.DownloadFailed")
-    assert rule.matches(surfaced(exceptions.DownloadFailed("x")))
-    assert not rule.matches(surfaced(exceptions.UploadFailed("x")))
+    assert rule.matches(as_airflow_error(exceptions.DownloadFailed("x")))
+    assert not rule.matches(as_airflow_error(exceptions.UploadFailed("x")))
 
 
 def test_the_namespaces_hold_every_error() -> None:

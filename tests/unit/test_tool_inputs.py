@@ -104,14 +104,14 @@ def test_what_can_never_work_is_an_error_that_names_the_field(path: str, value: 
             "v9",
             "style.version='v9' is none of v1, v2, default, by Magic Hour's OpenAPI of 2026-08",
         ),
-        ("end_seconds", 0.05, "end_seconds=0.05 is not within minimum=0.1"),
+        ("end_seconds", 0.05, "end_seconds=0.05 does not satisfy minimum=0.1"),
         (
             "assets.face_mappings",
             6 * [{"original_face": "api-assets/a.png", "new_face": "api-assets/b.png"}],
             "maxItems=5",
         ),
-        ("style.glitter", 1, "style.glitter is not known: there are version"),
-        ("speed", "fast", "speed is not known: there are assets, "),
+        ("style.glitter", 1, "style.glitter is not known; the known fields are version"),
+        ("speed", "fast", "speed is not known; the known fields are assets, "),
     ],
 )
 def test_what_the_description_excludes_is_a_warning_and_is_sent(path: str, value: object, words: str) -> None:
@@ -272,9 +272,9 @@ def test_only_the_ugc_ad_takes_no_name() -> None:
 def test_a_price_is_the_published_one_or_none(tool: str, body: dict[str, Any], estimate: int | None) -> None:
     price = price_of(tool, body)
     assert price.credits == estimate
-    assert "2026" in price.words
+    assert "2026" in price.text
 
 
 def test_the_users_own_estimate_stands_for_a_price() -> None:
     inputs = checked("face-swap", FACE_SWAP, estimated_credits=99.5)
-    assert (inputs.estimated_credits, inputs.price) == (100, "by estimated_credits")
+    assert (inputs.estimated_credits, inputs.price.text) == (100, "by estimated_credits")

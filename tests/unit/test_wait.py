@@ -70,7 +70,7 @@ class Waiting(Listener):
                     self.now += step.seconds
                     step = flow.send(None)
                     continue
-                assert (step.name, step.job_id) == ("get", "job-1")
+                assert (step.method, step.job_id) == ("GET", "job-1")
                 self.polls.append(self.now - START)
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                 if callable(answer):

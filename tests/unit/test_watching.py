@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from magichour_provider import exceptions as errors
-from magichour_provider.api import models, watching
+from magichour_provider.api import models
 from magichour_provider.api.watching import JobWatcher, Listener
 
 START = 1_000_000.0
@@ -45,7 +45,7 @@ def watch(*seen: models.Job | errors.RequestFailed, every: float = 20, **how: An
     """What a wait with these polls ends with; None if it goes on."""
     watcher = JobWatcher("job-1", deadline=DEADLINE, **how)
     for number, one in enumerate(seen):
-        if (ended := watcher.saw(one, START + number * every)) is not None:
+        if (ended := watcher.record_poll(one, START + number * every)) is not None:
             return ended
     return None
 
@@ -69,7 +69,7 @@ def test_a_complete_job_without_a_url_gets_three_more_polls_and_then_ends_the_wa
 
 
 def test_a_complete_job_without_a_url_ends_the_wait_at_the_deadline() -> None:
-    assert JobWatcher("job-1", deadline=START).saw(NO_URL, START) is NO_URL
+    assert JobWatcher("job-1", deadline=START).record_poll(NO_URL, START) is NO_URL
 
 
 def test_a_status_is_told_once_and_so_is_one_that_goes_backwards() -> None:
@@ -141,8 +141,8 @@ def test_a_key_that_is_not_accepted_has_no_such_grace() -> None:
 def out_of_time(*seen: models.Job | errors.RequestFailed, **how: Any) -> errors.MagicHourError:
     watcher = JobWatcher("job-1", deadline=DEADLINE, **how)
     for one in seen:
-        watcher.saw(one, START)
-    return watcher.out_of_time(START)
+        watcher.record_poll(one, START)
+    return watcher.timeout_error(START)
 
 
 def test_a_wait_that_is_too_long_names_the_job_and_says_that_it_goes_on() -> None:
@@ -201,7 +201,7 @@ def test_the_pause_is_as_scheduled_unless_the_answer_says_more(
     seen: models.Job | errors.RequestFailed, pause: float
 ) -> None:
     watcher = JobWatcher("job-1", deadline=DEADLINE)
-    watcher.saw(seen, START)
+    watcher.record_poll(seen, START)
     assert watcher.pause(120) == pause
 
 
@@ -217,4 +217,4 @@ def test_the_pause_is_as_scheduled_unless_the_answer_says_more(
     ],
 )
 def test_when_a_job_was_made_is_read_if_it_can_be(created_at: str | None, seconds: float | None) -> None:
-    assert watching.submission_time(job(created_at=created_at)) == seconds
+    assert job(created_at=created_at).creation_time == seconds

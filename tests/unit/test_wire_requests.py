@@ -16,8 +16,10 @@ def sent(**given: Any) -> Any:
     inputs = TalkingPhotoInputs.checked(
         {"image_file_path": "/me.png", "audio_file_path": "/hello.mp3", "end_seconds": 7.5, **given}
     )
-    call = wire.create_talking_photo(
-        inputs, image="api-assets/1.png", audio="https://x.example/2.mp3", name="dag.task [mh-1a2b3c4d]"
+    call = wire.paid_call(
+        inputs,
+        {"image_file_path": "api-assets/1.png", "audio_file_path": "https://x.example/2.mp3"},
+        "dag.task [mh-1a2b3c4d]",
     )
     assert call.body is not None
     return json.loads(call.body)
@@ -72,7 +74,7 @@ def test_what_is_given_goes_to_its_place(given: dict[str, Any], added: dict[str,
 
 def test_a_voice_is_a_text_and_who_speaks_it() -> None:
     inputs = VoiceInputs.checked({"prompt": "Good evening ☺", "voice_name": "Anybody", "name": "not sent"})
-    call = wire.create_voice(inputs, name="dag.task [mh-1a2b3c4d]")
+    call = wire.paid_call(inputs, {}, "dag.task [mh-1a2b3c4d]")
     assert (call.method, call.path, call.pays) == ("POST", "/v1/ai-voice-generator", True)
     assert json.loads(call.body or b"") == {
         "name": "dag.task [mh-1a2b3c4d]",

@@ -1,9 +1,9 @@
 """
-The API for an event loop: polls only. It is what the triggerer uses.
+The client for an event loop, over aiohttp: it only polls. The triggerer uses it.
 
-It uses aiohttp, which takes a fifth of the CPU that httpx takes for a poll. aiohttp repeats a GET by itself
-when the server closes the connection. For a poll that is harmless, for a paid call it is not. So the blocking
-client does everything that pays, uploads, downloads or deletes.
+A poll with aiohttp needs a fifth of the CPU of a poll with httpx. But aiohttp repeats a GET by itself when
+the server closes the connection. This is harmless for a poll, and not for a paid call. So the blocking client
+makes all calls that pay, upload, download or delete.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import tenacity
 from multidict import CIMultiDict
 from yarl import URL
 
-from magichour_provider.api import flows, models, wire
-from magichour_provider.api.client.api import (
-    AnswerBody,
-    ApiTransport,
+from magichour_provider.api import flows, models, retries, wire
+from magichour_provider.api.client.answers import AnswerBody, Answers
+from magichour_provider.api.client.settings import (
     Settings,
-    api_headers,
     api_proxy,
-    proxy_errors,
+    check_base_url,
+    translate_proxy_errors,
 )
 from magichour_provider.api.flows import Flow, Sleep
 from magichour_provider.api.jobs import JobType
@@ -36,7 +35,7 @@ T = TypeVar("T")
 
 MAX_CONNECTIONS = 16
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
-KEEP_ALIVE = 60.0  # seconds; longer than the pause between two polls of a single job
+KEEP_ALIVE = 60.0  # seconds; longer than the pause between two polls of one job
 
 
 class AsyncMagicHourClient:
@@ -45,10 +44,10 @@ class AsyncMagicHourClient:
 
     .. versionadded:: 0.1.0
 
-    :param tls: from ``Settings.ssl_context``, which blocks: call it outside the event loop.
-    :param limiter: of the connection's polls; default: the settings' limit.
-    :param renders: what is known about the connection's render times; default: nothing.
-    :ivar outdated: the connection may have changed since. ``SharedClient`` opens a new client for new users.
+    :param tls: the result of ``Settings.ssl_context``, which blocks: call it outside the event loop.
+    :param limiter: limits the polls of the connection; default: by the settings' ``requests_per_second``.
+    :param renders: the known render times of the connection; default: none.
+    :ivar outdated: the connection may have changed. ``SharedClient`` then opens a new client for new users.
     """
 
     outdated = False
@@ -64,26 +63,24 @@ class AsyncMagicHourClient:
         self.settings = settings
         self.limiter = limiter or RateLimiter(settings.requests_per_second)
         self.renders = renders or RenderTimes()
-        self._base_url = settings.base_url.rstrip("/")
-        with proxy_errors():
-            self._api = ApiTransport(settings, tls)
+        check_base_url(settings)
+        with translate_proxy_errors():
             proxy = api_proxy(settings)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     ssl=tls,
                     limit=0,  # _gate limits them
                     keepalive_timeout=KEEP_ALIVE,
-                    resolver=aiohttp.ThreadedResolver(),  # the system's, as in the blocking client
+                    resolver=aiohttp.ThreadedResolver(),  # the system's resolver, as in the blocking client
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # AnswerBody does it, up to its limit
-                timeout=aiohttp.ClientTimeout(
-                    total=settings.timeout, sock_connect=min(10.0, settings.timeout)
-                ),
+                auto_decompress=False,  # AnswerBody decodes, up to its limit
+                timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
                 proxy=URL(proxy) if proxy else None,
             )
-        # Not the session's headers: aiohttp sends those to a proxy too.
-        self._headers = CIMultiDict(api_headers(settings))
+        self._answers = Answers(settings, proxy)
+        # Not in the session: aiohttp sends the session's headers to a proxy too.
+        self._headers = CIMultiDict(settings.headers())
         # Time spent waiting for a free connection does not count as time without an answer.
         self._gate = asyncio.Semaphore(MAX_CONNECTIONS)
 
@@ -99,7 +96,7 @@ class AsyncMagicHourClient:
 
     async def get(self, job_id: str, job_type: JobType = "video") -> models.Job:
         """See ``MagicHourClient.get``."""
-        return await self._retried(wire.get_job(job_id, job_type), flows.RETRY_SAFE)
+        return await self._retried(wire.get_job(job_id, job_type), retries.RETRY_SAFE)
 
     def wait(
         self,
@@ -111,12 +108,12 @@ class AsyncMagicHourClient:
         mode: str | None = None,
         clip_seconds: float | None = None,
         expects_event: bool = False,
-        **how: Any,
+        **options: Any,
     ) -> Coroutine[Any, Any, models.Job]:
         """
         See ``MagicHourClient.wait``.
 
-        :param expects_event: a webhook's event may end this wait, if the connection has webhooks.
+        :param expects_event: a webhook event may end this wait, if the connection has webhooks.
         """
         schedule = self.settings.schedule(
             poll_interval,
@@ -127,28 +124,28 @@ class AsyncMagicHourClient:
             expects_event=expects_event and self.settings.webhooks,
         )
         return self._run(
-            flows.wait(job_id, deadline=deadline, schedule=schedule, limiter=self.limiter, **how)
+            flows.wait(job_id, deadline=deadline, schedule=schedule, limiter=self.limiter, **options)
         )
 
     async def account(self, *, once: bool = False) -> models.Account:
         """See ``MagicHourClient.account``."""
-        return await self._retried(wire.get_account(), flows.NO_RETRY if once else flows.RETRY_SAFE)
+        return await self._retried(wire.get_account(), retries.NO_RETRY if once else retries.RETRY_SAFE)
 
     async def _retried(self, call: wire.Call[T], policy: dict[str, Any]) -> T:
         try:
-            return await self._call(call)  # nearly always; tenacity would add a tenth to the call's CPU
+            return await self._call(call)  # usually enough; tenacity would add a tenth to the call's CPU
         except MagicHourError as error:
             failures = [error]
 
         async def attempt() -> T:
-            if failures:  # the first attempt has been made
+            if failures:  # the first attempt was made above
                 raise failures.pop()
             return await self._call(call)
 
         return await tenacity.AsyncRetrying(**policy)(attempt)
 
     async def _run(self, flow: Flow[T]) -> T:
-        """Drive a flow: see ``flows``."""
+        """Execute the steps of a flow: see ``flows``."""
         try:
             step = next(flow)
             while True:
@@ -158,7 +155,7 @@ class AsyncMagicHourClient:
                     step = flow.throw(error)
                 else:
                     step = flow.send(outcome)
-                    del outcome  # ten thousand may sleep here, each with an answer that it no longer needs
+                    del outcome  # ten thousand waits may sleep here: keep no answer that is not needed
         except StopIteration as end:
             return cast(T, end.value)
         finally:
@@ -180,21 +177,22 @@ class AsyncMagicHourClient:
         failure: Exception | None = None
         try:
             async with self._gate:  # before any work: a thousand polls may be due in one turn of the loop
-                # The path is quoted already, and yarl would quote it in another way.
-                url = URL(self._base_url + call.path, encoded=True)
+                # The path is already quoted, and yarl would quote it differently.
+                url = URL(self.settings.url(call.path), encoded=True)
                 async with self._session.get(url, headers=self._headers, allow_redirects=False) as response:
                     body = AnswerBody(response.headers)
                     while (chunk := await response.content.readany()) and body.feed(chunk):
                         pass
         except (TimeoutError, aiohttp.ClientError) as error:
             failure = error
-        if failure is not None:  # raised here, so that it is not in the new error's context
-            self._not_answered(call, failure)
-        return self._api.answer(call, response.status, response.headers, body)
+        if failure is not None:  # outside "except", so that the new error's context does not keep it
+            self._raise_no_answer(call, failure)
+        return self._answers.answer(call, response.status, response.headers, body)
 
-    def _not_answered(self, call: wire.Call[Any], failure: Exception) -> NoReturn:
-        # An error of aiohttp may hold the request's headers, a proxy's password or text from the server, so
-        # only the operating system's error below it is kept, without the frames: a wait keeps the last error.
+    def _raise_no_answer(self, call: wire.Call[Any], failure: Exception) -> NoReturn:
+        # An error of aiohttp may contain the request's headers, a proxy's password or text from the server.
+        # So only its cause is kept, if that is an error of the operating system. The frames are removed,
+        # because a wait keeps the last error.
         if isinstance(failure, aiohttp.ClientHttpProxyError):
             error: Exception = ConnectionError(f"the proxy answered HTTP {failure.status}")
         elif isinstance(failure.__cause__, OSError):
@@ -202,4 +200,4 @@ class AsyncMagicHourClient:
         else:
             error = ConnectionError(type(failure).__name__)
         sent = not isinstance(failure, _NOT_SENT)
-        self._api.no_answer(call, error, sent=sent, timed_out=isinstance(failure, TimeoutError))
+        self._answers.no_answer(call, error, sent=sent, timed_out=isinstance(failure, TimeoutError))

@@ -1,7 +1,8 @@
-"""The API for ordinary code: the client that a worker uses."""
+"""The blocking client over httpx: all calls, uploads and downloads. Workers use it."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,21 +13,14 @@ from typing import Any, Self, TypeVar, assert_never, cast
 import httpx
 import tenacity
 
-from magichour_provider.api import flows, models, wire
-from magichour_provider.api.client.api import (
-    CANNOT_TALK,
+from magichour_provider.api import flows, models, retries, wire
+from magichour_provider.api.client.answers import AnswerBody, Answers, describe_error, safe_cause
+from magichour_provider.api.client.settings import (
     IDENTITY,
-    MAX_REDIRECTS,
-    AnswerBody,
-    ApiTransport,
     Settings,
-    check_put,
-    describe_error,
-    proxy_errors,
-    redirected,
-    safe_cause,
-    silence_httpx,
-    storage_host,
+    api_proxy,
+    check_base_url,
+    translate_proxy_errors,
 )
 from magichour_provider.api.client.tracking import SendTracker
 from magichour_provider.api.flows import Flow, Sleep, Source, Target
@@ -34,13 +28,18 @@ from magichour_provider.api.integrity import BadDownload, DownloadValidator, dow
 from magichour_provider.api.jobs import JobType, job_spec
 from magichour_provider.api.polling import RateLimiter
 from magichour_provider.exceptions import DownloadFailed, MagicHourError, RequestFailed
+from magichour_provider.text import host_of
 
 T = TypeVar("T")
+
+# UnicodeError: a host name that DNS cannot hold, such as "a..b".
+TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError)
+MAX_REDIRECTS = 5  # redirects of one upload
 
 
 class MagicHourClient:
     """
-    The API, blocking. Close it, or use it in a ``with``.
+    The API, for blocking code. Close the client, or use it in a ``with``.
 
     .. versionadded:: 0.1.0
 
@@ -48,12 +47,18 @@ class MagicHourClient:
     """
 
     def __init__(self, settings: Settings) -> None:
-        silence_httpx()
+        _silence_httpx()
         self._settings = settings
-        tls = settings.ssl_context()
-        with proxy_errors():
-            self._api = ApiTransport(settings, tls)
-            self._storage = httpx.Client(**settings.for_storage(tls))
+        self._tls = settings.ssl_context()
+        self._headers = httpx.Headers(settings.headers())
+        self._timeout = httpx.Timeout(settings.timeout, connect=settings.connect_timeout, pool=None)
+        check_base_url(settings)
+        with translate_proxy_errors():
+            proxy = api_proxy(settings)
+            self._proxy = httpx.Proxy(proxy) if proxy else None
+            self._connection().close()  # raises the errors of its arguments before the first call
+            self._storage = self._storage_client()
+        self._answers = Answers(settings, proxy)
         self._limiter = RateLimiter(settings.requests_per_second)
 
     def __enter__(self) -> Self:
@@ -70,26 +75,27 @@ class MagicHourClient:
         self,
         call: wire.Call[models.Submission],
         *,
-        retry_429_seconds: float = flows.RETRY_429_SECONDS,
+        retry_429_seconds: float = retries.RETRY_429_SECONDS,
         pausing: Callable[[bool], object] = bool,
     ) -> models.Submission:
         """
         Start a paid job and return at once.
 
-        :param call: from ``wire.create_talking_photo``, ``wire.create_voice`` or ``wire.paid_call``.
+        :param call: from ``wire.paid_call``.
         :param retry_429_seconds: how long to repeat the call while the API answers 429 (too many requests).
-        :param pausing: called with True when a pause begins in which no call is under way, and with False
-            before the next call.
+        :param pausing: called with True when a pause between two attempts begins, and with False before the
+            next attempt. During a pause no call is in progress.
         :returns: the accepted job; ``credits_charged`` is an estimate until it is complete.
-        :raises InsufficientCredits: HTTP 402; nothing charged; permanent.
-        :raises RateLimited: HTTP 429 for all that time; nothing charged; retryable.
-        :raises SubmissionUncertain: sent, no answer; a job may exist; never sent again.
+        :raises InsufficientCredits: HTTP 402; nothing was charged; permanent.
+        :raises RateLimited: HTTP 429 for all that time; nothing was charged; retryable.
+        :raises SubmissionUncertain: the call was sent, and no answer arrived; a job may exist; the call is
+            not repeated.
 
         Source: POST /v1/<tool>.
         """
         call = replace(call, strict=self._settings.strict)
-        repeated = partial(self._perform, partial(self._call, call), flows.retry_submit(pausing))
-        return tenacity.Retrying(**flows.retry_429(retry_429_seconds, pausing))(repeated)
+        repeated = partial(self._perform, partial(self._call, call), retries.retry_submit(pausing))
+        return tenacity.Retrying(**retries.retry_429(retry_429_seconds, pausing))(repeated)
 
     def get(self, job_id: str, job_type: JobType = "video") -> models.Job:
         """
@@ -110,16 +116,17 @@ class MagicHourClient:
         poll_interval: float | None = None,
         mode: str | None = None,
         clip_seconds: float | None = None,
-        **how: Any,
+        **options: Any,
     ) -> models.Job:
         """
-        Poll until the job has ended, well or not; free.
+        Poll until the job has ended, with or without a result; free.
 
         :param deadline: seconds since the epoch.
-        :param poll_interval: seconds between two polls, rather than the connection's or the schedule's.
-        :param mode: the generation mode, if it is known: the schedule learns render times by it.
-        :param clip_seconds: how long the clip is, if it is known: the schedule learns render times by it too.
-        :param how: see ``flows.wait``.
+        :param poll_interval: seconds between two polls; default: the connection's value, or the schedule.
+        :param mode: the generation mode, if it is known. The schedule learns render times for each mode.
+        :param clip_seconds: the length of the clip, if it is known. The schedule learns render times for each
+            length.
+        :param options: see ``flows.wait``.
         :raises WaitTimeout: the job has not ended in time. It continues, and you can wait for it again.
         :raises NotFound: the account does not know the job.
         :raises Unauthorized: the key is not accepted.
@@ -128,59 +135,60 @@ class MagicHourClient:
             poll_interval, job_type=job_type, mode=mode, clip_seconds=clip_seconds
         )
         return self._run(
-            flows.wait(job_id, deadline=deadline, schedule=schedule, limiter=self._limiter, **how)
+            flows.wait(job_id, deadline=deadline, schedule=schedule, limiter=self._limiter, **options)
         )
 
     def upload(
-        self, sources: Sequence[Source], *, retry_429_seconds: float = flows.RETRY_429_SECONDS
+        self, sources: Sequence[Source], *, retry_429_seconds: float = retries.RETRY_429_SECONDS
     ) -> list[str]:
         """
         Put files into Magic Hour's storage, where they are kept for 7 days; free.
 
-        :param retry_429_seconds: how long to try again while the answer is 429 (too many requests).
+        :param retry_429_seconds: how long to repeat the call while the API answers 429 (too many requests).
         :returns: their ``api-assets/`` paths, in the order of ``sources``.
         :raises UploadFailed: nothing was charged; retryable.
 
         Source: POST /v1/files/upload-urls, then PUT.
         """
         done: dict[int, str] = {}
-        return self._perform(partial(self._upload, sources, done), flows.RETRY_TRANSFER, retry_429_seconds)
+        return self._perform(partial(self._upload, sources, done), retries.RETRY_TRANSFER, retry_429_seconds)
 
     def completed(
         self, job_id: str, job_type: JobType = "video", *, once: bool = False
-    ) -> tuple[models.Job, models.Download]:
+    ) -> tuple[models.Job, list[models.Download]]:
         """
-        A job that has ended well, and a fresh signed URL of its file; free.
+        A complete job, and its downloads with new signed URLs; free.
 
-        :param once: if the API does not answer, fail at once and do not try again.
+        :param once: raise the first error, and do not repeat the call.
+        :returns: at least one download. Files of the job's type come first.
         :raises DownloadFailed: there is no URL (yet); the job is paid for; retryable.
         :raises JobEnded: the job has made nothing.
         """
         return self._perform(
             partial(self._completed, job_id, job_type),
-            flows.NO_RETRY if once else flows.RETRY_TRANSFER,
-            0.0 if once else flows.RETRY_429_SECONDS,
+            retries.NO_RETRY if once else retries.RETRY_TRANSFER,
+            0.0 if once else retries.RETRY_429_SECONDS,
         )
 
     def download(
         self, job_id: str, target: Target, job_type: JobType = "video", *, number: int = 0
     ) -> models.Job:
         """
-        Download the file of a complete job to ``target``, whole or not at all; free.
+        Download the file of a complete job to ``target``, free. If the download fails, nothing is written.
 
-        :param number: which of the files, if such a job makes several; the first is 0.
-        :raises DownloadFailed: it is paid for and stays at Magic Hour; retryable.
+        :param number: the index of the file, if such a job makes several; the first is 0.
+        :raises DownloadFailed: the job is paid for, and its file stays at Magic Hour; retryable.
         :raises JobEnded: the job has made nothing.
         """
         return self._perform(
             partial(self._download, job_id, target, job_type, number),
-            flows.RETRY_TRANSFER,
-            flows.RETRY_429_SECONDS,
+            retries.RETRY_TRANSFER,
+            retries.RETRY_429_SECONDS,
         )
 
     def delete(self, job_id: str, job_type: JobType = "video") -> None:
         """
-        Delete the file of the job for ever. Not a cancel: nothing is refunded.
+        Delete the file of the job permanently. This does not cancel a job, and nothing is refunded.
 
         Source: DELETE /v1/{video,audio,image}-projects/{id}.
         """
@@ -188,28 +196,28 @@ class MagicHourClient:
 
     def account(self, *, once: bool = False) -> models.Account:
         """
-        The key's account: its tier and the credits left; free.
+        The key's account: its tier and the remaining credits; free.
 
-        :param once: raise the first error and do not try again.
+        :param once: raise the first error, and do not repeat the call.
 
         Source: GET /v1/account.
         """
-        policy = flows.NO_RETRY if once else flows.RETRY_SAFE
+        policy = retries.NO_RETRY if once else retries.RETRY_SAFE
         return self._perform(partial(self._call, wire.get_account()), policy)
 
     def _perform(
         self,
         attempt: Callable[[], T],
-        policy: dict[str, Any] = flows.RETRY_SAFE,
+        policy: dict[str, Any] = retries.RETRY_SAFE,
         retry_429_seconds: float = 0.0,
     ) -> T:
         repeated = partial(tenacity.Retrying(**policy), attempt)
         if not retry_429_seconds:
             return repeated()
-        return tenacity.Retrying(**flows.retry_429(retry_429_seconds))(repeated)
+        return tenacity.Retrying(**retries.retry_429(retry_429_seconds))(repeated)
 
     def _run(self, flow: Flow[T]) -> T:
-        """Run a flow: see ``flows``."""
+        """Execute the steps of a flow: see ``flows``."""
         try:
             step = next(flow)
             while True:
@@ -235,7 +243,11 @@ class MagicHourClient:
                 assert_never(step)
 
     def _upload(self, sources: Sequence[Source], done: dict[int, str]) -> list[str]:
-        """One call for all upload URLs, then all files in parallel. Files in ``done`` are not sent again."""
+        """
+        Get all upload URLs with one call, then upload all files in parallel.
+
+        :param done: the paths of the files that an earlier attempt uploaded; they are not sent again.
+        """
         missing = {number: source for number, source in enumerate(sources) if number not in done}
         slots = self._call(
             wire.create_upload_slots([(source.media_type, source.extension) for source in missing.values()])
@@ -248,7 +260,7 @@ class MagicHourClient:
                 for slot, source in zip(slots, missing.values(), strict=True)
             ]
             problems = [put.exception() for put in puts]
-        finally:  # not a "with": a task that is stopped must not wait for a slow upload
+        finally:  # not "with": a task that is stopped must not wait for a slow upload
             threads.shutdown(wait=False)
         for number, slot, problem in zip(missing, slots, problems, strict=True):
             if problem is None:
@@ -257,57 +269,82 @@ class MagicHourClient:
             raise problem
         return [done[number] for number in range(len(sources))]
 
-    def _completed(self, job_id: str, job_type: JobType) -> tuple[models.Job, models.Download]:
-        """The job is paid for, so a failed poll is an error that can be retried."""
+    def _completed(self, job_id: str, job_type: JobType) -> tuple[models.Job, list[models.Download]]:
+        """See ``completed``. The job is paid for, so a failed poll becomes a retryable error."""
         try:
             job = self._call(wire.get_job(job_id, job_type))
         except RequestFailed as error:
-            why = f"the API did not say where it is ({error})"
+            why = f"the API gave no download URL ({error})"
             raise download_failed(job_id, why, error.status_code, job_type) from error
         job.raise_unless_complete()
         downloads = flows.downloads_in_order(job, job_type)
         if not downloads:
             why = f"the job is {job.status}, but the API gives no download URL (yet)"
             raise download_failed(job_id, why, job_type=job_type)
-        return job, downloads[0]
+        return job, downloads
 
     def _download(self, job_id: str, target: Target, job_type: JobType, number: int) -> models.Job:
         """
-        Ask where the file is, as signed URLs expire, and download it.
+        Get new URLs, because signed URLs expire, and download the file.
 
-        If a URL does not lead to a file of this type, try the next one. If a transfer breaks, do not: the
-        next one may be a smaller copy.
+        If a URL does not lead to a file of this type, the next URL is tried. After a failed transfer it is
+        not tried: it may lead to a smaller copy.
         """
-        job, _ = self._completed(job_id, job_type)
-        sources = flows.downloads_in_order(job, job_type)
+        job, downloads = self._completed(job_id, job_type)
         if job_spec(job_type).has_several_files:
-            sources = sources[number : number + 1]
-            if not sources:
+            downloads = downloads[number : number + 1]
+            if not downloads:
                 why = f"the API now gives {len(job.downloads)} URLs, and this is file {number + 1}"
                 raise download_failed(job_id, why, job_type=job_type)
         problems: list[BadDownload] = []
-        for source in sources:
+        for download in downloads:
             try:
-                self._fetch(source.url, target, job_id, job_type)
+                self._fetch(download.url, target, job_id, job_type)
             except BadDownload as error:
                 problems.append(error)
             else:
                 return job
         raise DownloadFailed(str(problems[0]), status_code=problems[0].status_code, job_id=job_id)
 
+    def _connection(self) -> httpx.HTTPTransport:
+        """A new connection to the API's host. A transport follows no redirect, so the key stays there."""
+        return httpx.HTTPTransport(
+            verify=self._tls, proxy=self._proxy, limits=httpx.Limits(max_connections=1)
+        )
+
+    def _storage_client(self) -> httpx.Client:
+        """The client for signed URLs. It does not have the key."""
+        return httpx.Client(
+            verify=self._tls,
+            proxy=self._settings.proxy,
+            timeout=self._timeout,
+            follow_redirects=True,
+            # Keep no connection: uploads run in parallel, and the download follows minutes later.
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+
+    def _request(self, call: wire.Call[Any], trace: Callable[..., Any]) -> httpx.Request:
+        return httpx.Request(
+            call.method,
+            self._settings.url(call.path),
+            headers=self._headers,
+            content=call.body,
+            extensions={"timeout": self._timeout.as_dict(), "trace": trace},
+        )
+
     def _call(self, call: wire.Call[T]) -> T:
         tracker = SendTracker()
         try:
             # A new connection for each call: calls are so far apart that a kept one would mostly be closed.
-            with tracker.limit(self._settings.timeout), self._api.connection() as connection:
-                response = connection.handle_request(self._api.request(call, tracker.trace))
+            with tracker.limit(self._settings.timeout), self._connection() as connection:
+                response = connection.handle_request(self._request(call, tracker.trace))
                 body = AnswerBody(response.headers)
                 for chunk in response.iter_raw():
                     if not body.feed(chunk) or tracker.is_expired:
                         break
-        except (TimeoutError, *CANNOT_TALK) as error:
-            self._api.no_answer(call, error, sent=tracker.sent, timed_out=tracker.is_expired)
-        return self._api.answer(call, response.status_code, response.headers, body)
+        except (TimeoutError, *TRANSPORT_ERRORS) as error:
+            self._answers.no_answer(call, error, sent=tracker.sent, timed_out=tracker.is_expired)
+        return self._answers.answer(call, response.status_code, response.headers, body)
 
     def _put(self, url: str, source: Source) -> None:
         length = {"Content-Length": str(source.size)}
@@ -316,13 +353,17 @@ class MagicHourClient:
                 response = self._storage.put(
                     url, content=source.chunks(), headers=length, follow_redirects=False
                 )
-                if not (elsewhere := redirected(response)):
+                if not (elsewhere := _redirect_target(response)):
                     break
                 url = elsewhere
-        except CANNOT_TALK as error:
-            why = f"{storage_host(url)}: {describe_error(error)}"
+        except TRANSPORT_ERRORS as error:
+            why = f"{host_of(url)}: {describe_error(error)}"
             raise flows.upload_failed(source, why) from safe_cause(error)
-        check_put(source, response)
+        if not response.is_success:
+            # The body is not shown: it is the storage host's, and may repeat the signature.
+            status = response.status_code
+            why = f"the storage host {response.url.host} answered HTTP {status}"
+            raise flows.upload_failed(source, why, status)
 
     def _fetch(self, url: str, target: Target, job_id: str, job_type: JobType) -> None:
         try:
@@ -340,7 +381,25 @@ class MagicHourClient:
                         for piece in validator.feed(chunk):
                             write(piece)
                     validator.close()
-        except CANNOT_TALK as error:
+        except TRANSPORT_ERRORS as error:
             error_cls = BadDownload if isinstance(error, httpx.InvalidURL | UnicodeError) else DownloadFailed
-            why = f"{storage_host(url)}: {describe_error(error)}"
+            why = f"{host_of(url)}: {describe_error(error)}"
             raise download_failed(job_id, why, job_type=job_type, error_cls=error_cls) from safe_cause(error)
+
+
+def _redirect_target(response: httpx.Response) -> str | None:
+    """
+    The new URL of an upload, if the storage host redirects it, as S3 does for another region.
+
+    Never from https to http: that would show the file to the network.
+    """
+    if response.status_code not in (301, 302, 307, 308) or "location" not in response.headers:
+        return None
+    url = response.url.join(response.headers["location"])
+    return str(url) if url.scheme in ("https", response.url.scheme) else None
+
+
+def _silence_httpx() -> None:
+    """httpx logs URLs with their signatures at INFO; httpcore logs headers at DEBUG."""
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)

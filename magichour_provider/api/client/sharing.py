@@ -9,23 +9,24 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from magichour_provider.api.client.api import Settings
 from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
+from magichour_provider.api.client.settings import Settings
 from magichour_provider.api.polling import RateLimiter, RenderTimes
 
-KEEP_SETTINGS = 300.0  # seconds for which new waits use an open client
+KEEP_SETTINGS = 300.0  # seconds; after this, a new wait opens a new client and reads the connection again
 
 ReadSettings = Callable[[str], Coroutine[Any, Any, Settings]]
 
 
 class SharedClient:
     """
-    Async context manager of the client for a connection: the first user opens it, the last one closes it.
+    Async context manager of the client for a connection. The first user opens the client, the last one closes
+    it.
 
-    It is a class and not a generator because ten thousand may be open, and this takes less memory.
+    It is a class and not a generator, because ten thousand may be open, and a class needs less memory.
 
-    :param conn_id: of the connection.
-    :param read_settings: reads the connection by its id, when a client is opened.
+    :param conn_id: the id of the connection.
+    :param read_settings: reads the connection by its id when a client is opened.
     """
 
     __slots__ = ("_conn_id", "_read_settings", "_shared")
@@ -44,7 +45,7 @@ class SharedClient:
         shared.users += 1
         try:
             if not shared.opening.done():
-                # Shielded: if the user that opens it is canceled, the others still wait for it.
+                # Shielded: if one user is canceled, the other users still wait for the client.
                 await asyncio.shield(shared.opening)
             return shared.opening.result()
         except BaseException:
@@ -88,7 +89,7 @@ class _Shared:
             await self.opening.result().close()
 
 
-# Keyed by loop: dag.test() makes a new one for each trigger.
+# By event loop: dag.test() makes a new loop for each trigger.
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
-# Outlives the clients: how often a connection may be polled, and how long its renders take.
+# How often a connection may be polled, and how long its renders take. New clients use it again.
 _learned: dict[tuple[str, str], tuple[RateLimiter, RenderTimes]] = {}

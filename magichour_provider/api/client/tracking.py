@@ -1,4 +1,4 @@
-"""Two facts about one call that httpx does not report: may it have been sent, has it taken too long?"""
+"""Two facts about a call that httpx does not report: was it possibly sent, and did it take too long?"""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-# Names of httpcore's trace events, without the moment: started, complete or failed.
+# Names of httpcore's trace events, without their last part: started, complete or failed.
 _CONNECT = frozenset({"connection.connect_tcp", "connection.start_tls", "proxy.start_tls"})
 _SEND_HEADERS = "http11.send_request_headers"
 _RECEIVE_HEADERS = "http11.receive_response_headers"
 _EXCHANGE = frozenset({_SEND_HEADERS, "http11.send_request_body", _RECEIVE_HEADERS})
-_CLOSED = "http11.response_closed"  # follows a failure, and says nothing new
+_CLOSED = "http11.response_closed"  # follows a failure, and adds no information
 
 
 class SendTracker:
@@ -21,8 +21,8 @@ class SendTracker:
     Listens to httpx's ``trace`` extension during one call, and can end the call.
 
     The call counts as sent unless the trace proves the opposite. The proof is a trace that reports a failure
-    to connect (TCP, TLS, or the proxy's CONNECT) and nothing after it. A silent trace is no proof. Neither is
-    a trace with an event that is not known here: a new version of the transport may use other names.
+    to connect (TCP, TLS, or the proxy's CONNECT) and nothing after it. An empty trace is no proof. A trace
+    with an unknown event is no proof either: a new version of the transport may use other names.
 
     :ivar is_expired: ``limit`` has ended the call.
     """
@@ -36,16 +36,18 @@ class SendTracker:
 
     @property
     def sent(self) -> bool:
-        """May a byte of the request have left this machine?"""
+        """Is it possible that a byte of the request left this machine?"""
         return self._beyond_connecting or not self._not_connected
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """
-        :raises TimeoutError: the time was up before the first byte of the request was sent. It is not sent.
+        Receive one event of httpx.
+
+        :raises TimeoutError: the time was up before the first byte of the request. The request is not sent.
         """
         step, _, moment = event.rpartition(".")
         if step == _SEND_HEADERS and moment == "started" and self.is_expired:
-            # The time was up while there was no socket to close, as during a slow name resolution.
+            # The time was up when there was no socket to close, for example during a slow name resolution.
             self._not_connected = True
             raise TimeoutError
         if step in _CONNECT:
@@ -61,7 +63,7 @@ class SendTracker:
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """End the call after so many seconds by closing its socket: nothing else can end a read."""
+        """End the call after this number of seconds. Only a closed socket can end a read."""
 
         def end() -> None:
             self.is_expired = True
@@ -79,7 +81,7 @@ class SendTracker:
 
 
 def _refused(info: Mapping[str, Any]) -> bool:
-    """Did the proxy answer, and not with a 2xx?"""
+    """Did the proxy answer with a status other than 2xx?"""
     match info.get("return_value"):
         case (_, int(status), *_):
             return not 200 <= status < 300

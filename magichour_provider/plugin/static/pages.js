@@ -1,18 +1,18 @@
 "use strict";
 
-// Plays or shows a job's file in place of its drawing, refreshes the page, and opens links outside of Airflow's frame.
+// Plays or shows a job's file in place of its drawing, refreshes the page, and opens links outside Airflow's frame.
 
 const REFRESH = 10_000; // milliseconds
 const main = document.getElementById("jobs");
 const news = document.getElementById("news");
 
-// --- Play: only the media element itself requests the address, once. --------------------------------
+// --- Play: only the media element requests the URL, and only once. ----------------------------------
 
 function play(link) {
   const media = document.createElement(link.dataset.element);
   media.className = "media";
   media.setAttribute("aria-label", link.getAttribute("aria-label").replace(/^(Play|Show) /, ""));
-  // An image ignores these.
+  // An image ignores these properties.
   media.controls = true;
   media.autoplay = true;
   media.playsInline = true;
@@ -28,17 +28,17 @@ function play(link) {
   media.focus();
 }
 
-// A media element does not say why it cannot play. The same address answers with a sentence.
+// A media element does not say why it cannot play. The response to the same URL has a sentence that says why.
 async function explain(link, media, stage) {
-  let why = "This browser cannot play it.";
+  let why = "This browser cannot play the file.";
   try {
-    const answer = await fetch(link.href, { redirect: "manual", cache: "no-store" });
-    if (answer.type !== "opaqueredirect") {
-      const isText = answer.headers.get("Content-Type")?.startsWith("text/plain");
-      why = isText ? await answer.text() : `Airflow answers ${answer.status}.`;
+    const response = await fetch(link.href, { redirect: "manual", cache: "no-store" });
+    if (response.type !== "opaqueredirect") {
+      const isText = response.headers.get("Content-Type")?.startsWith("text/plain");
+      why = isText ? await response.text() : `Airflow answered with HTTP ${response.status}.`;
     }
   } catch {
-    why = "Airflow does not answer.";
+    why = "Airflow did not answer.";
   }
   media.remove();
   stage.classList.remove("busy");
@@ -53,7 +53,7 @@ async function explain(link, media, stage) {
   link.focus();
 }
 
-// --- Links to Airflow and beyond: its frame lets no link out, so its own document opens them. ---------
+// --- Links out of Airflow's frame: the frame blocks them, so Airflow's own document opens them. -------
 
 function leave(link, event) {
   const outside = window.parent.document.createElement("a");
@@ -80,24 +80,24 @@ function clicked(event) {
 document.addEventListener("click", clicked);
 document.addEventListener("auxclick", (event) => event.button === 1 && clicked(event));
 
-// --- Fresh: the same page again, without its frame, while something goes on. --------------------------
+// --- Refresh: while a job is in progress, load the list of this page again. ---------------------------
 
 async function refresh() {
-  const address = new URL(location.href);
-  address.searchParams.set("fragment", "");
+  const url = new URL(location.href);
+  url.searchParams.set("fragment", "");
   try {
-    const answer = await fetch(address, { cache: "no-store" });
-    if (!answer.ok) throw new Error(`Airflow answers ${answer.status}`);
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const response = await fetch(url, { cache: "no-store" });
+    if (!response.ok) throw new Error(`Airflow answered with HTTP ${response.status}`);
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     update(fresh.body);
     news.hidden = true;
   } catch (error) {
-    news.textContent = `${error.message}: this is the state of a while ago.`;
+    news.textContent = `${error.message}. This page is not up to date.`;
     news.hidden = false;
   }
 }
 
-// What plays and what has the focus stays; all else is replaced. A media element that is moved stops.
+// Keep the jobs that play and the focus, and replace everything else. A media element stops when it is moved.
 function update(fresh) {
   const focused = document.activeElement?.closest?.("a[href]")?.getAttribute("href");
   const opened = [...main.querySelectorAll("details[open]")].map((details) => `details.${details.className}`);
@@ -129,11 +129,11 @@ setInterval(() => {
   if (isLive() && !document.hidden) refresh();
 }, REFRESH);
 
-// --- A phone has no room for filters that are not used. -------------------------------------------------
+// --- A phone has no room for the filters, so they are folded if none is set. ----------------------------
 
 if (matchMedia("(max-width: 520px)").matches) document.querySelector(".filter:not([data-keep])")?.removeAttribute("open");
 
-// --- Times in the zone that was chosen in Airflow. ------------------------------------------------------
+// --- Show times in the time zone that the user chose in Airflow. ----------------------------------------
 
 function localTimes() {
   let timeZone;
