@@ -105,5 +105,18 @@ def api_server(database: Path) -> FastAPI:
     return create_app(apps="core")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Airflow logs much, and nobody reads the output of a test that passed: pytest-xdist need not send it."""
+    report = yield
+    if report.passed:
+        report.sections.clear()
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    gc.freeze()  # pytest looks for garbage five times now, which takes seconds with Airflow in memory
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)

@@ -52,6 +52,9 @@ class Stack:
         emulator: Mapping[str, object] | None = MappingProxyType({}),
         extra: Mapping[str, object] = MappingProxyType({}),
         services: Mapping[str, Callable[[Path], Service]] = MappingProxyType({}),
+        apps: str = "all",
+        lean: Sequence[str] = (),
+        migrate: bool = True,
         say: Callable[[str], None] = lambda what: print(f"  {what}", flush=True),
     ) -> None:
         """
@@ -62,6 +65,9 @@ class Stack:
         :param emulator: options of its command line, beyond ``EMULATOR``; None for no emulator.
         :param extra: of the connection to it.
         :param services: what else Airflow needs; they are started first, and ended last.
+        :param apps: of the api-server: ``execution`` serves tasks only, so there is no ``ask``.
+        :param lean: daemons that need not serve older Airflows: see ``tools/lean_api.py``.
+        :param migrate: False if the database is a copy of a migrated one.
         :param say: is told each step of the start.
         """
         self.home = home
@@ -77,6 +83,9 @@ class Stack:
         self._emulator_options = emulator
         self._extra = extra
         self._make_services = services
+        self._apps = apps
+        self._lean = lean
+        self._migrate = migrate
         self.services: dict[str, Any] = {}
         self._held: dict[str, float] = {}
         self._say = say
@@ -97,18 +106,19 @@ class Stack:
                 self._say(f"starting {name}")
                 self.services[name] = service(self.home)
                 os.environ |= self.services[name].environment
-            self._say("migrating the database")
-            subprocess.run(
-                [sys.executable, "-m", "airflow", "db", "migrate"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for this process alone, which then ends the others
-            )
+            if self._migrate:
+                self._say("migrating the database")
+                subprocess.run(
+                    [sys.executable, "-m", "airflow", "db", "migrate"],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for this process alone, which then ends the others
+                )
             for name in self._first:
                 self._say(f"starting the {name}")
                 self.start_daemon(name)
                 if name == "api-server":
-                    until(lambda: self.ask("GET", "monitor/health"), "the api-server")
+                    until(self._serves_tasks, "the api-server")
         except BaseException:
             self.__exit__()
             raise
@@ -122,6 +132,10 @@ class Stack:
             service.stop()
         os.environ.clear()
         os.environ.update(self._environment)
+
+    def _serves_tasks(self) -> bool:
+        with urllib.request.urlopen(f"{self.api}/execution/health", timeout=60) as answer:  # noqa: S310
+            return bool(answer.status == 200)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Airflow's REST API, as its admin."""
@@ -145,7 +159,10 @@ class Stack:
     def start_daemon(self, name: str) -> None:
         """One of ``DAEMONS`` or ``CELERY_DAEMONS``."""
         command, _, host = name.partition("@")
-        arguments = [sys.executable, "-m", "airflow", *command.split()]
+        module = "tools.lean_api" if name in self._lean else "airflow"
+        arguments = [sys.executable, "-m", module, *command.split()]
+        if command == "api-server":
+            arguments += ["--apps", self._apps]
         if host:
             arguments.append("--skip-serve-logs")  # all hosts are this one, and so are their ports
         if command == "celery worker":

@@ -70,9 +70,10 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record that cannot be written is not written again for minutes."""
-    monkeypatch.setattr("magichour_provider.task.journal.WRITE_TIMEOUT", 0.5)
+def short_write_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that cannot be written is given up soon."""
+    for timeout in ("INTENT_WRITE_TIMEOUT", "WRITE_TIMEOUT"):
+        monkeypatch.setattr(f"magichour_provider.task.journal.{timeout}", 0.5)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from serving import serving
@@ -13,7 +13,7 @@ from magichour_provider.emulator import Emulator
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
     from starlette.testclient import TestClient
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -81,14 +81,19 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for each module: while it exists, no other event loop can run in this thread."""
+def tab(served: str) -> Iterator[Page]:
+    """
+    One tab of a signed-in browser for each module: to open one takes a second of processor time. While it
+    exists, no other event loop can run in this thread.
+    """
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
+        context = browser.new_context(base_url=served)
+        context.add_cookies([{"name": "_token", "value": token(), "url": served}])
+        yield context.new_page()
         browser.close()
 
 
@@ -100,15 +105,21 @@ def served(api_server: FastAPI) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser, served: str, airflow: FastAPI, fresh_reads: None) -> Iterator[Page]:
-    """A page of a signed-in browser. A script error or a violation of the security policy fails the test."""
-    context = browser.new_context(base_url=served, viewport={"width": 1400, "height": 900})
-    context.add_cookies([{"name": "_token", "value": token(), "url": served}])
-    page = context.new_page()
-    page.set_default_timeout(300_000)  # a crowded machine is slow
+def page(tab: Page, airflow: FastAPI, fresh_reads: None) -> Iterator[Page]:
+    """An empty page. A script error or a violation of the security policy fails the test."""
+    tab.goto("about:blank")
+    tab.set_viewport_size({"width": 1400, "height": 900})
+    tab.emulate_media(color_scheme="light")
+    tab.set_default_timeout(300_000)  # a crowded machine is slow
     problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda line: problems.append(line.text) if "Security Policy" in line.text else None)
-    yield page
-    context.close()
+    listeners: dict[Any, Callable[[Any], None]] = {
+        "pageerror": lambda error: problems.append(str(error)),
+        "console": lambda line: problems.append(line.text) if "Security Policy" in line.text else None,
+    }
+    for event, listener in listeners.items():
+        tab.on(event, listener)
+    yield tab
+    tab.unroute_all()
+    for event, listener in listeners.items():
+        tab.remove_listener(event, listener)
     assert problems == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG
 
@@ -13,7 +13,12 @@ MEDIA, VIDEOS = os.environ["STACK_MEDIA"], os.environ["STACK_VIDEOS"]
 INSTANCE = "{{ run_id }}/{{ ti.task_id }}/{{ ti.map_index }}"
 SECONDS = [1, 2, 3, 4]  # of each clip
 
-with DAG("chaos", schedule=None, default_args={"retries": 10, "retry_delay": timedelta(seconds=1)}):
+with DAG(
+    "chaos",
+    schedule=os.environ.get("CHAOS_SCHEDULE"),
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    default_args={"retries": 10, "retry_delay": timedelta(seconds=1)},
+):
     for task_id, deferrable in (("in_worker", False), ("in_triggerer", True)):
         TalkingPhotoOperator.partial(
             task_id=task_id,
