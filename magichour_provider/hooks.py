@@ -18,7 +18,6 @@ from magichour_provider.api.diagnosis import diagnosis
 from magichour_provider.api.inputs import (
     EXTENSIONS,
     Inputs,
-    MediaType,
     TalkingPhotoInputs,
     VoiceInputs,
     extension_of,
@@ -35,7 +34,7 @@ from magichour_provider.connection import (
     webhook_secrets,
 )
 from magichour_provider.exceptions import InvalidInput, MagicHourError, RequestFailed
-from magichour_provider.files import media
+from magichour_provider.files import duration
 from magichour_provider.files.places import uri_of
 from magichour_provider.files.storage import Source, Target
 
@@ -102,7 +101,8 @@ class MagicHourHook(BaseHook):
         Source: POST /v1/ai-talking-photo.
         """
         checked = TalkingPhotoInputs.checked({"name": name, **inputs})
-        return self._submit(media.fill_end_seconds(checked, self.client), checked.name or name)
+        _check_uploaded(checked)
+        return self._submit(duration.fill_end_seconds(checked, self.client), checked.name or name)
 
     def submit_voice(
         self, *, prompt: str, voice_name: str, name: str = "Voice Generator"
@@ -139,11 +139,10 @@ class MagicHourHook(BaseHook):
         Source: POST /v1/<tool>.
         """
         checked = ToolInputs.checked({"tool": tool, "body": body})
+        _check_uploaded(checked)
         return self._submit(checked, checked.name)
 
     def _submit(self, inputs: Inputs, name: str | None) -> models.Submission:
-        for asset in inputs.uploads():
-            raise InvalidInput.of(asset.field, asset.uri, "is a file; upload() it first")
         for warning in inputs.warnings():
             self.log.warning(warning)
         return self.client.submit(wire.paid_call(inputs, {}, name))
@@ -322,10 +321,14 @@ class MagicHourHook(BaseHook):
         }
 
 
+def _check_uploaded(inputs: Inputs) -> None:
+    for asset in inputs.uploads():
+        raise InvalidInput.of(asset.field, asset.uri, "is a file; upload() it first")
+
+
 def _source(path: str) -> Source:
-    media_types: tuple[MediaType, ...] = ("image", "video", "audio", "gif")  # webm is first of all a video
-    for media_type in media_types:
-        if extension_of(path) in EXTENSIONS[media_type]:
+    for media_type, extensions in EXTENSIONS.items():
+        if extension_of(path) in extensions:
             return Source.find("path", media_type, path)
     known = [extension for extensions in EXTENSIONS.values() for extension in extensions]
     raise InvalidInput.of(

@@ -101,10 +101,10 @@ class TalkingPhotoOperator(PaidJobOperator["TalkingPhotoInputs"]):
 
     def complete(self, inputs: TalkingPhotoInputs) -> TalkingPhotoInputs:
         if inputs.end_seconds is not None:
-            if warning := runtime.media.check_clip(inputs):
+            if warning := runtime.duration.check_clip(inputs):
                 self.log.warning(warning)
             return inputs
-        complete = runtime.media.fill_end_seconds(inputs, self.hook.client)
+        complete = runtime.duration.fill_end_seconds(inputs, self.hook.client)
         self.log.info("The clip ends with the audio: end_seconds=%s", complete.end_seconds)
         return complete
 

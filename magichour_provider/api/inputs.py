@@ -188,7 +188,7 @@ class Inputs(BaseModel):
 
 class TalkingPhotoInputs(Inputs):
     """
-    A photo and a voice. Without ``end_seconds`` the clip ends with the audio: see ``media.fill_end_seconds``.
+    A photo and a voice. Without ``end_seconds`` the clip ends with the audio: see ``fill_end_seconds``.
 
     Source: POST /v1/ai-talking-photo, OpenAPI 2026-08 to SDK 0.90.0.
     """

@@ -181,8 +181,8 @@ class ToolInputs(Inputs):
 
     def _fingerprint_fields(self) -> dict[str, Any]:
         files = {asset.field for asset in self.assets}
-        leaves = {field: unsigned(value) if field in files else value for field, value in _leaves(self.body)}
-        return {"tool": self.tool, **leaves}
+        given = {field: value for field, value in _leaves(self.body) if value is not None}
+        return {"tool": self.tool, **{f: unsigned(v) if f in files else v for f, v in given.items()}}
 
 
 def _as_dict(body: object) -> Mapping[str, Any]:

@@ -172,7 +172,7 @@ class Target:
         elif not self.replace:
             raise place.error(TargetExists, "exists already; choose another path, or set replace=True")
 
-    def reserve(self, owner: str, seconds: float) -> None:
+    def reserve(self, owner: str, seconds: float) -> bool:
         """
         Reserve the file just before the paid call. Only one of several tasks can deliver the file, so the
         other tasks must not pay for it.
@@ -184,12 +184,13 @@ class Target:
 
         :param owner: the task instance as text: DAG, run, task and map index. Its tries share a reservation.
         :param seconds: how long the reservation is valid for other owners.
+        :returns: False if nothing needs to be reserved.
         :raises TargetExists: another task makes this file, or has just made it; nothing was charged.
         """
         with translate_errors("output_path", self.uri):
             place = self._place
             if self.is_folder or self.replace or not place.is_local:
-                return
+                return False
             reservation = _reservation(place)
             reservation.parent.mkdir(parents=True, exist_ok=True)
             while not _create(reservation, f"{owner}\n{time.time() + seconds:.0f}"):
@@ -208,6 +209,7 @@ class Target:
             except BaseException:
                 self.release(owner)
                 raise
+            return True
 
     def release(self, owner: str) -> None:
         """Delete the owner's reservation, because no job makes this file."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # mypy reads these as exports: see pyproject.toml
     from magichour_provider import exceptions, hooks, lineage, telemetry, triggers  # noqa: F401
     from magichour_provider.api import inputs, jobs, models, tools, watching, wire  # noqa: F401
-    from magichour_provider.files import media, signatures, storage  # noqa: F401
+    from magichour_provider.files import duration, signatures, storage  # noqa: F401
     from magichour_provider.task import (  # noqa: F401
         arguments,
         ask,
@@ -24,6 +24,12 @@ if TYPE_CHECKING:  # mypy reads these as exports: see pyproject.toml
         lost_answer,
         record,
     )
+
+
+def preload() -> None:
+    """Import what a task needs after the paid call, so that an upgrade of the package cannot break it."""
+    for name in ("delivery", "lineage", "triggers"):
+        __getattr__(name)
 
 
 def __getattr__(name: str) -> Any:

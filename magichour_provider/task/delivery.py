@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from magichour_provider import telemetry
 from magichour_provider.api import wire
 from magichour_provider.exceptions import InvalidInput, MagicHourError, StorageFailed
-from magichour_provider.files import media
+from magichour_provider.files import duration
 from magichour_provider.files.storage import Source, Target
 from magichour_provider.task.journal import Journal
 
@@ -26,7 +26,6 @@ class Delivery:
         self._context = context
         self._job_id = job_id
         self._spec = operator.spec
-        self._client = operator.hook.client
         self.log = operator.log
 
     def deliver(self) -> tuple[Job, dict[str, Any]]:
@@ -49,7 +48,7 @@ class Delivery:
 
     def _located(self) -> tuple[Job, dict[str, Any]]:
         """Without an ``output_path``, the result has signed URLs."""
-        job, downloads = self._client.completed(self._job_id, self._operator.job_type)
+        job, downloads = self._operator.hook.client.completed(self._job_id, self._operator.job_type)
         first = downloads[0]
         place: dict[str, Any] = {"download_url": first.url, "download_url_expires_at": first.expires_at}
         if self._spec.has_several_files:
@@ -64,7 +63,7 @@ class Delivery:
             for number, target in enumerate(targets):
                 claimed = self._claimed(target)
                 self.log.info("Downloading the %s of job %s to %s", spec.noun, job_id, target.uri)
-                job = self._client.download(job_id, claimed, operator.job_type, number=number)
+                job = self._operator.hook.client.download(job_id, claimed, operator.job_type, number=number)
         except (InvalidInput, StorageFailed) as error:
             raise error.copied(
                 f"{error}. The {spec.noun} of job {job_id} stays at Magic Hour: fix this, then clear "
@@ -118,8 +117,8 @@ class Delivery:
         """The duration of a voice, which the API does not return; None if it cannot be measured."""
         try:
             if uri := place.get("output_path"):
-                return media.duration_of_file(Source.find("output_path", "audio", uri))
-            return media.duration_of_job(job.job_id, self._client)
+                return duration.of_file(Source.find("output_path", "audio", uri))
+            return duration.of_job(job.job_id, self._operator.hook.client)
         except MagicHourError as error:
             self.log.warning("Job %s: duration_seconds is not known: %s", job.job_id, error)
             return None

@@ -84,9 +84,10 @@ class Bill:
             )
         return changed
 
-    def sentence(self) -> str:
-        """Was money spent? One sentence for a person."""
-        return _charge_sentence(self.added_to(MagicHourError("", charged="no")))
+    def text_of(self, error: BaseException) -> str:
+        """The text of an error of Airflow's, with what a person must know about the money."""
+        shown = self.added_to(MagicHourError(str(error), charged="no"))
+        return f"{shown}\n{_charge_sentence(shown, recorded=self.adopt_command is None)}"
 
 
 def as_airflow_error(

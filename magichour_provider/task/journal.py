@@ -19,9 +19,10 @@ from magichour_provider.text import clean
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a write is repeated while Airflow's API server is down, before and after the paid call.
-INTENT_WRITE_TIMEOUT = 60.0
-WRITE_TIMEOUT = 1800.0
+# Seconds for which a write is repeated while Airflow's API server is down. Nobody knows a job that was just
+# paid for, so its write is worth a worker slot for long. Any other write can be left to the next try.
+WRITE_TIMEOUT = 60.0
+PAID_JOB_WRITE_TIMEOUT = 1800.0
 
 
 class Journal:
@@ -80,7 +81,7 @@ class Journal:
             **details,
         )
         try:
-            self._write(self.record.with_intent(intent), INTENT_WRITE_TIMEOUT)
+            self._write(self.record.with_intent(intent))
         except Exception as error:
             raise JournalUnavailable(
                 f"could not record that this task is about to pay ({_briefly(error)}); nothing was submitted"
@@ -98,9 +99,9 @@ class Journal:
         :param outcome: of the intent that has its short id.
         :returns: False if it could not be written: then the next try does not know the job.
         """
-        return self._write_if_possible(
-            self.record.with_outcome(job.short_id, outcome, job.job_id).with_job(job)
-        )
+        is_new = outcome == "job" and self.record.job(job.job_id) is None
+        record = self.record.with_outcome(job.short_id, outcome, job.job_id).with_job(job)
+        return self._write_if_possible(record, PAID_JOB_WRITE_TIMEOUT if is_new else None)
 
     def is_own_delivery(self, job_id: str, output_path: str) -> bool:
         """Did an earlier try of this task instance begin to write this file? Then a file there is its own."""
@@ -175,9 +176,9 @@ class Journal:
         )(self._store.set, _dumped(record))
         self.record = record
 
-    def _write_if_possible(self, record: Record) -> bool:
+    def _write_if_possible(self, record: Record, timeout: float | None = None) -> bool:
         try:
-            self._write(record)
+            self._write(record, timeout)
         except Exception:
             log.exception(
                 "Could not record what this task has paid for: %s. The next try will not know it",

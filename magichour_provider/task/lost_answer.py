@@ -54,7 +54,10 @@ class LostAnswers:
                 if why_not is None:
                     break
                 self._reject(f"{report.source} of {intent.mark}: {why_not}")
-        return self.journal.record is not before
+        has_changed = self.journal.record is not before
+        if has_changed:
+            self._operator.bill = self.journal.bill()
+        return has_changed
 
     def await_report(self, lost: Intent) -> bool:
         """With webhooks: wait for a report of the job. True if a report has settled the intent."""
@@ -153,8 +156,8 @@ class LostAnswers:
         :raises RequestFailed: the API may return it later; the report is kept.
         """
         # A webhook event can arrive before the API returns the job.
-        reported_at = (report.at or intent.at).timestamp()
-        is_early = report.source == "webhook" and time.time() - reported_at < JUST_CREATED
+        latest = intent.at.timestamp() + intent.rate_limit_timeout + JUST_CREATED
+        is_early = report.source == "webhook" and time.time() < latest
         if failed.retryable or not failed.by_vendor or (is_early and failed.status_code == 404):
             raise failed.copied(retryable=True, charged="unknown", credits=intent.estimated_credits)
         if intent.outcome == "refused" and report.source == "webhook" and report.conn_id == intent.conn_id:

@@ -35,7 +35,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     What the operators share. A retry never pays again: it finds the job that was paid for, or it stops and
     says what is unknown. So set ``retries``: they are safe.
 
-    A subclass names its ``input_fields``, and defines how they are checked, completed and sent.
+    A subclass names its ``input_fields``, and defines how they are checked and completed.
 
     For each argument, None stands for the default.
 
@@ -92,6 +92,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     assigned_users: list[dict[str, str]]
     _render_profile: tuple[str | None, float | None] = (None, None)  # not known for a resumed job
     _is_paused = False
+    _has_reserved = False
     sent_at = 0.0  # when this try last sent the paid call, in seconds since the epoch
     ui_color = "#efe7fb"
 
@@ -210,6 +211,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         journal = runtime.journal.Journal.of(context)
         self.bill = journal.bill()
         inputs = self._check_all()
+        runtime.preload()
         self.push_watch_link(context)
         answers = runtime.lost_answer.LostAnswers(self, journal)
         answers.adopt_reported()
@@ -232,8 +234,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             if (lost := journal.record.lost) and answers.await_report(lost):
                 return self._pay_and_wait(context, answers, inputs)
             raise
-        except BaseException:
-            if self.bill.charged == "no":
+        except BaseException as error:
+            if self._has_reserved and {self.bill.charged, getattr(error, "charged", "no")} == {"no"}:
                 self._release_target(context)
             raise
         self.push_job_link(context, job.job_id)
@@ -275,7 +277,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
         self.log.info("Job %s was paid for by an earlier try: this try pays nothing", job.job_id)
         # Complete the record of a job that a person adopted. Store the current ``max_tries`` too: then only a
         # later Clear counts as permission to pay again.
-        job = job.model_copy(
+        complete = job.model_copy(
             update={
                 "host": host,
                 "conn_id": self.magichour_conn_id,
@@ -285,8 +287,9 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             }
         )
         self.bill = runtime.errors.Bill("yes", job.credits_charged, job.job_id)
-        journal.record_job(job)
-        return job
+        if complete != job:
+            journal.record_job(complete)
+        return complete
 
     def poll_once(self, job_id: str) -> Job | RequestFailed:
         """Ask the API once, free of charge: the job, or why there is no answer."""
@@ -445,7 +448,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             paths = self.hook.client.upload(sources, retry_429_seconds=self.rate_limit_timeout)
             uploaded = {source.field: path for source, path in zip(sources, paths, strict=True)}
         if self.output_path is not None:
-            runtime.storage.Target(self.output_path, self.replace).reserve(_owner(context), self.timeout)
+            target = runtime.storage.Target(self.output_path, self.replace)
+            self._has_reserved = target.reserve(_owner(context), self.timeout)
         return inputs, uploaded
 
     def _check_credit_limit(self, inputs: InputsT) -> None:

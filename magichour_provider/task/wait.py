@@ -156,7 +156,7 @@ class JobMixin:
             runtime.telemetry.count_error(error)
             raise self.as_airflow_error(error) from (error.__cause__ if error.retryable else None)
         except AirflowTaskTimeout as error:
-            raise AirflowTaskTimeout(f"{error}\n{self.bill.sentence()}") from None
+            raise AirflowTaskTimeout(self.bill.text_of(error)) from None
         except AirflowException:
             raise
         except Exception as error:

@@ -15,10 +15,11 @@ import magichour_provider
 from magichour_provider.api.client import MagicHourClient
 from magichour_provider.api.integrity import DownloadValidator
 from magichour_provider.exceptions import JournalUnavailable, SubmissionUncertain
-from magichour_provider.files import media
+from magichour_provider.files import duration
 from magichour_provider.files.storage import Source, Target
 from magichour_provider.operators import TalkingPhotoOperator
 from magichour_provider.task.journal import Journal
+from magichour_provider.task.lost_answer import LostAnswers
 
 if TYPE_CHECKING:
     from harness import Airflow
@@ -97,7 +98,7 @@ def test_a_death_after_any_step_costs_one_charge_and_the_video_is_delivered(
 
 
 @both_modes
-@pytest.mark.parametrize(("owner", "step"), [(DownloadValidator, "close"), (media, "duration_of_file")])
+@pytest.mark.parametrize(("owner", "step"), [(DownloadValidator, "close"), (duration, "of_file")])
 def test_a_death_after_a_step_that_a_voice_has_of_its_own_costs_one_charge_and_it_is_delivered(
     airflow: Airflow,
     emulator: Emulator,
@@ -139,6 +140,25 @@ def test_an_end_while_the_api_is_busy_leaves_nothing_uncertain(
     assert emulator.charges() == 1
 
 
+def test_a_try_that_hears_of_a_paid_job_keeps_its_file_reserved(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    def adopt_reported(_: LostAnswers) -> bool:
+        reads.append(1)
+        if len(reads) == 2:  # the files are uploaded, and the paid call is next
+            raise JournalUnavailable("the adoption could not be recorded", charged="yes")
+        return False
+
+    monkeypatch.setattr(LostAnswers, "adopt_reported", adopt_reported)
+    folder = airflow.folder / "out"
+    folder.mkdir()
+    run = airflow.video(output_path=str(folder / "video.mp4"))
+    assert run.state() == "failed"
+    assert len(list(folder.iterdir())) == 1
+
+
 def ended_by_airflow(operator: TalkingPhotoOperator, is_paused: bool) -> None:
     if is_paused:
         raise AirflowTaskTimeout
@@ -165,7 +185,7 @@ def test_a_try_that_ends_before_it_has_sent_anything_leaves_the_file_to_others(
 
 
 @both_modes
-@pytest.mark.parametrize(("owner", "step"), [(media, "fill_end_seconds"), (Journal, "record_job")])
+@pytest.mark.parametrize(("owner", "step"), [(duration, "fill_end_seconds"), (Journal, "record_job")])
 def test_a_death_while_the_end_is_measured_costs_one_charge_with_one_end(
     airflow: Airflow,
     emulator: Emulator,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 import httpx
@@ -61,10 +62,12 @@ def test_realistic_times_have_the_median_of_the_vendor_or_another(progression: s
     with Emulator(render="stub", progression=progression, seed=7) as emulator, connect(emulator) as http:
         assert emulator.progression == progression
         body = talking_photo(emulator)
+        began = time.monotonic()
         for _ in range(200):
             http.post("/v1/ai-talking-photo", json=body)
         assert emulator.state()["calls"]["create"] == 200
-        emulator.advance(median)
+        age = (time.monotonic() - began) / 2  # of the average job: a crowded machine takes long to make them
+        emulator.advance(median - age)
         done = sum(job["status"] == "complete" for job in emulator.jobs())
         assert 70 <= done <= 130
 

@@ -61,8 +61,8 @@ def opened(shelf: Shelf, try_number: int = 1, max_tries: int = 3) -> Journal:
 @pytest.fixture
 def no_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that fails is not repeated."""
+    monkeypatch.setattr("magichour_provider.task.journal.PAID_JOB_WRITE_TIMEOUT", 0)
     monkeypatch.setattr("magichour_provider.task.journal.WRITE_TIMEOUT", 0)
-    monkeypatch.setattr("magichour_provider.task.journal.INTENT_WRITE_TIMEOUT", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -211,6 +211,18 @@ def test_where_a_file_is_being_written_is_known_to_the_next_try() -> None:
     assert not later.is_own_delivery("job-1", "/out/you.mp4")
     assert not later.is_own_delivery("job-2", "/out/me.mp4")
     assert later.record.jobs[0].inputs == JOB.inputs
+
+
+def test_only_the_write_of_a_new_job_is_worth_a_long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magichour_provider.task.journal.WRITE_TIMEOUT", 0)
+    shelf = Shelf()
+    journal = opened(shelf)
+    shelf.fails = [AWAY]
+    assert journal.record_job(JOB)
+    shelf.fails = [AWAY]
+    assert not journal.record_job(JOB)
+    shelf.fails = [AWAY]
+    assert not journal.record_job(PaidJob(job_id="job-2"), outcome="adopted")
 
 
 @pytest.mark.usefixtures("no_repeats")

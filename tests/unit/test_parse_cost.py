@@ -62,7 +62,7 @@ def test_a_dag_file_that_makes_operators_loads_what_checks_their_arguments_and_n
 ) -> None:
     made = set(loaded[1])
     assert f"{OURS}.api.inputs" in made
-    for needless in ("api.client", "hooks", "triggers", "telemetry", "files.media", "task.journal"):
+    for needless in ("api.client", "hooks", "triggers", "telemetry", "files.duration", "task.journal"):
         assert f"{OURS}.{needless}" not in made
 
 

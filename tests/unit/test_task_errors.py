@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import (
 
 from magichour_provider import exceptions
 from magichour_provider.exceptions import MagicHourError
-from magichour_provider.task.errors import Fail, Retry, Timeout, as_airflow_error
+from magichour_provider.task.errors import Bill, Fail, Retry, Timeout, as_airflow_error
 
 OURS = [cls for cls in vars(exceptions).values() if inspect.isclass(cls) and issubclass(cls, MagicHourError)]
 
@@ -83,3 +83,10 @@ def test_the_namespaces_hold_every_error() -> None:
         assert {name for name in vars(namespace) if not name.startswith("_")} == {
             cls.__name__ for cls in OURS
         }
+
+
+def test_an_error_of_airflows_says_how_to_adopt_a_job_that_is_not_recorded() -> None:
+    lines = Bill("yes", 48, "cm1", "curl …").text_of(TimeoutError("Timeout, PID: 7")).splitlines()
+    assert lines[0].startswith("Timeout, PID: 7. Job cm1 is paid for, but could not be recorded")
+    assert "  curl …" in lines
+    assert lines[-1] == "Paid 48 credits."

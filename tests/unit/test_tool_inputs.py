@@ -275,6 +275,14 @@ def test_a_price_is_the_published_one_or_none(tool: str, body: dict[str, Any], e
     assert "2026" in price.text
 
 
+def test_a_value_that_is_null_is_the_same_as_one_that_is_not_given() -> None:
+    body = {"start_seconds": 0, "end_seconds": 2, "assets": {"video_file_path": "https://x.example/a.mp4"}}
+    style = {"art_style": "Dragonball", "version": "default", "prompt_type": "default"}
+    null = checked("video-to-video", body | {"style": style | {"prompt": None}})
+    assert null.body["style"]["prompt"] is None
+    assert null.fingerprint() == checked("video-to-video", body | {"style": style}).fingerprint()
+
+
 def test_the_users_own_estimate_stands_for_a_price() -> None:
     inputs = checked("face-swap", FACE_SWAP, estimated_credits=99.5)
     assert (inputs.estimated_credits, inputs.price.text) == (100, "by estimated_credits")

@@ -50,7 +50,7 @@ def fill_end_seconds(inputs: TalkingPhotoInputs, client: MagicHourClient) -> Tal
     job_id = library_audio(audio)
     source = None if job_id else Source.find("audio_file_path", "audio", audio)
     try:
-        seconds = duration_of_file(source) if source else duration_of_job(str(job_id), client)
+        seconds = of_file(source) if source else of_job(str(job_id), client)
     except InvalidInput as error:
         raise InvalidInput.of(
             "end_seconds",
@@ -76,7 +76,7 @@ def check_clip(inputs: TalkingPhotoInputs) -> str | None:
         return None
     source = Source.find("audio_file_path", "audio", audio)
     try:
-        seconds = duration_of_file(source, until=inputs.end_seconds)
+        seconds = of_file(source, until=inputs.end_seconds)
     except InvalidInput:
         return None
     _check_start(inputs, seconds)
@@ -102,7 +102,7 @@ def _check_start(inputs: TalkingPhotoInputs, seconds: float) -> None:
         )
 
 
-def duration_of_file(source: Source, until: float = math.inf) -> float:
+def of_file(source: Source, until: float = math.inf) -> float:
     """
     The length of the audio of a file in seconds, rounded down to a millisecond.
 
@@ -115,9 +115,9 @@ def duration_of_file(source: Source, until: float = math.inf) -> float:
         return _measure(file, source.uri, until)
 
 
-def duration_of_job(job_id: str, client: MagicHourClient) -> float:
+def of_job(job_id: str, client: MagicHourClient) -> float:
     """
-    The length of the audio that a job made, like ``duration_of_file``. The audio is downloaded into memory.
+    The length of the audio that a job made, like ``of_file``. The audio is downloaded into memory.
 
     :raises InvalidInput: the audio cannot be measured, or does not exist, or PyAV is not installed; nothing
         was sent.

@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from magichour_provider.api.inputs import EXTENSIONS, TalkingPhotoInputs
 from magichour_provider.exceptions import InvalidInput, StorageFailed
-from magichour_provider.files import media, signatures
+from magichour_provider.files import duration, signatures
 from magichour_provider.files.storage import Source
 
 NEVER: Any = None  # the client, which only a voice in the vendor's library needs
@@ -239,7 +239,7 @@ def test_a_sound_is_as_long_and_costs_as_much_as_what_is_decoded(
     tmp_path: Path, name: str, content: Callable[[], bytes], seconds: float, credit: int
 ) -> None:
     (tmp_path / name).write_bytes(content())
-    filled = media.fill_end_seconds(clip(tmp_path / name), NEVER)
+    filled = duration.fill_end_seconds(clip(tmp_path / name), NEVER)
     assert filled.end_seconds == pytest.approx(seconds, abs=0.02)
     assert filled.estimated_credits == pytest.approx(credit, abs=1)
     signatures.check_media_type(source(tmp_path / name))
@@ -251,7 +251,7 @@ def test_every_extension_that_the_vendor_takes_is_in_the_table() -> None:
 
 def test_a_length_is_never_more_than_there_is(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav(seconds=110_249 / 44_100, rate=44_100))  # 2.499977… s
-    assert media.duration_of_file(source(tmp_path / "a.wav")) == 2.499
+    assert duration.of_file(source(tmp_path / "a.wav")) == 2.499
 
 
 REFUSED: dict[str, Callable[[], bytes]] = {
@@ -276,7 +276,7 @@ def test_audio_that_cannot_be_measured_needs_an_end_and_says_why(
         InvalidInput,
         match=r"^end_seconds=None: is needed, because the length of .*a\.wav cannot be measured \(.+\)",
     ):
-        media.fill_end_seconds(clip(tmp_path / "a.wav"), NEVER)
+        duration.fill_end_seconds(clip(tmp_path / "a.wav"), NEVER)
     assert capfd.readouterr().err == "", "FFmpeg is silent"
 
 
@@ -285,7 +285,7 @@ def test_a_chained_ogg_file_of_two_sample_rates_is_never_measured_in_part(tmp_pa
     chained = vorbis(2, rate=22_050) + vorbis(3, rate=44_100, muxer={"serial_offset": "7"})
     (tmp_path / "a.ogg").write_bytes(chained)
     try:
-        assert media.duration_of_file(source(tmp_path / "a.ogg")) == pytest.approx(5, abs=0.05)
+        assert duration.of_file(source(tmp_path / "a.ogg")) == pytest.approx(5, abs=0.05)
     except InvalidInput as error:
         assert "chained Ogg" in str(error)  # noqa: PT017
 
@@ -297,14 +297,14 @@ def test_a_playlist_does_not_reach_other_files(tmp_path: Path, playlist: str) ->
     (tmp_path / "secret.wav").write_bytes(wav())
     (tmp_path / "a.mp3").write_text(playlist.format(tmp_path / "secret.wav"))
     with pytest.raises(InvalidInput, match="cannot be measured"):
-        media.duration_of_file(source(tmp_path / "a.mp3"))
+        duration.of_file(source(tmp_path / "a.mp3"))
 
 
 def test_a_measurement_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.wav").write_bytes(wav())
-    monkeypatch.setattr(media, "MAX_MEASURE_SECONDS", -1)
+    monkeypatch.setattr(duration, "MAX_MEASURE_SECONDS", -1)
     with pytest.raises(InvalidInput, match=r"cannot be measured \(this takes more than -1 s\)"):
-        media.duration_of_file(source(tmp_path / "a.wav"))
+        duration.of_file(source(tmp_path / "a.wav"))
 
 
 # --- object storage ---
@@ -324,7 +324,7 @@ HELLO = "memory://voices/hello.wav"
 
 @pytest.mark.usefixtures("store")
 def test_a_sound_in_an_object_store_is_measured() -> None:
-    assert media.duration_of_file(source(HELLO)) == 40
+    assert duration.of_file(source(HELLO)) == 40
 
 
 class Fails(io.BytesIO):
@@ -351,7 +351,7 @@ def test_a_store_that_fails_is_not_taken_for_the_end_of_the_sound(
 ) -> None:
     failing(ConnectionResetError("the store is gone"))
     with pytest.raises(StorageFailed, match="the store is gone") as failed:
-        media.duration_of_file(source(HELLO))
+        duration.of_file(source(HELLO))
     assert failed.value.retryable
 
 
@@ -363,7 +363,7 @@ def test_the_timeout_of_a_task_is_not_lost_while_a_sound_is_read(
 
     failing(TaskTimeout())
     with pytest.raises(TaskTimeout):
-        media.duration_of_file(source(HELLO))
+        duration.of_file(source(HELLO))
 
 
 # --- a clip whose end is given ---
@@ -373,7 +373,7 @@ def test_a_clip_within_its_sound_is_read_no_further_than_it_goes(
     failing: Callable[[BaseException], None],
 ) -> None:
     failing(ConnectionResetError("the store is gone"))
-    assert media.check_clip(clip(HELLO, start_seconds=1, end_seconds=5)) is None
+    assert duration.check_clip(clip(HELLO, start_seconds=1, end_seconds=5)) is None
 
 
 @pytest.mark.parametrize("end", [2.0, 2.5, 3.0])
@@ -381,12 +381,12 @@ def test_a_clip_up_to_half_a_second_longer_than_its_sound_is_not_warned_of(
     tmp_path: Path, end: float
 ) -> None:
     (tmp_path / "a.wav").write_bytes(wav())
-    assert media.check_clip(clip(tmp_path / "a.wav", end_seconds=end)) is None
+    assert duration.check_clip(clip(tmp_path / "a.wav", end_seconds=end)) is None
 
 
 def test_a_clip_much_longer_than_its_sound_gives_both_lengths_and_what_they_cost(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav())
-    warning = media.check_clip(clip(tmp_path / "a.wav", start_seconds=0.5, end_seconds=60))
+    warning = duration.check_clip(clip(tmp_path / "a.wav", start_seconds=0.5, end_seconds=60))
     assert warning == (
         f"end_seconds=60 is after the end of {tmp_path}/a.wav, which is 2.5 s long: the clip is estimated at "
         "2856 credits, and at 96 (2760 fewer) if it ends with the audio"
@@ -403,12 +403,12 @@ def test_a_clip_that_begins_after_its_sound_is_refused(
     with pytest.raises(
         InvalidInput, match=rf"^start_seconds={start}.*: must be less than 2.5, the length of "
     ):
-        media.check_clip(inputs) if end else media.fill_end_seconds(inputs, NEVER)
+        duration.check_clip(inputs) if end else duration.fill_end_seconds(inputs, NEVER)
 
 
 def test_a_clip_of_a_sound_that_cannot_be_measured_is_left_to_the_vendor(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    assert media.check_clip(clip(tmp_path / "a.wav", start_seconds=50, end_seconds=60)) is None
+    assert duration.check_clip(clip(tmp_path / "a.wav", start_seconds=50, end_seconds=60)) is None
 
 
 # --- without PyAV ---
@@ -417,12 +417,12 @@ def test_a_clip_of_a_sound_that_cannot_be_measured_is_left_to_the_vendor(tmp_pat
 def test_without_pyav_an_end_is_needed_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "av" not in vars(media), "a worker without PyAV can import this"
+    assert "av" not in vars(duration), "a worker without PyAV can import this"
     (tmp_path / "a.wav").write_bytes(wav())
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InvalidInput, match=r"^end_seconds=None: .*airflow-provider-magichour\[media\]"):
-        media.fill_end_seconds(clip(tmp_path / "a.wav"), NEVER)
-    assert media.check_clip(clip(tmp_path / "a.wav", start_seconds=50, end_seconds=60)) is None
+        duration.fill_end_seconds(clip(tmp_path / "a.wav"), NEVER)
+    assert duration.check_clip(clip(tmp_path / "a.wav", start_seconds=50, end_seconds=60)) is None
     signatures.check_media_type(source(tmp_path / "a.wav"))
 
 
