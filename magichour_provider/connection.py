@@ -1,4 +1,4 @@
-"""Reads the Airflow connection of Magic Hour, and checks each field. No other module reads a connection."""
+"""Checks each field of an Airflow connection of Magic Hour. No other module interprets the fields."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def settings_from_connection(connection: Connection) -> Settings:
         _check_type(connection)
         return Settings(api_key=_key(connection), base_url=_base_url(connection), **_options(connection))
     except InvalidConnection as error:
-        raise error.copied(f"connection {connection.conn_id!r}, {error}") from error
+        raise error.copied(f"connection {connection.conn_id!r}, {error}") from error.__cause__
 
 
 def _check_type(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""Reads the Airflow connection of Magic Hour, and offers the API to a PythonOperator."""
+"""``MagicHourHook``: the API through an Airflow connection, for a PythonOperator; the connection's *Test*."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from magichour_provider.files.storage import Source, Target
 if TYPE_CHECKING:
     from magichour_provider.api.client.asynchronous import AsyncMagicHourClient
 
-LONGEST_TEST = 10.0  # seconds that a person waits for the Test button
+MAX_TEST_SECONDS = 10.0  # seconds that a person waits for the Test button
 
 
 class MagicHourHook(BaseHook):
@@ -265,7 +265,7 @@ class MagicHourHook(BaseHook):
         :returns: whether it works; and tier and credits left, or what is wrong and the remedy.
         """
         try:
-            settings = replace(self.settings, timeout=min(self.settings.timeout, LONGEST_TEST))
+            settings = replace(self.settings, timeout=min(self.settings.timeout, MAX_TEST_SECONDS))
             with MagicHourClient(settings) as client:
                 account = client.account(once=True)
         except RequestFailed as error:

@@ -1,7 +1,8 @@
 """
 Text for messages and logs: one line of limited length, without control characters and without secrets.
 
-Everything that comes from outside goes through ``clean``; a value of the user goes through ``shortened``.
+The vendor's words and the errors of libraries go through ``clean``; a value of the user goes through
+``shortened``.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ UNPRINTABLE = re.compile(
 # user, host and path, query. A password may contain a slash: AWS secret keys do. Text after a port number is
 # a path, not a password.
 _ADDRESS = re.compile(
-    r":(/+)([^\s/?#\"'<>]*@|[^\s/@:\"'<>]*:(?!\d*[/?#])[^\s@\"'<>]*@)?([^\s?#\"'<>]*)([?#][^\s\"'<>]+)?"
+    r":(/+)([^\s/?#\"'<>]*@|[^\s/@:\"'<>]*:(?!\d+[/?#])[^\s@\"'<>]*@)?([^\s?#\"'<>]*)([?#][^\s\"'<>]+)?"
 )
 # An address without a scheme, such as a redirect may have.
 _USER_WITHOUT_SCHEME = re.compile(r"//(?<![^\s\"'(]//)[^\s/?#\"'<>]*@")
 _SIGNATURE = re.compile(
-    r"([?&;](?:[\w-]*(?:signature|credential|token|secret|password|access[\w-]*key|api[_-]?key)|sig|sas)=)[^&]*",
+    r"([?&;](?:[\w-]*(?:signature|credential|token|secret|password|(?:access|secret|account|private)[\w-]{0,30}key|api[_-]?key)|sig|sas)=)[^&]*",
     re.IGNORECASE,
 )
 
@@ -61,7 +62,7 @@ def _masked_address(found: re.Match[str]) -> str:
 
 def shortened(value: object) -> str:
     """A value for a message: masked, and truncated if it is long, such as a photo in a ``data:`` URI."""
-    text = masked(repr(value))
+    text = masked(repr(masked(value) if isinstance(value, str) else value))
     return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}… ({len(text)} characters)"
 
 

@@ -25,6 +25,7 @@ from airflow.providers.common.compat.sdk import Connection
 
 from magichour_provider.api import wire
 from magichour_provider.api.client import MagicHourClient, Settings
+from magichour_provider.api.events import mark
 from magichour_provider.connection import settings_from_connection
 from magichour_provider.exceptions import InvalidInput, JournalUnavailable, NotFound
 from magichour_provider.hooks import MagicHourHook
@@ -106,7 +107,7 @@ class Task(NamedTuple):
 
     def __str__(self) -> str:
         mapped = f"[{self.map_index}]" if self.map_index >= 0 else ""
-        return f"{self.dag_id} / {self.run_id} / {self.task_id}{mapped}"
+        return clean(f"{self.dag_id} / {self.run_id} / {self.task_id}{mapped}")
 
     @property
     def store(self) -> str:
@@ -276,9 +277,8 @@ def read(path: str) -> list[Answer]:
     found: list[Answer] = []
     for line, cells in rows[has_names:]:
         short_id, job_id = (cells[column] if column < len(cells) else "" for column in columns)
-        if (
-            job_id or not has_names
-        ):  # otherwise the row is from the --csv list, and its job id was not filled in
+        # A row of the --csv list without a job id was not filled in.
+        if job_id or not has_names:
             found.append(_answer(line, short_id, job_id, found))
     return found
 
@@ -440,13 +440,13 @@ def _print_table(lost: list[Lost]) -> None:
                 intent.try_number,
                 estimate,
                 one.state,
-                _shown(one.reports) or "-",
+                clean(_shown(one.reports)) or "-",
                 one.task,
             )
         )
     print(
         f"{len(lost)} open, {_at_stake([one.intent for one in lost])}. The log of the try may have the "
-        f"id. The name of the job ends in [mh-<short id>]: {wire.LIBRARY_URL}"
+        f"id. The name of the job ends in {mark('<short id>')}: {wire.LIBRARY_URL}"
     )
 
 

@@ -48,7 +48,7 @@ STEPS = {
     r"Downloading the video": "downloading",
     r"Job \S+ is in .+[:,] (\S+ credits)": "ending the task",
     r"Approved by the demo": "approved by the demo",
-    r"(A poll of the job failed.*)": "polling again",
+    r"(A poll of the job failed.*)": "a poll failed",
 }
 TASK = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
 MESSAGE = re.compile(r"\[\w+ *\] (.+?) +\[[\w.]+\]")  # of a line in Airflow's log

@@ -1,7 +1,7 @@
 """
 Airflow's API for tasks, at a fraction of the time: in this process, as ``dag.test()`` uses it.
 
-``python -m tools.lean_api api-server`` is ``airflow api-server``, which starts in half of the time.
+``python -m tools.lean_api api-server`` is ``airflow api-server``, but serves tasks of this version only.
 """
 
 from __future__ import annotations

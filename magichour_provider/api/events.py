@@ -64,8 +64,13 @@ class Event:
         return cls(kind, job_id, short_id_of(name), _STATUSES.get(kind.partition(".")[2]))
 
 
+def mark(short_id: str) -> str:
+    """The end of a job's name, by which a person or a webhook event finds the task that paid for the job."""
+    return f"[mh-{short_id}]"
+
+
 def short_id_of(name: str) -> str | None:
-    """The short id at the end of a job's name, or None if there is none."""
+    """The short id in the mark of a job's name, or None if the name has no mark."""
     found = _MARK.search(name)
     return found[1] if found else None
 

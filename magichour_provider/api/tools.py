@@ -41,7 +41,7 @@ MAX_NUMBER = 1e15  # of a number in a body
 SHOWN_VALUES = 12  # values of a list that a message shows
 
 # Fields that name a file. Their names also have its media type.
-_ASSET_FIELD = re.compile(r"\w+_file_paths?|new_face|original_face")
+_ASSET_FIELD = re.compile(r"(\w+_)?file_paths?|new_face|original_face")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ DEFAULT_URL = "http://127.0.0.1:8787"
 DEFAULT_PROGRESSION = "seconds:6"
 PROGRAM = "python -m magichour_provider.emulator"
 
-# The verbs that print something, with their help.
+# The verbs without arguments, with their help.
 LISTS = {
     "faults": "print the faults",
     "jobs": "print the jobs",
@@ -37,7 +37,7 @@ LISTS = {
     "deliveries": "print the webhook events",
     "clear-faults": "remove all faults",
 }
-# The verbs that change something, with their arguments and their help.
+# The verbs with arguments, and their help.
 CHANGES = {
     "advance": (["seconds"], "set the clock forward"),
     "move": (["job_id", "to"], "move a job to rendering or complete"),

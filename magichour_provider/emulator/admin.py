@@ -63,11 +63,18 @@ def with_errors(
         try:
             return await handler(request)
         except KeyError as error:
-            return web.json_response({"message": f"{error.args[0]} does not exist"}, status=404)
+            what = error.args[0]
+            if what in FIELDS:
+                return web.json_response({"message": f"{what} is required"}, status=400)
+            return web.json_response({"message": f"{what} does not exist"}, status=404)
         except (ValueError, TypeError, OverflowError) as error:
             return web.json_response({"message": str(error)}, status=400)
 
     return call_handler
+
+
+# Fields of a request that have no default.
+FIELDS = ("seconds", "to", "code", "url", "secret")
 
 
 class Admin:

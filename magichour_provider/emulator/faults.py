@@ -1,9 +1,10 @@
 """
 Faults: rules that make the emulator fail on purpose.
 
-A rule matches the requests of a call. With ``name``, it matches only those for some of the jobs. It lets some
-requests pass, and then changes a number of them. The call is executed or not, as the options say. With
-``effect=True`` or ``reset="after"``, it is executed and charged, but the client does not get the response.
+A rule matches the requests of a call; with ``name``, only requests for jobs whose name contains it. It lets
+some requests pass, and then changes a number of them. The options say whether the call is still executed.
+With ``effect=True`` or ``reset="after"`` it is executed and charged, but the client does not get the true
+response.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Emulator:
     """
 
     def __init__(self, *, poll_interval: float = 0.1, **settings: Any) -> None:
-        # Test suites outside this repository use names of an early version: Emulator(moves="looks:3").
+        # Kept for callers that use the names of an early version: Emulator(moves="looks:3").
         if "moves" in settings:
             settings["progression"] = settings.pop("moves").replace("looks:", "polls:")
         self.poll_interval = poll_interval

@@ -74,7 +74,7 @@ PROJECT_TYPES = {
 SIZES = {"16:9": (640, 360), "9:16": (360, 640), "4:3": (640, 480), "3:2": (600, 400), "4:5": (480, 600)}
 SQUARE = (512, 512)
 # Matches the path of an asset in a body. The group is the name of its field.
-ASSET_PATH = re.compile(r"(?:.*\.)?(\w+_file_paths?|new_face|original_face)(?:\[\d+\])*")
+ASSET_PATH = re.compile(r"(?:.*\.)?((?:\w+_)?file_paths?|new_face|original_face)(?:\[\d+\])*")
 MAX_TEXT = 400
 
 

@@ -68,7 +68,7 @@ class Webhooks:
         self.receivers: list[Webhook] = []
         self.deliveries: deque[Delivery] = deque(maxlen=MAX_DELIVERIES)
         self._sending: set[asyncio.Task[None]] = set()
-        # The latest event of each receiver and job. It is set after the first attempt.
+        # For each receiver and job: set when the first attempt of its latest delivery has ended.
         self._latest: dict[tuple[str, str], asyncio.Event] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -77,7 +77,7 @@ class Webhooks:
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ValueError(f"url is {url!r}: choose a URL that starts with http:// or https://")
         if not isinstance(secret, str):
-            raise TypeError(f"secret is {secret!r}: choose a text")
+            raise TypeError(f"secret is {secret!r}: give a string")
         if unknown := set(events or []) - EVENT_TYPES:
             choices = ", ".join(sorted(EVENT_TYPES))
             raise ValueError(f"events contains {', '.join(sorted(unknown))}: choose {choices}")

@@ -64,7 +64,7 @@ def _begins_like(head: bytes) -> tuple[tuple[MediaType, ...], str | None]:
 
 
 def _is_text(head: bytes) -> bool:
-    """Can it be decoded as text, and has it none of the control characters that no text has?"""
+    """Can it be decoded as text, without control characters?"""
     encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(head)

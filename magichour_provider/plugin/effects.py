@@ -42,7 +42,8 @@ MAX_REPORTS = 5  # for one intent; the first ones are kept
 LOCK_PAUSES = (0.05, 0.1, 0.2)  # seconds between attempts, while another process has locked the task instance
 WAKE_AGAIN = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts, while the task is still running
 MAX_LATER = 1000  # events that this process holds at the same time, until their tasks wait
-# Repeated from ``triggers`` and ``task.wait``, whose import would load the hook and the storage code.
+# Repeated from ``triggers``, whose import would load the hook and the storage code. The method is
+# ``JobMixin.execute_complete``.
 TRIGGER, TRIGGER_METHOD = "magichour_provider.triggers.JobTrigger", "execute_complete"
 
 Effect = Literal["woken", "early", "reported", "resumed", "known", "unknown"]

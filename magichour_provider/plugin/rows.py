@@ -27,7 +27,7 @@ INACTIVE_STATES = (
     "up_for_retry",
     "awaiting_input",
 )
-# States without success, in which no try follows unless a person clears the task.
+# States of a task that failed or was removed: no try follows unless a person clears it.
 STOPPED_STATES = ("failed", "upstream_failed", "removed")
 
 

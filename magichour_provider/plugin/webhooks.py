@@ -147,7 +147,7 @@ def _read_secrets(conn_id: str) -> tuple[str, ...]:
 
 class WebhookReceiver:
     """
-    Receives the events of one process: checks each event, and applies it.
+    Receives the events that reach this process: checks each event, and applies it.
 
     :ivar refusals: the number of refusals for each reason.
     """

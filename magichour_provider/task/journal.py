@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import tenacity
 
+from magichour_provider.api.events import mark
 from magichour_provider.api.wire import LIBRARY_URL
 from magichour_provider.exceptions import JournalUnavailable, MagicHourError, SubmissionUncertain
 from magichour_provider.task.errors import Bill
-from magichour_provider.task.record import Ending, Intent, Outcome, PaidJob, Record, Report, mark
+from magichour_provider.task.record import Ending, Intent, Outcome, PaidJob, Record, Report
 from magichour_provider.task.stores import REPORTED_KEY, Store, TaskStateStore, VariableStore
 from magichour_provider.text import clean
 

@@ -16,7 +16,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from magichour_provider.api.events import short_id_of
+from magichour_provider.api.events import mark, short_id_of
 from magichour_provider.api.jobs import JobType
 from magichour_provider.api.models import Job
 from magichour_provider.api.watching import JUST_CREATED
@@ -97,11 +97,6 @@ class Intent(_Entry):
     def is_cleared_since(self, max_tries: int) -> bool:
         """Has a person cleared the task since? Airflow then changes the ``max_tries`` of a finished task."""
         return self.max_tries not in (None, max_tries)
-
-
-def mark(short_id: str) -> str:
-    """The end of a job's name, by which a person or a webhook finds the task that paid for it."""
-    return f"[mh-{short_id}]"
 
 
 class Ending(_Entry):

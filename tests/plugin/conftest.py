@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -93,7 +94,9 @@ def tab(served: str) -> Iterator[Page]:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
         context = browser.new_context(base_url=served)
         context.add_cookies([{"name": "_token", "value": token(), "url": served}])
-        yield context.new_page()
+        page = context.new_page()
+        page.set_default_timeout(300_000)  # a crowded machine is slow
+        yield page
         browser.close()
 
 
@@ -104,22 +107,42 @@ def served(api_server: FastAPI) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def page(tab: Page, airflow: FastAPI, fresh_reads: None) -> Iterator[Page]:
-    """An empty page. A script error or a violation of the security policy fails the test."""
-    tab.goto("about:blank")
-    tab.set_viewport_size({"width": 1400, "height": 900})
-    tab.emulate_media(color_scheme="light")
-    tab.set_default_timeout(300_000)  # a crowded machine is slow
+@contextmanager
+def without_problems(page: Page) -> Iterator[None]:
+    """A script error or a violation of the security policy fails the test."""
     problems: list[str] = []
     listeners: dict[Any, Callable[[Any], None]] = {
         "pageerror": lambda error: problems.append(str(error)),
         "console": lambda line: problems.append(line.text) if "Security Policy" in line.text else None,
     }
     for event, listener in listeners.items():
-        tab.on(event, listener)
-    yield tab
-    tab.unroute_all()
+        page.on(event, listener)
+    yield
     for event, listener in listeners.items():
-        tab.remove_listener(event, listener)
+        page.remove_listener(event, listener)
     assert problems == []
+
+
+@pytest.fixture
+def page(tab: Page, airflow: FastAPI, fresh_reads: None) -> Iterator[Page]:
+    """An empty page."""
+    tab.goto("about:blank")
+    tab.set_viewport_size({"width": 1400, "height": 900})
+    tab.emulate_media(color_scheme="light")
+    with without_problems(tab):
+        yield tab
+    tab.unroute_all()
+
+
+@pytest.fixture
+def clock_page(tab: Page, served: str, airflow: FastAPI, fresh_reads: None) -> Iterator[Page]:
+    """An empty page whose clock a test can set. The clock belongs to the window, so this opens another."""
+    assert tab.context.browser is not None
+    context = tab.context.browser.new_context(base_url=served)
+    context.add_cookies([{"name": "_token", "value": token(), "url": served}])
+    page = context.new_page()
+    page.set_default_timeout(300_000)
+    page.clock.install()
+    with without_problems(page):
+        yield page
+    context.close()

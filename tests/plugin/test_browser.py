@@ -75,41 +75,39 @@ def test_an_image_is_shown_where_its_drawing_was(page: Page, emulator: Emulator)
 
 
 def test_a_refresh_shows_the_end_of_a_job_and_does_not_interrupt_a_video(
-    page: Page, emulator: Emulator
+    clock_page: Page, emulator: Emulator
 ) -> None:
     video_of(emulator)
     key = journal(
         task("greetings", map_index=1, label="alan", state="deferred"),
         job("cm-alan", ago=timedelta(minutes=9)),
     )
-    page.clock.install()
-    page.goto("/magichour/")
-    page.get_by_role("link", name="Play ada").click()
-    page.wait_for_function(f"() => ({PLAYS})(document.querySelector('video'))")
-    page.evaluate("document.querySelector('video').mark = 'the same one'")
+    clock_page.goto("/magichour/")
+    clock_page.get_by_role("link", name="Play ada").click()
+    clock_page.wait_for_function(f"() => ({PLAYS})(document.querySelector('video'))")
+    clock_page.evaluate("document.querySelector('video').mark = 'the same one'")
     asked = len(emulator.requests())
-    alan = page.locator("#job-cm-alan")
+    alan = clock_page.locator("#job-cm-alan")
     assert "Rendering" in alan.inner_text()
     journal(key, job("cm-alan", ended=ended(output_path="s3://greetings/alan.mp4")))
-    page.clock.fast_forward(10_000)
+    clock_page.clock.fast_forward(10_000)
     alan.get_by_text("s3://greetings/alan.mp4").wait_for()
-    assert page.evaluate("document.querySelector('video').mark") == "the same one"
+    assert clock_page.evaluate("document.querySelector('video').mark") == "the same one"
     assert len(emulator.requests()) == asked, "the vendor was asked"
-    page.clock.fast_forward(10_000)  # nothing goes on any more
-    assert page.locator("[data-live]").get_attribute("data-live") == "no"
+    clock_page.clock.fast_forward(10_000)  # nothing goes on any more
+    assert clock_page.locator("[data-live]").get_attribute("data-live") == "no"
 
 
-def test_a_refresh_that_fails_says_that_the_page_is_old(page: Page) -> None:
+def test_a_refresh_that_fails_says_that_the_page_is_old(clock_page: Page) -> None:
     journal(task("greetings", state="deferred"), job("cm-one"))
-    page.clock.install()
-    page.goto("/magichour/")
-    page.route("**/*fragment*", lambda route: route.fulfill(status=503))
-    page.clock.fast_forward(10_000)
-    page.get_by_text("Airflow answered with HTTP 503. This page is not up to date.").wait_for()
-    page.unroute("**/*fragment*")
-    page.clock.fast_forward(10_000)
-    page.locator("#news").wait_for(state="hidden")
-    assert page.locator("#job-cm-one").is_visible()
+    clock_page.goto("/magichour/")
+    clock_page.route("**/*fragment*", lambda route: route.fulfill(status=503))
+    clock_page.clock.fast_forward(10_000)
+    clock_page.get_by_text("Airflow answered with HTTP 503. This page is not up to date.").wait_for()
+    clock_page.unroute("**/*fragment*")
+    clock_page.clock.fast_forward(10_000)
+    clock_page.locator("#news").wait_for(state="hidden")
+    assert clock_page.locator("#job-cm-one").is_visible()
 
 
 def test_filters_live_in_the_address(page: Page) -> None:

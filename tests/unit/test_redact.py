@@ -72,3 +72,11 @@ def test_the_key_is_redacted_in_base64(encode: type, before: str, after: str) ->
 )
 def test_everything_else_stays_as_it_is(text: str) -> None:
     assert Settings(api_key=KEY).redact(text) == text
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "hostile", ["\\" * 100_000, "%25" * 100_000, "&#x" + "0" * 100_000], ids=lambda t: t[:4]
+)
+def test_a_hostile_answer_takes_no_time(hostile: str) -> None:
+    assert Settings(api_key=KEY).redact(hostile) == hostile

@@ -223,6 +223,8 @@ def test_a_path_that_is_written_wrong_is_refused_in_plain_words(
             "s3://***@bucket/me.mp4': contains a password",
         ),
         ("s3://AKIA:s3#cr3t@bucket/me.mp4", "cr3t", "s3://***@bucket/me.mp4': contains a password"),
+        ("s3://AKIA:/s3cr3t@bucket/me.mp4", "cr3t", "s3://***@bucket/me.mp4': contains a password"),
+        ("s3://AKIA:s3'cr3t@bucket/me.mp4", "cr3t", "s3://***@bucket/me.mp4': contains a password"),
         ("s3:/AKIA:s3cr3t@bucket/me.mp4", "s3cr3t", "s3:/***@bucket/me.mp4"),
         (
             "https://bucket.example/me.mp4?X-Amz-Signature=s3cr3t&x=1",

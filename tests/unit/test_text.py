@@ -15,6 +15,8 @@ from magichour_provider.text import MAX_VALUE, clean, host_of, masked, shortened
         ("to '//user@host/x', not there", "to '//***@host/x', not there"),
         ("s3://connection@bucket/me.mp4", "s3://connection@bucket/me.mp4"),
         ("s3://key:s3/cr3t@bucket/me.mp4", "s3://***@bucket/me.mp4"),
+        ("s3://key:/cr3t@bucket/me.mp4", "s3://***@bucket/me.mp4"),
+        ("s3://a/b?account_key=cr3t", "s3://a/b?account_key=***"),
         ("/data//ada@home/me.mp4", "/data//ada@home/me.mp4"),
         ("https://magichour.ai/my-library?imageId=cm1", "https://magichour.ai/my-library?imageId=cm1"),
     ],
@@ -22,6 +24,14 @@ from magichour_provider.text import MAX_VALUE, clean, host_of, masked, shortened
 def test_an_address_is_shown_without_its_secrets(address: str, shown: str) -> None:
     assert masked(address) == shown
     assert clean(f"\x1b[31m{address}\n") == shown
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "hostile", ["x:/?" + "access" * 50_000, "//" * 200_000, ":/" * 200_000], ids=lambda t: t[:8]
+)
+def test_a_hostile_text_takes_no_time(hostile: str) -> None:
+    assert clean(hostile)
 
 
 def test_a_long_value_is_truncated() -> None:

@@ -276,7 +276,11 @@ def test_a_price_is_the_published_one_or_none(tool: str, body: dict[str, Any], e
 
 
 def test_a_value_that_is_null_is_the_same_as_one_that_is_not_given() -> None:
-    body = {"start_seconds": 0, "end_seconds": 2, "assets": {"video_file_path": "https://x.example/a.mp4"}}
+    body = {
+        "start_seconds": 0,
+        "end_seconds": 2,
+        "assets": {"video_source": "file", "video_file_path": "https://x.example/a.mp4"},
+    }
     style = {"art_style": "Dragonball", "version": "default", "prompt_type": "default"}
     null = checked("video-to-video", body | {"style": style | {"prompt": None}})
     assert null.body["style"]["prompt"] is None

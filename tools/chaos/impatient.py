@@ -57,8 +57,9 @@ def impatient(
     :param progression: of the jobs in the emulator.
     :param webhooks: tasks wait for the report of a job whose answer is lost; each holds a slot meanwhile.
     :param celery: two hosts with a worker and a triggerer each, which share no disk.
-    :param brief: one run, which the scheduler begins by itself, on a database that is migrated already. The
-        API server serves tasks of this version only, so it starts in a third of the time.
+    :param brief: for a short test. The database is migrated already. The API server serves tasks of this
+        version only, so it starts sooner. The caller sets ``CHAOS_SCHEDULE=@once``, so the scheduler begins
+        the only run.
     """
     parallelism, extra = (8, {"webhook_secret": WEBHOOK_SECRET}) if webhooks else (6, {})
     return Stack(

@@ -126,12 +126,18 @@ class Settings:
 
     @cached_property
     def _escaped_key(self) -> re.Pattern[str]:
-        r"""Each character as itself, ``\u006d``, ``\x6d``, ``%6d``, ``&#x6d;`` or ``&#109;``."""
+        r"""
+        Each character as itself, ``\u006d``, ``\x6d``, ``%6d``, ``&#x6d;`` or ``&#109;``.
+
+        Repetitions are bounded: otherwise a hostile answer could take hours.
+        """
 
         def spellings(character: str) -> str:
             code = ord(character)
-            escaped = rf"(?i:(?:\\+(?:u00|x)|%(?:25)*|&#x0*){code:02x};?|&#0*{code};?)"
-            return rf"\\*(?:{re.escape(character)}|{escaped})"
+            escaped = (
+                rf"(?i:(?:\\{{1,9}}(?:u00|x)|%(?:25){{0,9}}|&#x0{{0,9}}){code:02x};?|&#0{{0,9}}{code};?)"
+            )
+            return rf"\\{{0,9}}(?:{re.escape(character)}|{escaped})"
 
         return re.compile("".join(map(spellings, self.api_key)))
 
