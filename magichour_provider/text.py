@@ -27,6 +27,8 @@ UNPRINTABLE = re.compile(
 _ADDRESS = re.compile(
     r":(/+)([^\s/?#\"'<>]*@|[^\s/@:\"'<>]*:(?!\d+[/?#])[^\s@\"'<>]*@)?([^\s?#\"'<>]*)([?#][^\s\"'<>]+)?"
 )
+# In a value that is an address as a whole, a password may contain any character.
+_PASSWORD = re.compile(r"^(\w[\w+.-]*:/+)[^/@:]*:(?!\d+(?:/|$)).*@", re.DOTALL)
 # An address without a scheme, such as a redirect may have.
 _USER_WITHOUT_SCHEME = re.compile(r"//(?<![^\s\"'(]//)[^\s/?#\"'<>]*@")
 _SIGNATURE = re.compile(
@@ -62,7 +64,7 @@ def _masked_address(found: re.Match[str]) -> str:
 
 def shortened(value: object) -> str:
     """A value for a message: masked, and truncated if it is long, such as a photo in a ``data:`` URI."""
-    text = masked(repr(masked(value) if isinstance(value, str) else value))
+    text = masked(repr(_PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value))
     return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}… ({len(text)} characters)"
 
 

@@ -325,13 +325,18 @@ def _asset(field: str, value: Any) -> Asset | None:
         return None
     if value in ("", "None"):
         raise InvalidInput.of(field, value, "is empty; if it is a template, it rendered to nothing")
-    media_type = _media_type(key)
+    media_type = _media_type(key, value)
     if media_type == "video" and extension_of(value) in EXTENSIONS["gif"]:
         media_type = "gif"
     check_asset(field, media_type, value)
     return Asset(field, media_type, value)
 
 
-def _media_type(key: str) -> MediaType:
-    """The media type by a field's name: ``video_file_path``, ``end_image_file_path``, ``new_face``."""
+def _media_type(key: str, asset: str) -> MediaType:
+    """
+    The media type by a field's name: ``video_file_path``, ``end_image_file_path``, ``new_face``. A field that
+    is only called ``file_path`` takes any, so the file's extension decides.
+    """
+    if key == "file_path":
+        return next((known for known, ends in EXTENSIONS.items() if extension_of(asset) in ends), "image")
     return "video" if "video" in key else "audio" if "audio" in key else "image"

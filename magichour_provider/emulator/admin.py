@@ -74,7 +74,7 @@ def with_errors(
 
 
 # Fields of a request that have no default.
-FIELDS = ("seconds", "to", "code", "url", "secret")
+FIELDS = ("seconds", "to", "code", "extension")
 
 
 class Admin:

@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .validation import CREDITS_PER_CHARACTER, MAX_CHARACTERS, Asset, invalid, parse_asset
+from .validation import CREDITS_PER_CHARACTER, EXTENSIONS, MAX_CHARACTERS, Asset, invalid, parse_asset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,11 +207,14 @@ def price(tool: str, body: dict[str, Any]) -> Decimal:
 
 
 def assets(body: dict[str, Any]) -> Iterator[tuple[str, str, Asset]]:
-    """Yield the field, the media type and the asset of each input. The field's name tells the media type."""
+    """Yield the field, the media type and the asset of each input."""
     for path, value in leaves(body):
         if isinstance(value, str) and (found := ASSET_PATH.fullmatch(path)):
             field = found[1]
             media_type = "video" if "video" in field else "audio" if "audio" in field else "image"
+            if field == "file_path":  # takes any media type, so the extension decides
+                end = value.rpartition(".")[2].lower()
+                media_type = next((known for known, ends in EXTENSIONS.items() if end in ends), "image")
             yield path, media_type, parse_asset(value, media_type, path)
 
 

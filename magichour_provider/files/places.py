@@ -179,8 +179,7 @@ class Place:
         scheme, conn_id, rest = found["scheme"].lower(), found["conn_id"], found["rest"]
         if _PASSWORD.match(uri, len(scheme) + len("://")) and not rest.lower().startswith("arn:"):
             problem = f"contains a password; put it into a connection, and write {scheme}://conn_id@bucket/"
-            # What is before the last "@" is not shown: a password may contain any character.
-            raise InvalidInput.of(field, f"{scheme}://***@{uri.rpartition('@')[2]}", problem)
+            raise InvalidInput.of(field, uri, problem)
         if scheme in LOCAL_SCHEMES and (not rest.startswith("/") or _WINDOWS_PATH.match(rest)):
             raise InvalidInput.of(field, uri, "is not a local file's URI; write it like file:///data/me.mp4")
         if scheme in ATOMIC_OBJECT_SCHEMES and rest[:1] in ("", "/"):

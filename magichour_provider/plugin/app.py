@@ -25,7 +25,7 @@ MAY_READ_XCOMS = Depends(requires_access_dag(method="GET", access_entity=DagAcce
 
 ERRORS = {
     HTTPStatus.UNAUTHORIZED: "Sign in to Airflow, then reload this page.",
-    HTTPStatus.FORBIDDEN: "You cannot read the XComs of this page. Ask an Airflow administrator for access.",
+    HTTPStatus.FORBIDDEN: "You have no access to XComs, which this page shows. Ask an Airflow administrator.",
     HTTPStatus.NOT_FOUND: "This page does not exist.",
 }
 

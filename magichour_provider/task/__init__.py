@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # mypy reads these as exports: see pyproject.toml
-    from magichour_provider import exceptions, hooks, lineage, telemetry, triggers  # noqa: F401
+    from magichour_provider import exceptions, hooks, lineage, telemetry, text, triggers  # noqa: F401
     from magichour_provider.api import inputs, jobs, models, tools, watching, wire  # noqa: F401
     from magichour_provider.files import duration, signatures, storage  # noqa: F401
     from magichour_provider.task import (  # noqa: F401

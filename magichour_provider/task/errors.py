@@ -19,9 +19,6 @@ from airflow.providers.common.compat.sdk import (
 
 from magichour_provider import exceptions
 from magichour_provider.exceptions import Charged, JobDeleted, JobMismatch, MagicHourError
-from magichour_provider.text import clean
-
-__all__ = ["Bill", "Fail", "Retry", "Timeout", "as_airflow_error", "clean"]
 
 
 class Retry:

@@ -20,14 +20,19 @@ from magichour_provider.text import clean
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a write is repeated while Airflow's API server is down. Nobody knows a job that was just
-# paid for, so its write is worth a worker slot for long. Any other write can be left to the next try.
+# Seconds for which a write is repeated while Airflow's API server is down. If the outcome of a paid call is
+# not written, a person must act, so this write is worth a worker slot for long. Any other write can be left
+# to the next try.
 WRITE_TIMEOUT = 60.0
-PAID_JOB_WRITE_TIMEOUT = 1800.0
+OUTCOME_WRITE_TIMEOUT = 1800.0
 
 
 class Journal:
-    """The record of one task instance: read once, then written through."""
+    """
+    The journal of the task instance that runs.
+
+    :ivar record: what it contains.
+    """
 
     def __init__(self, store: Store, *, try_number: int, max_tries: int) -> None:
         """
@@ -91,7 +96,7 @@ class Journal:
 
     def settle(self, intent: Intent, outcome: Outcome) -> None:
         """Write down the outcome of an intent that did not get a job."""
-        self._write_if_possible(self.record.with_outcome(intent.short_id, outcome))
+        self._write_if_possible(self.record.with_outcome(intent.short_id, outcome), OUTCOME_WRITE_TIMEOUT)
 
     def record_job(self, job: PaidJob, outcome: Outcome = "job") -> bool:
         """
@@ -102,7 +107,7 @@ class Journal:
         """
         is_new = outcome == "job" and self.record.job(job.job_id) is None
         record = self.record.with_outcome(job.short_id, outcome, job.job_id).with_job(job)
-        return self._write_if_possible(record, PAID_JOB_WRITE_TIMEOUT if is_new else None)
+        return self._write_if_possible(record, OUTCOME_WRITE_TIMEOUT if is_new else None)
 
     def is_own_delivery(self, job_id: str, output_path: str) -> bool:
         """Did an earlier try of this task instance begin to write this file? Then a file there is its own."""
@@ -182,7 +187,7 @@ class Journal:
             self._write(record, timeout)
         except Exception:
             log.exception(
-                "Could not record what this task has paid for: %s. The next try will not know it",
+                "The journal could not be written, so the next try does not know all of this: %s",
                 _dumped(record),
             )
             return False

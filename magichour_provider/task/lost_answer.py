@@ -45,19 +45,23 @@ class LostAnswers:
         :returns: whether the record has changed, so that it must be decided again whether to pay.
         """
         before = self.journal.record
+        try:
+            self._adopt_reported()
+        finally:
+            if has_changed := self.journal.record is not before:
+                self._operator.bill = self.journal.bill()
+        return has_changed
+
+    def _adopt_reported(self) -> None:
         for intent in self.journal.record.adoptable:
             # A job that exists takes precedence over a person who did not find it.
             for report in sorted(self.journal.reports(intent), key=lambda report: report.pay_again):
                 if report.pay_again and intent.outcome != "open":
                     continue
-                why_not = self._apply(intent, report)
+                why_not = self._apply_report(intent, report)
                 if why_not is None:
                     break
                 self._reject(f"{report.source} of {intent.mark}: {why_not}")
-        has_changed = self.journal.record is not before
-        if has_changed:
-            self._operator.bill = self.journal.bill()
-        return has_changed
 
     def await_report(self, lost: Intent) -> bool:
         """With webhooks: wait for a report of the job. True if a report has settled the intent."""
@@ -97,7 +101,7 @@ class LostAnswers:
             assigned_users=self._operator.assigned_users,
         )
 
-    def apply(self, lost: Intent, event: Any, deadline: float) -> None:
+    def apply_answer(self, lost: Intent, event: Any, deadline: float) -> None:
         """Do what the person has answered."""
         try:
             answer = ask.answered(event)
@@ -108,13 +112,13 @@ class LostAnswers:
             what = "pay again" if answer.pay_again else f"adopt {answer.job_id}"
             anyway = " (adopt anyway)" if answer.anyway else ""
             self.log.warning("%s answered about %s: %s%s", answer.source, lost.mark, what, anyway)
-            why_not = self._apply(lost, answer)
+            why_not = self._apply_report(lost, answer)
         except InvalidInput as error:
             why_not = str(error)
         if why_not is not None:
             raise ask.not_usable(lost, why_not)
 
-    def _apply(self, intent: Intent, report: Report) -> str | None:
+    def _apply_report(self, intent: Intent, report: Report) -> str | None:
         """
         Check a report, and settle the intent if the report is true.
 

@@ -1,4 +1,4 @@
-"""``PaidJobOperator``: the steps of a task that pays once, for a video or a voice."""
+"""``PaidJobOperator``: the steps of a task that pays once."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
     :raises MagicHourError: every error is also an Airflow exception. An error that no retry
         can overcome is an ``AirflowFailException``: invalid input, a refused request such as HTTP 402 or 422
         (nothing charged), a permanent job error (refunded), ``SubmissionUncertain`` (it is not known whether
-        it was charged; the message says what to do). The other errors use the task's retries. A retry costs
-        nothing unless the last job was refunded.
+        it was charged; the message says what to do). The other errors use the task's retries. A retry
+        submits again only if the last job was refunded, or if the paid call made no job.
     """
 
     input_fields: ClassVar[tuple[str, ...]]
@@ -202,7 +202,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
             answers, inputs = self._begin(context)
             lost = answers.journal.record.lost
             if lost is not None and lost.short_id == short_id:
-                answers.apply(lost, event, deadline)
+                answers.apply_answer(lost, event, deadline)
             return self._pay_and_wait(context, answers, inputs)
 
     def _begin(self, context: Context) -> tuple[LostAnswers, InputsT]:
@@ -235,7 +235,8 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 return self._pay_and_wait(context, answers, inputs)
             raise
         except BaseException as error:
-            if self._has_reserved and {self.bill.charged, getattr(error, "charged", "no")} == {"no"}:
+            is_unpaid = self.bill.charged == "no" and getattr(error, "charged", "no") == "no"
+            if self._has_reserved and is_unpaid:
                 self._release_target(context)
             raise
         self.push_job_link(context, job.job_id)
@@ -381,7 +382,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
                 raise journal.with_instructions(
                     runtime.exceptions.SubmissionUncertain(
                         f"the paid call was sent, and its answer was not understood: {type(error).__name__}: "
-                        f"{runtime.errors.clean(str(error))}. "
+                        f"{runtime.text.clean(str(error))}. "
                         f"A job may have been made and charged. {intent.how_to_find}"
                     )
                 ) from error

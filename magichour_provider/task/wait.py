@@ -162,7 +162,7 @@ class JobMixin:
         except Exception as error:
             if self.bill.job_id is None:
                 raise
-            said = f"{type(error).__name__}: {runtime.errors.clean(str(error))}"
+            said = f"{type(error).__name__}: {runtime.text.clean(str(error))}"
             bug = runtime.exceptions.MagicHourError(said, retryable=True)
             raise self.as_airflow_error(bug) from error
 

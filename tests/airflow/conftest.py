@@ -72,7 +72,7 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def short_write_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that cannot be written is given up soon."""
-    for timeout in ("WRITE_TIMEOUT", "PAID_JOB_WRITE_TIMEOUT"):
+    for timeout in ("WRITE_TIMEOUT", "OUTCOME_WRITE_TIMEOUT"):
         monkeypatch.setattr(f"magichour_provider.task.journal.{timeout}", 0.5)
 
 

@@ -14,12 +14,13 @@ from harness import both_modes
 import magichour_provider
 from magichour_provider.api.client import MagicHourClient
 from magichour_provider.api.integrity import DownloadValidator
-from magichour_provider.exceptions import JournalUnavailable, SubmissionUncertain
+from magichour_provider.exceptions import JournalUnavailable, SubmissionUncertain, UploadFailed
 from magichour_provider.files import duration
 from magichour_provider.files.storage import Source, Target
 from magichour_provider.operators import TalkingPhotoOperator
 from magichour_provider.task.journal import Journal
 from magichour_provider.task.lost_answer import LostAnswers
+from magichour_provider.task.submit import _owner
 
 if TYPE_CHECKING:
     from harness import Airflow
@@ -152,6 +153,21 @@ def test_a_try_that_hears_of_a_paid_job_keeps_its_file_reserved(
         return False
 
     monkeypatch.setattr(LostAnswers, "adopt_reported", adopt_reported)
+    folder = airflow.folder / "out"
+    folder.mkdir()
+    run = airflow.video(output_path=str(folder / "video.mp4"))
+    assert run.state() == "failed"
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_try_does_not_release_what_another_try_has_reserved(
+    airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upload(operator: TalkingPhotoOperator, context: Any, _: Any) -> None:
+        Target(str(operator.output_path), False).reserve(_owner(context), 60)  # as its successor does
+        raise UploadFailed("the storage is away", retryable=False)
+
+    monkeypatch.setattr(TalkingPhotoOperator, "_prepare", upload)
     folder = airflow.folder / "out"
     folder.mkdir()
     run = airflow.video(output_path=str(folder / "video.mp4"))

@@ -37,7 +37,7 @@ from airflow.sdk.execution_time import supervisor
 from magichour_provider.operators import TalkingPhotoOperator
 from magichour_provider.task import journal
 
-journal.WRITE_TIMEOUT = journal.PAID_JOB_WRITE_TIMEOUT = 0.5  # an unwritable record is given up soon
+journal.WRITE_TIMEOUT = journal.OUTCOME_WRITE_TIMEOUT = 0.5  # an unwritable record is given up soon
 
 def make(dag_id, **arguments):
     with DAG(dag_id, schedule=None) as dag:

@@ -129,9 +129,11 @@ def page(tab: Page, airflow: FastAPI, fresh_reads: None) -> Iterator[Page]:
     tab.goto("about:blank")
     tab.set_viewport_size({"width": 1400, "height": 900})
     tab.emulate_media(color_scheme="light")
-    with without_problems(tab):
-        yield tab
-    tab.unroute_all()
+    try:
+        with without_problems(tab):
+            yield tab
+    finally:
+        tab.unroute_all()
 
 
 @pytest.fixture
@@ -143,6 +145,8 @@ def clock_page(tab: Page, served: str, airflow: FastAPI, fresh_reads: None) -> I
     page = context.new_page()
     page.set_default_timeout(300_000)
     page.clock.install()
-    with without_problems(page):
-        yield page
-    context.close()
+    try:
+        with without_problems(page):
+            yield page
+    finally:
+        context.close()

@@ -61,7 +61,7 @@ def opened(shelf: Shelf, try_number: int = 1, max_tries: int = 3) -> Journal:
 @pytest.fixture
 def no_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that fails is not repeated."""
-    monkeypatch.setattr("magichour_provider.task.journal.PAID_JOB_WRITE_TIMEOUT", 0)
+    monkeypatch.setattr("magichour_provider.task.journal.OUTCOME_WRITE_TIMEOUT", 0)
     monkeypatch.setattr("magichour_provider.task.journal.WRITE_TIMEOUT", 0)
 
 

@@ -290,3 +290,16 @@ def test_a_value_that_is_null_is_the_same_as_one_that_is_not_given() -> None:
 def test_the_users_own_estimate_stands_for_a_price() -> None:
     inputs = checked("face-swap", FACE_SWAP, estimated_credits=99.5)
     assert (inputs.estimated_credits, inputs.price.text) == (100, "by estimated_credits")
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"), [("/a.png", "image"), ("/a.mp4", "video"), ("/a.mp3", "audio")]
+)
+def test_a_field_that_is_only_called_file_path_takes_any_media_type(path: str, media_type: str) -> None:
+    body = {
+        "end_seconds": 5,
+        "style": {"prompt": "a dog"},
+        "references": [{"name": "dog", "file_path": path}],
+    }
+    (asset,) = checked("text-to-video", body).uploads()
+    assert asset == ("references[0].file_path", media_type, path)

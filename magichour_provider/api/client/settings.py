@@ -129,15 +129,16 @@ class Settings:
         r"""
         Each character as itself, ``\u006d``, ``\x6d``, ``%6d``, ``&#x6d;`` or ``&#109;``.
 
-        Repetitions are bounded: otherwise a hostile answer could take hours.
+        Repetitions are bounded, and no two of them can take the same characters: otherwise a hostile answer
+        could take hours.
         """
 
         def spellings(character: str) -> str:
             code = ord(character)
             escaped = (
-                rf"(?i:(?:\\{{1,9}}(?:u00|x)|%(?:25){{0,9}}|&#x0{{0,9}}){code:02x};?|&#0{{0,9}}{code};?)"
+                rf"(?i:(?:(?<=\\)(?:u00|x)|%(?:25){{0,64}}|&#x0{{0,64}}){code:02x};?|&#0{{0,64}}{code};?)"
             )
-            return rf"\\{{0,9}}(?:{re.escape(character)}|{escaped})"
+            return rf"\\{{0,64}}(?:{re.escape(character)}|{escaped})"
 
         return re.compile("".join(map(spellings, self.api_key)))
 
