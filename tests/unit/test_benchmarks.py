@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import nights, parse, schedule
+from benchmarks import nights, schedule
 from benchmarks.harness import Goal, Sample, fresh, goal_table, interleaved
 from benchmarks.table import Table
 
@@ -68,15 +71,30 @@ def test_the_peers_take_turns_and_who_gives_up_is_not_asked_again() -> None:
     assert found == {"a": {"cpu": Sample((1, 2, 3))}, "c": {"cpu": Sample((4, 5, 6))}}
 
 
-def test_a_measurement_comes_from_a_process_of_its_own() -> None:
-    measured = fresh(parse.measure, module="magichour_provider.operators")
-    assert measured is not None
-    assert measured["ours"] > 0  # though it is imported here already
+MEASURED = """
+import os
+def process(): return {"id": os.getpid()}
+def broken(): raise RuntimeError("the peer is not installed")
+"""
 
 
-def test_a_measurement_that_fails_ends_the_run_and_says_why() -> None:
-    with pytest.raises(SystemExit, match="No module named 'nothing'"):
-        fresh(parse.measure, module="nothing")
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module with two measurements."""
+    (tmp_path / "measured.py").write_text(MEASURED)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("measured")
+
+
+def test_a_measurement_comes_from_a_process_of_its_own(measured: Any, tmp_path: Path) -> None:
+    found = fresh(measured.process, environment={"PYTHONPATH": str(tmp_path)})
+    assert found is not None
+    assert found["id"] not in (0, os.getpid())
+
+
+def test_a_measurement_that_fails_ends_the_run_and_says_why(measured: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="the peer is not installed"):
+        fresh(measured.broken, environment={"PYTHONPATH": str(tmp_path)})
 
 
 def test_a_table_is_markdown() -> None:

@@ -42,6 +42,11 @@ CELERY: dict[str, object] = {
     "WORKERS__EXECUTION_API_RETRY_WAIT_MAX": 15,
 }
 
+BRIEF: dict[str, object] = {
+    "CORE__DAGS_ARE_PAUSED_AT_CREATION": False,
+    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 1,
+}
+
 
 def impatient(
     home: Path,
@@ -72,7 +77,7 @@ def impatient(
             "CORE__MAX_ACTIVE_RUNS_PER_DAG": 100,
             **QUICK,
             **(CELERY if celery else {}),
-            **({"CORE__DAGS_ARE_PAUSED_AT_CREATION": False} if brief else {}),
+            **(BRIEF if brief else {}),
         },
         apps="execution" if brief else "all",
         lean=["api-server"] if brief else (),
