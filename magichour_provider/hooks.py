@@ -322,8 +322,8 @@ class MagicHourHook(BaseHook):
 
 
 def _check_uploaded(inputs: Inputs) -> None:
-    for asset in inputs.uploads():
-        raise InvalidInput.of(asset.field, asset.uri, "is a file; upload() it first")
+    if files := inputs.uploads():
+        raise InvalidInput.of(files[0].field, files[0].uri, "is a file; upload() it first")
 
 
 def _source(path: str) -> Source:

@@ -337,6 +337,6 @@ def _media_type(key: str, asset: str) -> MediaType:
     The media type by a field's name: ``video_file_path``, ``end_image_file_path``, ``new_face``. A field that
     is only called ``file_path`` takes any, so the file's extension decides.
     """
-    if key == "file_path":
+    if key in ("file_path", "file_paths"):
         return next((known for known, ends in EXTENSIONS.items() if extension_of(asset) in ends), "image")
     return "video" if "video" in key else "audio" if "audio" in key else "image"

@@ -16,7 +16,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .validation import CREDITS_PER_CHARACTER, EXTENSIONS, MAX_CHARACTERS, Asset, invalid, parse_asset
+from .validation import (
+    CREDITS_PER_CHARACTER,
+    EXTENSIONS,
+    MAX_CHARACTERS,
+    Asset,
+    extension_of,
+    invalid,
+    parse_asset,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,12 +218,17 @@ def assets(body: dict[str, Any]) -> Iterator[tuple[str, str, Asset]]:
     """Yield the field, the media type and the asset of each input."""
     for path, value in leaves(body):
         if isinstance(value, str) and (found := ASSET_PATH.fullmatch(path)):
-            field = found[1]
-            media_type = "video" if "video" in field else "audio" if "audio" in field else "image"
-            if field == "file_path":  # takes any media type, so the extension decides
-                end = value.rpartition(".")[2].lower()
-                media_type = next((known for known, ends in EXTENSIONS.items() if end in ends), "image")
+            media_type = media_type_of(found[1], value)
             yield path, media_type, parse_asset(value, media_type, path)
+
+
+def media_type_of(field: str, asset: str) -> str:
+    """The media type by the field's name. A field that is only called ``file_path`` takes any asset."""
+    if field in ("file_path", "file_paths"):
+        for media_type, extensions in EXTENSIONS.items():
+            if extension_of(asset) in extensions or f"/my-library?{media_type}Id=" in asset:
+                return media_type
+    return "video" if "video" in field else "audio" if "audio" in field else "image"
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -209,8 +209,7 @@ def parse_asset(value: str, media_type: str, field: str = "") -> Asset:
             if not (found := query.get(f"{media_type}Id")):
                 invalid(field, f"a library URL in this field needs ?{media_type}Id=…")
             return Asset("library", found[0])
-    path = value if url is None else unquote(url.path)
-    extension = posixpath.splitext(path)[1][1:].lower()
+    extension = extension_of(value)
     if not accepts_extension(media_type, extension):
         invalid(field, extension_problem(extension, media_type))
     return Asset("upload" if url is None else "url", value)
@@ -268,6 +267,12 @@ def check_upload_urls(body: dict[str, Any]) -> list[tuple[str, str]]:
             invalid(f"{path}.extension", extension_problem(extension, media_type))
         files.append((media_type, extension))
     return files
+
+
+def extension_of(asset: str) -> str:
+    """The lower-case extension of an asset without its dot, or an empty string."""
+    url = split_url(asset)
+    return posixpath.splitext(asset if url is None else unquote(url.path))[1][1:].lower()
 
 
 def accepts_extension(media_type: str, extension: str) -> bool:

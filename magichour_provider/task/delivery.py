@@ -63,7 +63,7 @@ class Delivery:
             for number, target in enumerate(targets):
                 claimed = self._claimed(target)
                 self.log.info("Downloading the %s of job %s to %s", spec.noun, job_id, target.uri)
-                job = self._operator.hook.client.download(job_id, claimed, operator.job_type, number=number)
+                job = operator.hook.client.download(job_id, claimed, operator.job_type, number=number)
         except (InvalidInput, StorageFailed) as error:
             raise error.copied(
                 f"{error}. The {spec.noun} of job {job_id} stays at Magic Hour: fix this, then clear "

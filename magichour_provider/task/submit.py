@@ -219,6 +219,7 @@ class PaidJobOperator(JobMixin, BaseOperator, Generic[InputsT]):
 
     def _pay_and_wait(self, context: Context, answers: LostAnswers, inputs: InputsT) -> dict[str, Any]:
         journal = answers.journal
+        self.bill = journal.bill()  # a report, or a person's answer, may have changed it
         is_new = False
         try:
             job = self._resumable(context, answers, inputs)

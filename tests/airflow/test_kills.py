@@ -141,6 +141,15 @@ def test_an_end_while_the_api_is_busy_leaves_nothing_uncertain(
     assert emulator.charges() == 1
 
 
+def files_of_a_failed_try(airflow: Airflow) -> int:
+    """How many files a try that fails before it has a job leaves beside its exact ``output_path``."""
+    folder = airflow.folder / "out"
+    folder.mkdir()
+    run = airflow.video(output_path=str(folder / "video.mp4"))
+    assert run.state() == "failed"
+    return len(list(folder.iterdir()))
+
+
 def test_a_try_that_hears_of_a_paid_job_keeps_its_file_reserved(
     airflow: Airflow, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,11 +162,7 @@ def test_a_try_that_hears_of_a_paid_job_keeps_its_file_reserved(
         return False
 
     monkeypatch.setattr(LostAnswers, "adopt_reported", adopt_reported)
-    folder = airflow.folder / "out"
-    folder.mkdir()
-    run = airflow.video(output_path=str(folder / "video.mp4"))
-    assert run.state() == "failed"
-    assert len(list(folder.iterdir())) == 1
+    assert files_of_a_failed_try(airflow) == 1
 
 
 def test_a_try_does_not_release_what_another_try_has_reserved(
@@ -168,11 +173,7 @@ def test_a_try_does_not_release_what_another_try_has_reserved(
         raise UploadFailed("the storage is away", retryable=False)
 
     monkeypatch.setattr(TalkingPhotoOperator, "_prepare", upload)
-    folder = airflow.folder / "out"
-    folder.mkdir()
-    run = airflow.video(output_path=str(folder / "video.mp4"))
-    assert run.state() == "failed"
-    assert len(list(folder.iterdir())) == 1
+    assert files_of_a_failed_try(airflow) == 1
 
 
 def ended_by_airflow(operator: TalkingPhotoOperator, is_paused: bool) -> None:
@@ -193,11 +194,7 @@ def test_a_try_that_ends_before_it_has_sent_anything_leaves_the_file_to_others(
 ) -> None:
     emulator.fault("create", status=429)
     monkeypatch.setattr(owner, step, broken)
-    folder = airflow.folder / "out"
-    folder.mkdir()
-    run = airflow.video(output_path=str(folder / "video.mp4"))
-    assert run.state() == "failed"
-    assert list(folder.iterdir()) == []
+    assert files_of_a_failed_try(airflow) == 0
 
 
 @both_modes

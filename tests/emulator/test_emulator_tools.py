@@ -115,6 +115,15 @@ def test_what_the_vendor_excludes_is_refused_and_not_charged(
     assert stub.charges() == charges
 
 
+@pytest.mark.parametrize("extension", ["png", "mp4", "mp3"])
+def test_a_reference_can_have_any_media_type(stub: Emulator, extension: str) -> None:
+    for path in (stub.put_asset(b"a file", extension), f"https://x.example/a.{extension}?signature=1"):
+        body = example("text-to-video", stub) | {"references": [{"name": "dog", "file_path": path}]}
+        assert call(stub, "POST", "text-to-video", body).status_code == 200
+    body["references"][0]["file_path"] = "api-assets/id/a.txt"
+    assert call(stub, "POST", "text-to-video", body).status_code == 422
+
+
 def test_without_enough_credits_nothing_is_made(stub: Emulator) -> None:
     credits_before = stub.credits
     stub.credits = 24
