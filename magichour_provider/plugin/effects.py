@@ -174,7 +174,7 @@ def _wake(session: Session, ti: TaskInstance, event: Event) -> bool:
     """
     if ti.state != TaskInstanceState.DEFERRED or ti.next_method != TRIGGER_METHOD:
         return False
-    # A database without row locks may have changed the state since, so read it again.
+    # Without row locks, another process may have changed the state since, so read it again.
     waiting = select(Trigger.classpath).join(Trigger.task_instance)
     waiting = waiting.where(Trigger.id == ti.trigger_id, TaskInstance.state == TaskInstanceState.DEFERRED)
     if session.scalar(waiting) != TRIGGER:

@@ -230,7 +230,7 @@ def _newest(known: Mapping[Any, _Kept]) -> datetime:
 
 
 def newest_first(row: JobRow) -> float:
-    """A sort key."""
+    """Sorts by the negated time, so that the newest row is first."""
     return -row.at.timestamp()
 
 
